@@ -1,0 +1,1 @@
+"""Claims about speed, memory and quality, each a command that prints a table."""

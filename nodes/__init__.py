@@ -1,0 +1,23 @@
+"""The shells: one file per stage of a graph, collected here into what ComfyUI registers.
+
+A module of this room that holds nodes names them in its own `NODE_CLASS_MAPPINGS` (id to class) and
+`NODE_DISPLAY_NAME_MAPPINGS` (id to title); a new module needs no entry here. `host.py` is the only
+file of the pack that touches ComfyUI. Nothing here may import torch while the pack is loading.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+NODE_CLASS_MAPPINGS: dict[str, type] = {}
+NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
+
+for _name in sorted(info.name for info in iter_modules(__path__)):
+    _module = import_module(f".{_name}", __name__)
+    _classes = getattr(_module, "NODE_CLASS_MAPPINGS", {})
+    if _twice := NODE_CLASS_MAPPINGS.keys() & _classes.keys():
+        raise ValueError(
+            f"Node id {', '.join(sorted(_twice))} of nodes/{_name}.py is already taken by another "
+            "module of nodes/; every id is registered once."
+        )
+    NODE_CLASS_MAPPINGS.update(_classes)
+    NODE_DISPLAY_NAME_MAPPINGS.update(getattr(_module, "NODE_DISPLAY_NAME_MAPPINGS", {}))
