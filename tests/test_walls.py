@@ -1,0 +1,257 @@
+"""The walls between the rooms: who may import whom, and what no line of the pack may do.
+
+The rules are read off the syntax trees of the sources. Each also meets a snippet that breaks it, so
+that a rule which no longer catches anything is seen.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("attention", "headless", "nodes", "pipelines", "shapeworld")
+OUTSIDE = ("benchmarks", "tests")  # may import everything
+
+HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras"}
+HOST |= {"execution", "folder_paths", "latent_preview", "node_helpers", "nodes", "server"}
+# Room -> the rooms it may import beside itself. "" is the `__init__.py` at the root.
+NEIGHBOURS = {
+    "": {"nodes"},
+    "attention": set(),
+    "headless": {"nodes"},
+    "nodes": {"attention", "pipelines"},
+    "pipelines": {"attention"},
+    "shapeworld": {"pipelines"},
+}
+# Room or file -> the packages from outside the standard library it may import.
+ARRAYS = {"einops", "jaxtyping", "numpy", "torch"}
+MODELS = {"diffusers", "safetensors", "transformers"}
+PACKAGES = {
+    "": set(),
+    "attention": ARRAYS | {"diffusers"},
+    "headless": ARRAYS | {"PIL", "av", "matplotlib"},
+    "nodes": ARRAYS,
+    "nodes/host.py": ARRAYS | HOST | {"PIL"},
+    "pipelines": ARRAYS | {"kornia"},
+    "pipelines/backbones": ARRAYS | MODELS,
+    "shapeworld": ARRAYS | MODELS | {"PIL", "matplotlib", "tokenizers", "tqdm"},
+}
+# The loops of `pipelines` say what happens next and may use every leaf and `attention`.
+LOOPS = {"attention_sampling", "ddim_inversion", "null_text", "one_shot_tuning"}
+LOOPS.add("score_distillation")
+# The leaves every leaf may build on; of other leaves it knows nothing.
+BASIC_LEAVES = {"guidance", "schedule", "shapes"}
+
+UNSAFE_MODULES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
+PROCESS_MODULES = {"multiprocessing", "pty", "subprocess"}
+NETWORK_MODULES = {"ftplib", "http", "smtplib", "socket", "socketserver", "urllib", "xmlrpc"}
+FORBIDDEN_CALLS = {"compile", "eval", "exec", "os.popen", "os.system", "torch.hub.load"}
+
+
+class Import(NamedTuple):
+    """One imported thing: `target` is dotted, from the pack's root if `inside`."""
+
+    target: str
+    inside: bool
+    line: int
+
+
+def room_of(path: PurePosixPath) -> str:
+    """The room a file lies in, "" for a file at the root."""
+    return path.parts[0] if len(path.parts) > 1 else ""
+
+
+def allowed_packages(path: PurePosixPath) -> set[str]:
+    """What the file may import from outside: its own entry, else its nearest folder's."""
+    for place in (path, *path.parents):
+        name = "" if str(place) == "." else str(place)
+        if name in PACKAGES:
+            return PACKAGES[name]
+    raise AssertionError(f"{path} lies in no room")
+
+
+def imports(tree: ast.AST, path: PurePosixPath) -> Iterator[Import]:
+    """Every import of a file, at any depth, with relative ones resolved against its place."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, False, node.lineno)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield Import(node.module or "", False, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            climbed = path.parts[: len(path.parts) - node.level]
+            base = [*climbed, *(node.module or "").split(".")]
+            names = [""] if node.module else [alias.name for alias in node.names]
+            for name in names:
+                yield Import(".".join(part for part in (*base, name) if part), True, node.lineno)
+        elif isinstance(node, ast.Call) and dotted(node.func).endswith(
+            ("import_module", "__import__")
+        ):
+            name = node.args[0] if node.args else None
+            if isinstance(name, ast.Constant) and not str(name.value).startswith("."):
+                yield Import(str(name.value), False, node.lineno)
+
+
+def dotted(node: ast.AST) -> str:
+    """The dotted name of an expression such as `torch.hub.load`, "" if it is none."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (head := dotted(node.value)):
+        return f"{head}.{node.attr}"
+    return ""
+
+
+def import_faults(found: Import, path: PurePosixPath) -> Iterator[str]:
+    """What is wrong with an import of the standard library or of a package."""
+    top, room = found.target.split(".")[0], room_of(path)
+    if top in HOST and str(path) != "nodes/host.py":
+        yield f"imports the host's {found.target}; only nodes/host.py may"
+    elif top in ("rescore", *ROOMS, *OUTSIDE) and top not in HOST:
+        yield f"imports {found.target} by an absolute name; inside the pack imports are relative"
+    elif top in UNSAFE_MODULES | PROCESS_MODULES:
+        yield f"imports {top}, which the pack never does"
+    elif top in NETWORK_MODULES and room != "headless":
+        yield f"imports {found.target}; nothing here may reach the network"
+    elif top not in sys.stdlib_module_names and top not in allowed_packages(path):
+        yield f"imports {top}, which {room or 'the root'} must not know"
+
+
+def neighbour_faults(found: Import, path: PurePosixPath) -> Iterator[str]:
+    """What is wrong with an import from inside the pack."""
+    room = room_of(path)
+    target_room, _, inner = found.target.partition(".")
+    if target_room != room and target_room not in NEIGHBOURS[room]:
+        yield f"imports {found.target or 'the root'}; {room or 'the root'} may not look there"
+    if room != "pipelines" or path.stem in LOOPS:
+        return
+    if target_room == "attention":
+        yield "is a leaf, but imports attention"
+    elif target_room == "pipelines":
+        leaf, own = inner.split(".")[0], path.parts[1].removesuffix(".py")
+        if leaf not in {own, *BASIC_LEAVES}:
+            kind = "the loop" if leaf in LOOPS else "the leaf"
+            yield f"is a leaf, but imports {kind} {leaf or 'package'}"
+
+
+def call_faults(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Calls that would let data become code."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = dotted(node.func)
+        if name in FORBIDDEN_CALLS:
+            yield node.lineno, f"calls {name}"
+        if name == "torch.load" and not any(
+            keyword.arg == "weights_only"
+            and isinstance(keyword.value, ast.Constant)
+            and keyword.value.value is True
+            for keyword in node.keywords
+        ):
+            yield node.lineno, "calls torch.load without weights_only=True"
+
+
+def faults(name: str, source: bytes) -> list[str]:
+    """What a file of the pack does that the walls forbid, each as `file:line what`."""
+    path = PurePosixPath(name)
+    text = source.decode("utf-8")
+    tree = ast.parse(text)
+    found = list(call_faults(tree))
+    for item in imports(tree, path):
+        check = neighbour_faults if item.inside else import_faults
+        found += [(item.line, fault) for fault in check(item, path)]
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            line.encode("cp1252")
+        except UnicodeEncodeError as error:
+            found.append((number, f"holds {line[error.start]!a}, which cp1252 has not"))
+    return [f"{name}:{line} {fault}" for line, fault in sorted(found)]
+
+
+def sources() -> list[str]:
+    """The pack's own files, tracked or not."""
+    files = [ROOT / "__init__.py", *(f for room in ROOMS for f in (ROOT / room).rglob("*.py"))]
+    return sorted(file.relative_to(ROOT).as_posix() for file in files)
+
+
+@pytest.mark.parametrize("name", sources())
+def test_file_keeps_to_its_room(name: str):
+    assert faults(name, (ROOT / name).read_bytes()) == []
+
+
+def test_every_folder_with_code_is_a_known_room():
+    holders = {path.parent.name for path in ROOT.glob("[!.]*/*.py")}
+    assert holders <= {*ROOMS, *OUTSIDE}
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "complaint"),
+    [
+        ("nodes/load.py", "import folder_paths", "imports the host's folder_paths"),
+        ("nodes/load.py", "def f():\n    import comfy.utils", "only nodes/host.py may"),
+        ("pipelines/loop.py", "from comfy.utils import ProgressBar", "only nodes/host.py may"),
+        ("headless/run.py", "import nodes", "imports the host's nodes"),
+        ("nodes/load.py", "importlib.import_module('comfy.utils')", "only nodes/host.py may"),
+        ("nodes/load.py", "__import__('server')", "only nodes/host.py may"),
+        ("nodes/load.py", "from rescore.pipelines import schedule", "by an absolute name"),
+        ("nodes/load.py", "import pipelines.schedule", "by an absolute name"),
+        ("shapeworld/score.py", "from benchmarks import table", "by an absolute name"),
+        ("__init__.py", "import torch", "the root must not know"),
+        ("__init__.py", "from .pipelines import schedule", "the root may not look there"),
+        ("nodes/load.py", "import diffusers", "nodes must not know"),
+        ("nodes/load.py", "from ..shapeworld import scene", "nodes may not look there"),
+        ("nodes/load.py", "from ..headless import runner", "nodes may not look there"),
+        ("pipelines/schedule.py", "import diffusers", "pipelines must not know"),
+        ("pipelines/schedule.py", "from .. import nodes", "pipelines may not look there"),
+        ("pipelines/backbones/sd.py", "from ...nodes import host", "pipelines may not look there"),
+        ("pipelines/backbones/sd.py", "import kornia", "pipelines must not know"),
+        ("pipelines/score_distillation.py", "from ..nodes.host import x", "may not look there"),
+        ("pipelines/masks.py", "from ..attention import sites", "a leaf, but imports attention"),
+        ("pipelines/masks.py", "from .null_text import run", "imports the loop null_text"),
+        ("pipelines/masks.py", "from . import flow", "imports the leaf flow"),
+        ("pipelines/backbones/sd.py", "from ..video_vae import x", "imports the leaf video_vae"),
+        ("pipelines/masks.py", "import tqdm", "pipelines must not know"),
+        ("attention/plan.py", "from ..pipelines.schedule import x", "may not look there"),
+        ("attention/plan.py", "import transformers", "attention must not know"),
+        ("headless/run.py", "from ..pipelines import schedule", "headless may not look there"),
+        ("headless/run.py", "from .. import NODE_CLASS_MAPPINGS", "headless may not look there"),
+        ("shapeworld/score.py", "from ..nodes import load", "shapeworld may not look there"),
+        ("nodes/load.py", "import pickle", "imports pickle"),
+        ("headless/run.py", "from subprocess import run", "imports subprocess"),
+        ("nodes/host.py", "import urllib.request", "reach the network"),
+        ("nodes/load.py", "eval('1')", "calls eval"),
+        ("headless/run.py", "exec(code)", "calls exec"),
+        ("headless/run.py", "os.system('ls')", "calls os.system"),
+        ("pipelines/backbones/sd.py", "torch.load(path)", "without weights_only=True"),
+        ("nodes/load.py", "torch.load(path, weights_only=False)", "without weights_only=True"),
+        ("nodes/load.py", "# \u03b5 is the noise", "cp1252"),
+    ],
+)
+def test_an_offence_is_seen(name: str, source: str, complaint: str):
+    found = faults(name, source.encode("utf-8"))
+    assert len(found) == 1
+    assert complaint in found[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("__init__.py", "from .nodes import NODE_CLASS_MAPPINGS"),
+        ("nodes/host.py", "import comfy.utils, folder_paths, nodes"),
+        ("nodes/load.py", "from . import host\nfrom .host import models\nimport torch"),
+        ("nodes/load.py", "from ..pipelines.backbones import load\nfrom ..attention import sites"),
+        ("pipelines/score_distillation.py", "from ..attention import sites\nfrom . import masks"),
+        ("pipelines/masks.py", "from .schedule import NoiseSchedule\nimport kornia"),
+        ("pipelines/backbones/sd.py", "from .folder import read\nfrom ..guidance import guide"),
+        ("pipelines/backbones/sd.py", "import diffusers, transformers, safetensors.torch"),
+        ("pipelines/backbones/sd.py", "torch.load(path, weights_only=True)"),
+        ("headless/run.py", "from ..nodes import NODE_CLASS_MAPPINGS\nimport av, json"),
+        ("shapeworld/check.py", "from ..pipelines import ddim_inversion\nimport diffusers"),
+        ("nodes/load.py", "model.eval()\nre.compile('x')  # caf\u00e9"),
+    ],
+)
+def test_what_is_allowed_passes(name: str, source: str):
+    assert faults(name, source.encode("utf-8")) == []
