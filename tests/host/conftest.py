@@ -1,0 +1,49 @@
+"""The running host of the whole session, and its log beside every failure."""
+
+import os
+from pathlib import Path
+
+import pytest
+from rescore.tests.host.start import missing_packages, running
+
+
+def absent(comfyui: Path) -> str | None:
+    """Why no host can be started from this folder, or None."""
+    if not (comfyui / "main.py").is_file():
+        return f"no ComfyUI at {comfyui}; set COMFYUI_DIR to a folder that holds its main.py"
+    missing = missing_packages(comfyui)
+    if missing:
+        return (
+            f"the ComfyUI at {comfyui} needs packages this Python lacks: {', '.join(missing)}; "
+            "python -m pip install -r tests/host/requirements.txt brings them"
+        )
+    return None
+
+
+@pytest.fixture(scope="session")
+def comfyui(root: Path):
+    """A ComfyUI with this pack, started once; holds every file of workflows/input as its input."""
+    folder = Path(os.environ.get("COMFYUI_DIR") or "~/ComfyUI").expanduser()
+    reason = absent(folder)
+    if reason:
+        pytest.skip(reason)
+    with running(folder, root) as host:
+        for clip in (root / "workflows" / "input").iterdir():
+            host.put_input(clip)
+        yield host
+
+
+@pytest.fixture(scope="session")
+def object_info(comfyui) -> dict:
+    """What the host says of every node it has."""
+    return comfyui.get("/object_info")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    """Shows what the host printed last with the failure of a test that uses it."""
+    report = yield
+    host = getattr(item, "funcargs", {}).get("comfyui")
+    if report.failed and host is not None:
+        report.sections.append(("ComfyUI log, its end", host.log()[-6000:]))
+    return report

@@ -1,0 +1,115 @@
+"""Starts the ComfyUI in a folder with our pack as its only custom node, and stops it again.
+
+The host gets folders of its own for everything it writes, so the user's ComfyUI stays as it was.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .comfyui import LOOPBACK, ComfyUI
+
+HERE = Path(__file__).resolve().parent
+PACK_NAME = "rescore"
+STAND_INS = ("torchvision", "torchaudio")
+# Listed in the host's requirements.txt, but it starts and runs our workflows without them.
+DISPENSABLE = ("comfyui-workflow-templates", "comfyui-embedded-docs", "spandrel", *STAND_INS)
+# Parts of a working copy that the pack runs without; left out where a link cannot be made.
+NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "tests", "benchmarks")
+
+
+def missing_packages(comfyui: Path) -> list[str]:
+    """The distributions of the host's requirements.txt that this interpreter lacks.
+
+    Those it can start without, and those that have a stand-in here, are not counted.
+    """
+    lines = (comfyui / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    names = [found[0] for line in lines if (found := re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line))]
+    return [name for name in names if name not in DISPENSABLE and not installed(name)]
+
+
+def installed(distribution: str) -> bool:
+    """Whether this interpreter has a distribution of that name, in any version."""
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def place_pack(pack: Path, custom_nodes: Path) -> Path:
+    """Shows the pack to the host as `custom_nodes/rescore`: a link, or a copy where links fail."""
+    place = custom_nodes / PACK_NAME
+    try:
+        place.symlink_to(pack, target_is_directory=True)
+    except OSError:  # Windows without the right to make links
+        shutil.copytree(pack, place, ignore=NOT_COPIED)
+    return place
+
+
+def host_environment(base: Path) -> dict[str, str]:
+    """The environment of the host: stand-ins for what is absent, no bytecode, no network."""
+    stand_ins = base / "stand_ins"
+    for name in STAND_INS:
+        if importlib.util.find_spec(name) is None:
+            shutil.copytree(HERE / "stand_ins" / name, stand_ins / name)
+    search = [str(stand_ins), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, search)),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def free_port() -> int:
+    """A loopback port nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running(comfyui: Path, pack: Path, seconds_to_start: float = 180) -> Iterator[ComfyUI]:
+    """A host started from the folder `comfyui` with the pack in the folder `pack`, then stopped.
+
+    Raises HostFailed with the log when it does not come up.
+    """
+    with tempfile.TemporaryDirectory(prefix="rescore-host-", ignore_cleanup_errors=True) as folder:
+        base, port = Path(folder).resolve(), free_port()
+        for name in ("custom_nodes", "input", "output", "temp", "user", "models"):
+            (base / name).mkdir()
+        place_pack(pack, base / "custom_nodes")
+        command = [sys.executable, str(comfyui / "main.py"), "--cpu", "--disable-auto-launch"]
+        command += ["--listen", LOOPBACK, "--port", str(port), "--base-directory", str(base)]
+        command += ["--database-url", "sqlite:///:memory:", "--disable-api-nodes"]
+        # The user's own extra_model_paths.yaml may bring more custom nodes; only ours are wanted.
+        command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_NAME]
+        log_file = base / "comfyui.log"
+        with log_file.open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=base,
+                env=host_environment(base),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        host = ComfyUI(port, base, log_file, process)
+        try:
+            host.await_ready(seconds_to_start)
+            yield host
+        finally:
+            host.close()
+            process.kill()
+            process.wait()

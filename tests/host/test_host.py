@@ -1,0 +1,246 @@
+"""The pack in a real ComfyUI: what the host shows of it, and that every shipped workflow runs."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from rescore.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from rescore.tests.host.comfyui import ExecutionError, ExecutionInterrupted, PromptRejected
+from rescore.tests.host.graph import as_prompt, declared, problems
+
+pytestmark = pytest.mark.host
+
+ROOT = Path(__file__).resolve().parents[2]
+GRAPHS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+PROMPTS = sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))
+
+
+def graph(name: str) -> dict:
+    """A shipped workflow as the front end opens it."""
+    return json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def prompt(name: str) -> dict:
+    """A shipped workflow as the host runs it, without the titles."""
+    text = (ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8")
+    return {
+        key: {k: v for k, v in node.items() if k != "_meta"}
+        for key, node in json.loads(text).items()
+    }
+
+
+def of_type(workflow: dict, class_type: str) -> list[str]:
+    """The ids of a workflow's nodes of one type."""
+    return [key for key, node in workflow.items() if node["class_type"] == class_type]
+
+
+def loop_of(workflow: dict) -> str:
+    """The id of the first node of ours that works in steps from a seed."""
+    for key, node in workflow.items():
+        if node["class_type"].startswith("ReScore") and {"steps", "seed"} <= node["inputs"].keys():
+            return key
+    raise LookupError("no node of this workflow has both steps and a seed")
+
+
+def editing(steps: int, seed: int = 0) -> tuple[dict, str]:
+    """The first shipped workflow with a loop, set to that many steps; and the loop's id."""
+    for name in PROMPTS:
+        workflow = prompt(name)
+        try:
+            loop = loop_of(workflow)
+        except LookupError:
+            continue
+        workflow[loop]["inputs"] |= {"steps": steps, "seed": seed}
+        return workflow, loop
+    pytest.skip("no shipped workflow has a loop")
+
+
+def frames(video: Path) -> np.ndarray:
+    """All frames of a video file, uint8 [f, h, w, 3]."""
+    with av.open(str(video)) as container:
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+
+
+def saved(comfyui, workflow: dict, run) -> list[Path]:
+    """The files the SaveVideo nodes of a finished run wrote."""
+    return [
+        file for key in of_type(workflow, "SaveVideo") for file in comfyui.files(run.outputs[key])
+    ]
+
+
+# What the host shows
+
+
+def test_the_pack_is_imported_quickly_and_without_a_word(comfyui):
+    start, _, _ = comfyui.log().partition("Starting server")
+    timing = re.search(
+        r"([\d.]+) seconds( \(.*\))?: .*custom_nodes.rescore\s*$", start, re.MULTILINE
+    )
+    assert timing is not None, start
+    assert timing[2] is None, start
+    assert float(timing[1]) <= 0.5
+    assert "for custom nodes: " not in "".join(
+        line for line in start.splitlines() if "rescore" in line
+    )
+    assert "Unable to parse pyproject.toml" not in start
+
+
+def test_no_node_of_ours_is_missing_or_unexpected(object_info):
+    ours = {
+        key for key, info in object_info.items() if info["python_module"] == "custom_nodes.rescore"
+    }
+    assert ours == set(NODE_CLASS_MAPPINGS)
+
+
+@pytest.mark.parametrize("node_id", sorted(NODE_CLASS_MAPPINGS))
+def test_a_node_is_offered_as_it_is_declared(object_info, node_id):
+    info, inputs = object_info[node_id], NODE_CLASS_MAPPINGS[node_id].INPUT_TYPES()
+    for section in ("required", "optional"):
+        shown = [(name, kind) for name, kind, _ in declared(info, section)]
+        kinds = [(name, spec[0]) for name, spec in inputs.get(section, {}).items()]
+        # The choices of a list may differ between two processes: they can be a folder's files.
+        assert [(n, k if isinstance(k, str) else "COMBO") for n, k in shown] == [
+            (n, k if isinstance(k, str) else "COMBO") for n, k in kinds
+        ]
+    assert info["output"] == list(NODE_CLASS_MAPPINGS[node_id].RETURN_TYPES)
+    assert len(info["output_name"]) == len(info["output"])
+
+
+@pytest.mark.parametrize("node_id", sorted(NODE_CLASS_MAPPINGS))
+def test_a_node_explains_itself(object_info, node_id):
+    info = object_info[node_id]
+    assert node_id.startswith("ReScore")
+    assert info["category"].split("/")[0] == "ReScore"
+    assert info["display_name"] == NODE_DISPLAY_NAME_MAPPINGS[node_id] != node_id
+    assert info["description"]
+    for section in ("required", "optional"):
+        for name, kind, options in declared(info, section):
+            assert options.get("tooltip"), f"{name} has no tooltip"
+            if kind in ("INT", "FLOAT") and not options.get("forceInput"):
+                # Without these the front end clamps the value to 0 .. 2048.
+                assert options["min"] <= options["default"] <= options["max"], name
+
+
+def test_browser_files_and_help_pages_are_served_once(comfyui):
+    scripts = [url for url in comfyui.get("/extensions") if url.startswith("/extensions/rescore/")]
+    present = (path.relative_to(ROOT / "js").as_posix() for path in (ROOT / "js").rglob("*.js"))
+    assert sorted(scripts) == sorted(f"/extensions/rescore/{path}" for path in present)
+    for page in (ROOT / "js" / "docs").rglob("*.md"):
+        path = page.relative_to(ROOT / "js").as_posix()
+        assert comfyui.fetch(f"/extensions/rescore/{path}") == page.read_bytes()
+
+
+# The shipped workflows
+
+
+def test_every_workflow_has_both_forms_and_is_a_template(comfyui):
+    assert GRAPHS == PROMPTS
+    assert sorted(comfyui.get("/workflow_templates").get("rescore", [])) == GRAPHS
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_opens_without_a_missing_node_or_a_changed_widget(object_info, name):
+    assert problems(graph(name), object_info) == []
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_and_its_api_form_are_the_same_workflow(object_info, name):
+    assert as_prompt(graph(name), object_info) == prompt(name)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_template_is_served_with_its_picture(comfyui, name):
+    address = f"/api/workflow_templates/rescore/{name}"
+    assert json.loads(comfyui.fetch(f"{address}.json")) == graph(name)
+    assert comfyui.fetch(f"{address}.jpg").startswith(b"\xff\xd8\xff")
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_a_workflow_runs_and_writes_its_videos(comfyui, name):
+    workflow = prompt(name)
+    run = comfyui.run(workflow)
+    status = comfyui.history(run.prompt_id)["status"]
+    assert (status["status_str"], status["completed"]) == ("success", True)
+    lengths = {
+        len(frames(comfyui.input / workflow[key]["inputs"]["file"]))
+        for key in of_type(workflow, "LoadVideo")
+    }
+    videos = saved(comfyui, workflow, run)
+    assert len(videos) == len(of_type(workflow, "SaveVideo"))
+    for video in videos:
+        assert len(frames(video)) in lengths
+    for file in (file for ui in run.outputs.values() for file in comfyui.files(ui)):
+        assert file.stat().st_size > 0
+
+
+# The loop in the host
+
+
+def test_a_loop_reports_each_step_and_shows_previews(comfyui):
+    workflow, loop = editing(steps=3, seed=2)
+    run = comfyui.run(workflow, preview_method="auto")
+    values = [value for node, value, total in run.progress if node == loop and total == 3]
+    assert values[-1] == 3
+    assert {1, 2, 3} <= set(values)
+    assert run.previews >= 1
+
+
+def test_an_unchanged_workflow_is_cached_and_a_new_seed_is_not(comfyui):
+    workflow, loop = editing(steps=2, seed=3)
+    first = comfyui.run(workflow)
+    again = comfyui.run(workflow)
+    assert (set(again.cached), again.executed) == (set(workflow), [])
+    workflow[loop]["inputs"]["seed"] = 5
+    other = comfyui.run(workflow)
+    assert loop in other.executed
+    assert set(of_type(workflow, "LoadVideo")) <= set(other.cached)
+    before, after = (saved(comfyui, workflow, run)[0] for run in (first, other))
+    assert not np.array_equal(frames(before), frames(after))
+
+
+def test_cancel_stops_a_long_loop_at_once_and_the_next_prompt_runs(comfyui, object_info):
+    workflow, loop = editing(steps=1, seed=7)
+    options = {
+        name: o for name, _, o in declared(object_info[workflow[loop]["class_type"]], "required")
+    }
+    workflow[loop]["inputs"]["steps"] = options["steps"]["max"]
+    asked = []
+
+    def cancel(kind: str, data: dict) -> None:
+        if kind == "progress" and data["node"] == loop and data["value"] >= 2 and not asked:
+            asked.append(time.monotonic())
+            comfyui.interrupt()
+
+    with pytest.raises(ExecutionInterrupted) as stop:
+        comfyui.run(workflow, on_message=cancel, timeout=120)
+    assert stop.value.node_id == loop
+    assert time.monotonic() - asked[0] < 10
+    workflow[loop]["inputs"]["steps"] = 1
+    assert loop in comfyui.run(workflow).executed
+
+
+# What goes wrong is told
+
+
+def test_a_file_that_is_no_video_is_an_error_in_the_node_that_reads_it(comfyui):
+    (comfyui.input / "not_a_video.mp4").write_text("text")
+    workflow = {
+        "1": {"class_type": "LoadVideo", "inputs": {"file": "not_a_video.mp4"}},
+        "2": {"class_type": "GetVideoComponents", "inputs": {"video": ["1", 0]}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+    }
+    with pytest.raises(ExecutionError) as failure:
+        comfyui.run(workflow)
+    assert (failure.value.node_id, failure.value.node_type) == ("2", "GetVideoComponents")
+    assert failure.value.exception_type == "av.error.InvalidDataError"
+    assert "get_components" in failure.value.traceback
+
+
+def test_a_value_out_of_range_is_refused_before_anything_runs(comfyui):
+    workflow, _ = editing(steps=-1)
+    with pytest.raises(PromptRejected, match="value_smaller_than_min"):
+        comfyui.post_prompt(workflow)
