@@ -14,6 +14,23 @@ IMPORTABLE = ROOT / "tests" / "importable.py"
 runpy.run_path(str(IMPORTABLE))
 
 
+class RootIsAFolder:
+    """Lets pytest see the repository root as a plain folder.
+
+    As a package it would be imported by the name of the folder, outside `rescore`, and that name
+    need not even be one that can be imported.
+    """
+
+    @staticmethod
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Dir | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(RootIsAFolder)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--device",

@@ -15,8 +15,7 @@ class RescoreFinder:
     """Finds this folder as the package `rescore`, installed or not, whatever the folder is called.
 
     It stands first, so that the code under test is this folder's even when another copy of the pack
-    is installed. It loads nothing by itself: import hooks for the rooms, which are found through the
-    package's own search path, can still be set up.
+    is installed. It loads nothing by itself, so import hooks can be set up before or after it.
     """
 
     @staticmethod
