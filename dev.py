@@ -128,7 +128,7 @@ def set_up_host():
     if is_current(HOST_STAMP, wanted):
         return
     HOST_STAMP.unlink(missing_ok=True)
-    say(f"installing what the tests need to start {comfyui}; COMFYUI_DIR= (empty) leaves it out")
+    say(f"installing what ComfyUI at {comfyui} needs (an empty COMFYUI_DIR leaves it out)")
     pip_install("-r", HOST_REQUIREMENTS, "-c", REQUIREMENTS)
     HOST_STAMP.write_text(wanted, encoding="ascii")
 

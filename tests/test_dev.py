@@ -1,0 +1,163 @@
+"""dev.py on a small repository of the same layout: real environments, real pip, no network."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A build backend in the repository itself: its editable wheel puts `site/` on the path.
+BACKEND = """
+import pathlib, zipfile
+
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    name = "rescore-0.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(pathlib.Path(folder) / name, "w") as wheel:
+        wheel.writestr("rescore.pth", str(pathlib.Path("site").resolve()))
+        info = "rescore-0.1.0.dist-info/"
+        wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\\nName: rescore\\nVersion: 0.1.0")
+        wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\\nTag: py3-none-any")
+        wheel.writestr(info + "RECORD", "")
+    return name
+"""
+PYPROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+FILES = {
+    "pyproject.toml": PYPROJECT,
+    "backend.py": BACKEND,
+    "requirements-dev.txt": "# nothing\n",
+    "site/rescore/__init__.py": "",
+    "site/rescore/headless/__init__.py": "",
+    "site/rescore/headless/demo.py": "import sys\nprint('demo with', sys.argv[1:])\nsys.exit(7)\n",
+    # Stand for the tools: they print what they were asked, and fail when asked to.
+    "site/ruff.py": "import os, sys\nprint('ruff', sys.argv[1])\n"
+    "sys.exit(sys.argv[1] in os.environ.get('FAILING', ''))\n",
+    "site/pytest.py": "import os, sys\nprint('pytest', sys.argv[1:])\n"
+    "sys.exit('pytest' in os.environ.get('FAILING', ''))\n",
+}
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    """The small repository, in a folder with a blank in its name."""
+    folder = tmp_path_factory.mktemp("dev") / "a pack"
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    shutil.copy(ROOT / "dev.py", folder)
+    return folder
+
+
+@pytest.fixture
+def dev(repository: Path, tmp_path: Path, monkeypatch) -> Callable:
+    """Runs dev.py in the small repository, from elsewhere, with nothing that pip could download."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("COMFYUI_DIR", "")
+    (repository / "requirements-dev.txt").write_text("# nothing\n", encoding="utf-8")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(repository / "dev.py"), *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_demo_sets_up_once_and_hands_on_arguments_and_status(dev, repository):
+    first, second = dev("demo"), dev("demo", "--steps", "3")
+    assert first.returncode == second.returncode == 7, first.stderr
+    out = str(repository / "demo_out")
+    assert f"demo with {['--out', out]}" in first.stdout
+    assert second.stdout.splitlines() == [f"demo with {['--out', out, '--steps', '3']}"]
+
+
+def test_changed_requirements_are_installed(dev, repository):
+    dev("demo")
+    (repository / "requirements-dev.txt").write_text("# still nothing\n", encoding="utf-8")
+    assert "installing requirements-dev.txt" in dev("demo").stdout
+    assert "installing" not in dev("demo").stdout
+
+
+def test_failing_pip_is_one_sentence_and_leaves_no_stamp(dev, repository):
+    dev("demo")
+    (repository / "requirements-dev.txt").write_text("not-there==1.0\n", encoding="utf-8")
+    failed = dev("demo")
+    assert failed.returncode == 1
+    assert "demo with" not in failed.stdout
+    assert failed.stderr.splitlines()[-1].startswith("dev.py: pip could not install -r ")
+    assert "Traceback" not in failed.stderr
+    assert not (repository / ".venv" / "rescore.stamp").exists()
+    (repository / "requirements-dev.txt").write_text("# nothing\n", encoding="utf-8")
+    assert dev("demo").returncode == 7
+
+
+def test_half_made_environment_is_mended(dev, repository):
+    dev("demo")
+    for file in (repository / ".venv" / ("Scripts" if os.name == "nt" else "bin")).glob("python*"):
+        file.unlink()
+    mended = dev("demo")
+    assert mended.returncode == 7, mended.stderr
+    assert "making" in mended.stdout
+
+
+@pytest.mark.parametrize(
+    ("failing", "status"), [("", 0), ("check", 1), ("format", 1), ("pytest", 1)]
+)
+def test_every_check_runs_even_when_one_fails(dev, monkeypatch, failing, status):
+    monkeypatch.setenv("FAILING", failing)
+    run = dev("test", "-k", "walls")
+    lines = run.stdout.splitlines()
+    assert run.returncode == status, run.stderr
+    assert {"ruff check", "ruff format", "pytest ['-k', 'walls']"} <= set(lines)
+    assert "[dev] skipped: there is no js/tests/*.test.mjs" in lines
+    assert run.stdout.count("FAILED") == status
+
+
+def test_what_a_comfyui_needs_is_installed_for_the_tests_only(
+    dev, repository, tmp_path, monkeypatch
+):
+    (tmp_path / "main.py").touch()
+    host = repository / "tests" / "host"
+    host.mkdir(parents=True)
+    (host / "requirements.txt").write_text("# nothing\n")
+    monkeypatch.setenv("COMFYUI_DIR", str(tmp_path))
+    assert "ComfyUI" not in dev("demo").stdout
+    assert f"installing what ComfyUI at {tmp_path} needs" in dev("test").stdout
+    assert "installing" not in dev("test").stdout
+
+
+def test_browser_tests_count(dev, repository):
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    script = repository / "js" / "tests" / "broken.test.mjs"
+    script.parent.mkdir(parents=True)
+    script.write_text("import test from 'node:test'; test('no', () => { throw 1; });")
+    run = dev("test")
+    shutil.rmtree(repository / "js")
+    assert run.returncode == 1
+    assert "browser tests   FAILED" in run.stdout
+
+
+@pytest.mark.parametrize(("arguments", "status"), [((), 2), (("tset",), 2), (("--help",), 0)])
+def test_unknown_command_shows_the_usage(dev, arguments, status):
+    run = dev(*arguments)
+    assert run.returncode == status
+    assert "python3 dev.py demo" in run.stdout
+
+
+def test_too_old_a_python_can_read_the_file_that_refuses_it():
+    source = (ROOT / "dev.py").read_text(encoding="utf-8")
+    tree = ast.parse(source, feature_version=(3, 7))
+    guard = next(node for node in tree.body if isinstance(node, ast.If))
+    functions = [node.lineno for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert ast.unparse(guard.test) == "sys.version_info < (3, 10)"
+    assert guard.lineno < min(functions)
