@@ -114,9 +114,8 @@ def set_up():
 
 def find_comfyui():
     """The ComfyUI the host tests run in ($COMFYUI_DIR, default ~/ComfyUI), or None."""
-    named = os.environ.get("COMFYUI_DIR", "~/ComfyUI")
-    folder = Path(named).expanduser()
-    return folder if named and (folder / "main.py").is_file() else None
+    folder = Path(os.environ.get("COMFYUI_DIR") or "~/ComfyUI").expanduser()
+    return folder if (folder / "main.py").is_file() else None
 
 
 def set_up_host():
@@ -128,7 +127,7 @@ def set_up_host():
     if is_current(HOST_STAMP, wanted):
         return
     HOST_STAMP.unlink(missing_ok=True)
-    say(f"installing what ComfyUI at {comfyui} needs (an empty COMFYUI_DIR leaves it out)")
+    say(f"installing what ComfyUI at {comfyui} needs, for the tests that start it")
     pip_install("-r", HOST_REQUIREMENTS, "-c", REQUIREMENTS)
     HOST_STAMP.write_text(wanted, encoding="ascii")
 

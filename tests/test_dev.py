@@ -62,7 +62,7 @@ def repository(tmp_path_factory) -> Path:
 def dev(repository: Path, tmp_path: Path, monkeypatch) -> Callable:
     """Runs dev.py in the small repository, from elsewhere, with nothing that pip could download."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("COMFYUI_DIR", "")
+    monkeypatch.setenv("COMFYUI_DIR", str(tmp_path / "none"))
     (repository / "requirements-dev.txt").write_text("# nothing\n", encoding="utf-8")
 
     def run(*arguments: str) -> subprocess.CompletedProcess:

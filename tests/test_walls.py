@@ -33,7 +33,7 @@ MODELS = {"diffusers", "safetensors", "transformers"}
 PACKAGES = {
     "": set(),
     "attention": ARRAYS | {"diffusers"},
-    "headless": ARRAYS | {"PIL", "av", "matplotlib"},
+    "headless": ARRAYS | {"PIL", "av", "matplotlib", "tqdm"},
     "nodes": ARRAYS,
     "nodes/host.py": ARRAYS | HOST | {"PIL"},
     "pipelines": ARRAYS | {"kornia"},
