@@ -43,8 +43,8 @@ PACKAGES = {
 # The loops of `pipelines` say what happens next and may use every leaf and `attention`.
 LOOPS = {"attention_sampling", "ddim_inversion", "null_text", "one_shot_tuning"}
 LOOPS.add("score_distillation")
-# The leaves every leaf may build on; of other leaves it knows nothing.
-BASIC_LEAVES = {"guidance", "schedule", "shapes"}
+# The leaves every leaf may build on (formulas and the words they share); it knows no other leaf.
+BASIC_LEAVES = {"guidance", "schedule", "shapes", "terms"}
 
 UNSAFE_MODULES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 PROCESS_MODULES = {"multiprocessing", "pty", "subprocess"}
