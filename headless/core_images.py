@@ -1,0 +1,265 @@
+"""Stand-ins for the host's image nodes: loading, saving, previewing, scaling and picking frames."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, ImageSequence, PngImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+from .core_video import (
+    file_metadata,
+    files_of_kind,
+    input_verdict,
+    prefix_verdict,
+    saved_entry,
+)
+from .errors import printable
+from .paths import Folders, find_input, input_files, output_place, publish
+from .video_write import to_pixels
+
+LARGEST_SIDE = 16384
+
+
+def open_pictures(path: Path) -> Iterator[Image.Image]:
+    """The picture or pictures of an image file, upright; raises ValueError if it is none."""
+    try:
+        with Image.open(path) as file:
+            for picture in ImageSequence.Iterator(file):
+                yield ImageOps.exif_transpose(picture)
+                if file.format == "MPO":  # further pictures are other views of the same moment
+                    return
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"'{printable(path.name)}' is not an image that can be read ({printable(error, 200)})."
+        ) from error
+
+
+def to_rgba(picture: Image.Image) -> Tensor:
+    """A picture as float32 `[H, W, 4]` in 0..1, with alpha 1 where it has none."""
+    if picture.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion to RGB would clip it
+        grey = torch.from_numpy(np.array(picture, dtype=np.float32) / 65535).clamp(0, 1)
+        return torch.stack([grey, grey, grey, torch.ones_like(grey)], dim=-1)
+    return torch.from_numpy(np.array(picture.convert("RGBA"), dtype=np.float32) / 255)
+
+
+def has_alpha(picture: Image.Image) -> bool:
+    """Whether the picture says anything about transparency."""
+    return "A" in picture.getbands() or "transparency" in picture.info
+
+
+class LoadImage:
+    """An image file: frames `[n, H, W, 3]` and the inverse of its alpha as a mask."""
+
+    folders: Folders
+    RETURN_TYPES = ("IMAGE", "MASK")
+    FUNCTION = "load"
+    CATEGORY = "image"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {"image": (files_of_kind(cls.folders, "image"), {"image_upload": True})}
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image):
+        return input_verdict(image, cls.folders)
+
+    def load(self, image: str) -> tuple[Tensor, Tensor]:
+        frames: list[Tensor] = []
+        transparent = False
+        for picture in open_pictures(find_input(image, self.folders)):
+            rgba = to_rgba(picture)
+            if not frames or rgba.shape == frames[0].shape:  # like the host: others are left out
+                frames.append(rgba)
+                transparent |= has_alpha(picture)
+        clip = torch.stack(frames)
+        # the host's sign for "no alpha" is an empty 64x64 mask
+        mask = 1 - clip[..., 3] if transparent else torch.zeros(len(clip), 64, 64)
+        return clip[..., :3].contiguous(), mask
+
+
+class LoadImageMask:
+    """One channel of an image file as a mask `[1, H, W]`; alpha is inverted."""
+
+    folders: Folders
+    RETURN_TYPES = ("MASK",)
+    FUNCTION = "load"
+    CATEGORY = "mask"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "image": (input_files(cls.folders), {"image_upload": True}),
+                "channel": (["alpha", "red", "green", "blue"],),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image):
+        return input_verdict(image, cls.folders)
+
+    def load(self, image: str, channel: str) -> tuple[Tensor]:
+        rgba = to_rgba(next(open_pictures(find_input(image, self.folders))))
+        mask = rgba[..., ["red", "green", "blue", "alpha"].index(channel)]
+        return ((1 - mask if channel == "alpha" else mask)[None],)
+
+
+def encode_png(pixels: Tensor, metadata: Mapping[str, object]) -> bytes:
+    """One uint8 frame `[H, W, 3]` as a PNG file with text entries."""
+    info = PngImagePlugin.PngInfo()
+    for key, value in metadata.items():
+        info.add_text(key, json.dumps(value))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(buffer, "PNG", pnginfo=info, compress_level=4)
+    return buffer.getvalue()
+
+
+class SaveImage:
+    """Writes each frame as a numbered PNG to the output folder."""
+
+    folders: Folders
+    RETURN_TYPES = ()
+    FUNCTION = "save"
+    OUTPUT_NODE = True
+    CATEGORY = "image"
+    KIND = "output"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "images": ("IMAGE",),
+                "filename_prefix": ("STRING", {"default": "ComfyUI"}),
+            },
+            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, filename_prefix):
+        return prefix_verdict(filename_prefix, cls.folders)
+
+    def save(self, images, filename_prefix="ComfyUI", prompt=None, extra_pnginfo=None):
+        pixels = to_pixels(images, "the image")
+        height, width = pixels.shape[1:3]
+        folder, stem = output_place(filename_prefix, self.folders, width, height)
+        metadata = file_metadata(prompt, extra_pnginfo)
+        entries = []
+        for index, frame in enumerate(pixels):
+            name = stem.replace("%batch_num%", str(index))
+            path = publish(encode_png(frame, metadata), folder, name, ".png", self.folders)
+            entries.append(saved_entry(path, self.folders, self.KIND))
+        return {"ui": {"images": entries}}
+
+
+class PreviewImage(SaveImage):
+    """Writes each frame as a PNG to the folder `temp` in the output folder."""
+
+    KIND = "temp"
+    VALIDATE_INPUTS = None
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {"images": ("IMAGE",)},
+            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
+        }
+
+    def save(self, images, prompt=None, extra_pnginfo=None):
+        return super().save(images, "temp/preview", prompt, extra_pnginfo)
+
+
+class ImageScale:
+    """Frames at another size; a width or height of 0 follows from the other."""
+
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "scale"
+    CATEGORY = "image/upscaling"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        side = {"default": 512, "min": 0, "max": LARGEST_SIDE, "step": 1}
+        methods = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
+        return {
+            "required": {
+                "image": ("IMAGE",),
+                "upscale_method": (methods,),
+                "width": ("INT", side),
+                "height": ("INT", side),
+                "crop": (["disabled", "center"],),
+            }
+        }
+
+    def scale(self, image, upscale_method, width, height, crop) -> tuple[Tensor]:
+        if width == 0 and height == 0:
+            return (image,)
+        old_height, old_width = image.shape[1:3]
+        width = width or max(1, round(old_width * height / old_height))
+        height = height or max(1, round(old_height * width / old_width))
+        if crop == "center":
+            image = _centre_crop(image, width / height)
+        if upscale_method == "lanczos":
+            return (_lanczos(image, width, height),)
+        planes = image.movedim(-1, 1)
+        scaled = torch.nn.functional.interpolate(planes, (height, width), mode=upscale_method)
+        return (scaled.movedim(1, -1),)
+
+
+def _centre_crop(image: Tensor, aspect: float) -> Tensor:
+    """The middle part of the frames that has the wanted width : height."""
+    height, width = image.shape[1:3]
+    aside = max(0, round((width - height * aspect) / 2))
+    above = max(0, round((height - width / aspect) / 2))
+    return image[:, above : height - above, aside : width - aside]
+
+
+def _lanczos(image: Tensor, width: int, height: int) -> Tensor:
+    """Pillow's Lanczos filter on each 8-bit frame."""
+    frames = [Image.fromarray(frame.numpy()) for frame in to_pixels(image, "the image")]
+    scaled = [frame.resize((width, height), Image.Resampling.LANCZOS) for frame in frames]
+    return torch.from_numpy(np.stack([np.array(frame) for frame in scaled])).float() / 255
+
+
+class ImageFromBatch:
+    """`length` frames from `batch_index` on, as many as there are."""
+
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "pick"
+    CATEGORY = "image/batch"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "image": ("IMAGE", {}),
+                "batch_index": ("INT", {"default": 0, "min": 0, "max": 4095}),
+                "length": ("INT", {"default": 1, "min": 1, "max": 4096}),
+            }
+        }
+
+    def pick(self, image: Tensor, batch_index: int, length: int) -> tuple[Tensor]:
+        first = min(len(image) - 1, batch_index)
+        return (image[first : first + length].clone(),)
+
+
+class RepeatImageBatch:
+    """The frames `amount` times over."""
+
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "repeat"
+    CATEGORY = "image/batch"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        amount = {"default": 1, "min": 1, "max": 4096}
+        return {"required": {"image": ("IMAGE", {}), "amount": ("INT", amount)}}
+
+    def repeat(self, image: Tensor, amount: int) -> tuple[Tensor]:
+        return (image.repeat(amount, 1, 1, 1),)

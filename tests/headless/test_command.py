@@ -1,0 +1,168 @@
+"""The command line in a process of its own: exit status, messages, folders, and being stopped."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+RUN = "import runpy; runpy.run_module('rescore.headless', run_name='__main__', alter_sys=True)"
+
+WORKFLOW = {
+    "1": {"class_type": "LoadVideo", "inputs": {"file": "clip.mp4"}},
+    "2": {"class_type": "GetVideoComponents", "inputs": {"video": ["1", 0]}},
+    "3": {
+        "class_type": "ImageScale",
+        "inputs": {
+            "image": ["2", 0],
+            "upscale_method": "area",
+            "width": 16,
+            "height": 12,
+            "crop": "disabled",
+        },
+        "_meta": {"title": "Shrink"},
+    },
+    "4": {
+        "class_type": "CreateVideo",
+        "inputs": {"images": ["3", 0], "audio": ["2", 1], "fps": ["2", 2]},
+    },
+    "5": {
+        "class_type": "SaveVideo",
+        "inputs": {
+            "video": ["4", 0],
+            "filename_prefix": "small",
+            "format": "auto",
+            "codec": "auto",
+        },
+    },
+}
+
+
+@pytest.fixture
+def place(tmp_path, write_clip, smooth_frames):
+    """`workflows/api/shrink.json` beside `workflows/input/clip.mp4`, in the working folder."""
+    for name in ("api", "input"):
+        (tmp_path / "workflows" / name).mkdir(parents=True)
+    (tmp_path / "workflows" / "api" / "shrink.json").write_text(json.dumps(WORKFLOW))
+    write_clip(tmp_path / "workflows" / "input" / "clip.mp4", smooth_frames(5, 24, 32))
+    return tmp_path
+
+
+def test_a_run(fresh_python, place):
+    done = fresh_python(RUN, "workflows/api/shrink.json", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    assert (place / "out" / "small_00001_.mp4").is_file()
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("[1/5] ") and lines[0].endswith("node 1 (LoadVideo)")
+    assert 'node 3 (ImageScale, "Shrink")' in done.stdout
+    assert "    wrote " in done.stdout and "1 file(s) in out." in lines[-1]
+    assert done.stderr == ""
+
+
+def test_settings_reach_their_nodes(fresh_python, place):
+    from rescore.headless.video_read import read_video
+
+    done = fresh_python(
+        RUN,
+        "workflows/api/shrink.json",
+        "--out",
+        "out",
+        "--set",
+        "Shrink.width=20",
+        "--set",
+        "3.height=10",
+        "--set",
+        "SaveVideo.filename_prefix=7",
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_video(place / "out" / "7_00001_.mp4").images.shape == (5, 10, 20, 3)
+
+
+def test_input_folders_come_from_the_command_line(fresh_python, place):
+    (place / "workflows" / "api" / "shrink.json").rename(place / "shrink.json")
+    (place / "workflows" / "input").rename(place / "clips")
+    without = fresh_python(RUN, "shrink.json", "--out", "out")
+    assert without.returncode == 2 and "no input folder; name one with --input" in without.stderr
+    assert not (place / "out").exists()
+    assert fresh_python(RUN, "shrink.json", "--out", "out", "--input", "clips").returncode == 0
+    missing = fresh_python(RUN, "shrink.json", "--out", "out", "--input", "nowhere")
+    assert missing.returncode == 2 and "--input nowhere: there is no such folder" in missing.stderr
+
+
+def test_check_runs_nothing(fresh_python, place):
+    done = fresh_python(RUN, "workflows/api/shrink.json", "--out", "out", "--check")
+    assert done.returncode == 0 and "is sound: 5 node(s) would run" in done.stdout
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["none.json", "--out", "out"], "Cannot read the workflow none.json"),
+        (
+            ["workflows/api/shrink.json", "--out", "out", "--set", "3.width"],
+            "expected NODE.INPUT=VALUE",
+        ),
+        (
+            ["workflows/api/shrink.json", "--out", "out", "--set", "3.witdh=5"],
+            "did you mean 'width'?",
+        ),
+        (
+            ["workflows/api/shrink.json", "--out", "out", "--set", "3.width=-5"],
+            "must lie in [0, 16384]",
+        ),
+        (["workflows/api/shrink.json"], "--out"),
+    ],
+)
+def test_faults_are_status_2(fresh_python, place, arguments, sentence):
+    done = fresh_python(RUN, *arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr and "Traceback" not in done.stderr
+    assert not (place / "out").exists()
+
+
+def test_a_failing_node_is_status_1_and_one_sentence(fresh_python, place):
+    (place / "workflows" / "input" / "clip.mp4").write_text("no film\n" * 99)
+    done = fresh_python(RUN, "workflows/api/shrink.json", "--out", "out")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("Node 2 (GetVideoComponents): 'clip.mp4' is not a video")
+    assert list((place / "out").iterdir()) == []
+    verbose = fresh_python(RUN, "workflows/api/shrink.json", "--out", "out", "--verbose")
+    assert verbose.returncode == 1 and "Traceback" in verbose.stderr
+
+
+# Encodes for ever: each frame that the encoder takes makes it wait for the next.
+SLOW = """
+import sys, time
+from rescore.headless import video_write
+encode_one = video_write._video_frame
+def slowly(*arguments):
+    print("ENCODING", flush=True)
+    time.sleep(0.5)
+    return encode_one(*arguments)
+video_write._video_frame = slowly
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_being_stopped_in_the_middle_of_a_write_leaves_no_file(root, place, number):
+    code = f"__import__('runpy').run_path({str(root / 'tests' / 'importable.py')!r})\n{SLOW}\n{RUN}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "workflows/api/shrink.json", "--out", "out"],
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while "ENCODING" not in (line := process.stdout.readline()):
+        assert line, process.stderr.read()
+    time.sleep(0.2)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert [path for path in (place / "out").rglob("*") if path.is_file()] == []
+    if number != signal.SIGKILL:
+        assert process.returncode == 130, errors
+        assert "Stopped." in output and "Traceback" not in errors

@@ -1,0 +1,492 @@
+"""The stand-ins: the host's contract word for word, and what each computes."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rescore.headless.core_nodes import CORE_NODES, core_nodes
+from rescore.headless.specs import input_specs
+
+SIDE = 16384
+METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
+
+# ComfyUI 0.8.0: (name, type, default, min, max, step) or (name, "COMBO", choices) or (name, type);
+# an optional input's name ends with "?". Workflows store widget values in this order.
+CONTRACT = {
+    "LoadVideo": ([("file", "COMBO", ("a.mp4", "b.MOV"))], ["VIDEO"]),
+    "GetVideoComponents": ([("video", "VIDEO")], ["IMAGE", "AUDIO", "FLOAT"]),
+    "CreateVideo": (
+        [("images", "IMAGE"), ("fps", "FLOAT", 30.0, 1.0, 120.0, 1.0), ("audio?", "AUDIO")],
+        ["VIDEO"],
+    ),
+    "SaveVideo": (
+        [
+            ("video", "VIDEO"),
+            ("filename_prefix", "STRING", "video/ComfyUI", None, None, None),
+            ("format", "COMBO", ("auto", "mp4")),
+            ("codec", "COMBO", ("auto", "h264")),
+        ],
+        [],
+    ),
+    "LoadImage": ([("image", "COMBO", ("c.png", "d.jpg"))], ["IMAGE", "MASK"]),
+    "LoadImageMask": (
+        [
+            ("image", "COMBO", ("a.mp4", "b.MOV", "c.png", "d.jpg", "e.txt")),
+            ("channel", "COMBO", ("alpha", "red", "green", "blue")),
+        ],
+        ["MASK"],
+    ),
+    "SaveImage": (
+        [("images", "IMAGE"), ("filename_prefix", "STRING", "ComfyUI", None, None, None)],
+        [],
+    ),
+    "PreviewImage": ([("images", "IMAGE")], []),
+    "ImageScale": (
+        [
+            ("image", "IMAGE"),
+            ("upscale_method", "COMBO", METHODS),
+            ("width", "INT", 512, 0, SIDE, 1),
+            ("height", "INT", 512, 0, SIDE, 1),
+            ("crop", "COMBO", ("disabled", "center")),
+        ],
+        ["IMAGE"],
+    ),
+    "ImageFromBatch": (
+        [
+            ("image", "IMAGE"),
+            ("batch_index", "INT", 0, 0, 4095, None),
+            ("length", "INT", 1, 1, 4096, None),
+        ],
+        ["IMAGE"],
+    ),
+    "RepeatImageBatch": ([("image", "IMAGE"), ("amount", "INT", 1, 1, 4096, None)], ["IMAGE"]),
+    "MaskToImage": ([("mask", "MASK")], ["IMAGE"]),
+    "ImageToMask": (
+        [("image", "IMAGE"), ("channel", "COMBO", ("red", "green", "blue", "alpha"))],
+        ["MASK"],
+    ),
+    "SolidMask": (
+        [
+            ("value", "FLOAT", 1.0, 0.0, 1.0, 0.01),
+            ("width", "INT", 512, 1, SIDE, 1),
+            ("height", "INT", 512, 1, SIDE, 1),
+        ],
+        ["MASK"],
+    ),
+    "InvertMask": ([("mask", "MASK")], ["MASK"]),
+    "ThresholdMask": ([("mask", "MASK"), ("value", "FLOAT", 0.5, 0.0, 1.0, 0.01)], ["MASK"]),
+    "GrowMask": (
+        [
+            ("mask", "MASK"),
+            ("expand", "INT", 0, -SIDE, SIDE, 1),
+            ("tapered_corners", "BOOLEAN", True, None, None, None),
+        ],
+        ["MASK"],
+    ),
+    "MaskPreview": ([("mask", "MASK")], []),
+    "ImageCompositeMasked": (
+        [
+            ("destination", "IMAGE"),
+            ("source", "IMAGE"),
+            ("x", "INT", 0, 0, SIDE, 1),
+            ("y", "INT", 0, 0, SIDE, 1),
+            ("resize_source", "BOOLEAN", False, None, None, None),
+            ("mask?", "MASK"),
+        ],
+        ["IMAGE"],
+    ),
+    "PrimitiveString": ([("value", "STRING")], ["STRING"]),
+    "PrimitiveStringMultiline": ([("value", "STRING")], ["STRING"]),
+    "PrimitiveInt": ([("value", "INT", None, -sys.maxsize, sys.maxsize, None)], ["INT"]),
+    "PrimitiveFloat": ([("value", "FLOAT", None, -sys.maxsize, sys.maxsize, 0.1)], ["FLOAT"]),
+    "PrimitiveBoolean": ([("value", "BOOLEAN")], ["BOOLEAN"]),
+    "PreviewAny": ([("source", "*")], []),
+}
+OUTPUT_NODES = {"SaveVideo", "SaveImage", "PreviewImage", "MaskPreview", "PreviewAny"}
+
+
+def test_the_contract_covers_every_stand_in():
+    assert set(CONTRACT) == set(CORE_NODES)
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_contract(folders, name):
+    for file in ("b.MOV", "a.mp4", "c.png", "d.jpg", "e.txt"):
+        (folders.inputs[0] / file).write_bytes(b"")
+    cls = core_nodes(folders)[name]
+    inputs, outputs = CONTRACT[name]
+    declared = []
+    for spec in input_specs(cls).values():
+        entry = [spec.name if spec.required else f"{spec.name}?", spec.type]
+        limits = [spec.options.get(key) for key in ("default", "min", "max", "step")]
+        if spec.choices is not None:
+            entry.append(spec.choices)
+            assert limits[0] in (None, spec.choices[0])
+        elif any(limit is not None for limit in limits):
+            entry += limits
+        declared.append(tuple(entry))
+    assert declared == inputs
+    assert list(cls.RETURN_TYPES) == outputs
+    assert getattr(cls, "OUTPUT_NODE", False) == (name in OUTPUT_NODES)
+    assert callable(getattr(cls, cls.FUNCTION))
+    json.dumps(cls.INPUT_TYPES())
+
+
+def call(folders, name, **inputs):
+    """Run one stand-in as the runner does."""
+    cls = core_nodes(folders)[name]
+    return getattr(cls(), cls.FUNCTION)(**inputs)
+
+
+def test_video_from_file_to_file(folders, write_clip, smooth_frames, tone):
+    from fractions import Fraction
+
+    frames = smooth_frames(7, 24, 32)
+    sound = (tone(0.5, 16000, 1), 16000)
+    rate = Fraction(30000, 1001)
+    write_clip(folders.inputs[0] / "a.mp4", frames, rate=rate, sound=sound)
+    (video,) = call(folders, "LoadVideo", file="a.mp4")
+    images, audio, fps = call(folders, "GetVideoComponents", video=video)
+    assert images.shape == (7, 24, 32, 3) and images.dtype == torch.float32
+    assert fps == pytest.approx(29.97, abs=0.001) and audio["sample_rate"] == 16000
+    (made,) = call(folders, "CreateVideo", images=images, fps=fps, audio=audio)
+    assert made.get_components().frame_rate == rate
+    saved = call(
+        folders,
+        "SaveVideo",
+        video=made,
+        filename_prefix="video/x",
+        format="auto",
+        codec="auto",
+        prompt={"1": {}},
+    )
+    assert saved["ui"]["images"] == [
+        {"filename": "x_00001_.mp4", "subfolder": "video", "type": "output"}
+    ]
+    again = core_nodes(type(folders)(folders.out, (folders.out,)))["LoadVideo"]()
+    parts = again.load("video/x_00001_.mp4")[0].get_components()
+    assert parts.images.shape == images.shape and parts.frame_rate == rate
+    assert parts.audio["sample_rate"] == 16000
+
+
+@pytest.mark.parametrize("name", ["LoadVideo", "LoadImage", "LoadImageMask"])
+def test_loaders_check_their_file_before_the_run(folders, name):
+    cls = core_nodes(folders)[name]
+    assert "is not in the input folder" in cls.VALIDATE_INPUTS("none.mp4")
+    assert "leaves its folder" in cls.VALIDATE_INPUTS("../x")
+    assert "expected a file name" in cls.VALIDATE_INPUTS(5)
+    assert cls.VALIDATE_INPUTS(None) is True  # linked: known only when it runs
+    (folders.inputs[0] / "a").write_bytes(b"")
+    assert cls.VALIDATE_INPUTS("a") is True
+
+
+def test_rgba_image(folders):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save(folders.inputs[0] / "a.png")
+    image, mask = call(folders, "LoadImage", image="a.png")
+    assert np.array_equal(image.numpy()[0], pixels[..., :3].astype(np.float32) / 255)
+    assert np.allclose(mask.numpy()[0], 1 - pixels[..., 3] / 255, atol=1e-6)
+    for channel, index in (("red", 0), ("green", 1), ("blue", 2)):
+        (mask,) = call(folders, "LoadImageMask", image="a.png", channel=channel)
+        assert np.array_equal(mask.numpy()[0], pixels[..., index].astype(np.float32) / 255)
+    (mask,) = call(folders, "LoadImageMask", image="a.png", channel="alpha")
+    assert np.allclose(mask.numpy()[0], 1 - pixels[..., 3] / 255, atol=1e-6)
+
+
+def test_image_without_alpha_has_the_hosts_empty_mask(folders):
+    Image.new("RGB", (7, 5), (255, 0, 51)).save(folders.inputs[0] / "a.png")
+    image, mask = call(folders, "LoadImage", image="a.png")
+    assert image.shape == (1, 5, 7, 3)
+    assert torch.allclose(image[0, 0, 0], torch.tensor([1.0, 0.0, 0.2]))
+    assert mask.shape == (1, 64, 64) and not mask.any()
+    (mask,) = call(folders, "LoadImageMask", image="a.png", channel="alpha")
+    assert mask.shape == (1, 5, 7) and not mask.any()
+
+
+def test_sixteen_bit_grey_keeps_its_range(folders):
+    ramp = np.linspace(0, 65535, 35).astype(np.uint16).reshape(5, 7)
+    Image.fromarray(ramp).save(folders.inputs[0] / "a.png")
+    image, _ = call(folders, "LoadImage", image="a.png")
+    assert np.allclose(image.numpy()[0, ..., 1], ramp / 65535, atol=1e-6)
+
+
+def test_animated_image_is_a_batch(folders):
+    pages = [Image.new("RGB", (9, 5), colour) for colour in ("red", "lime", "blue")]
+    pages[0].save(folders.inputs[0] / "a.gif", save_all=True, append_images=pages[1:])
+    image, mask = call(folders, "LoadImage", image="a.gif")
+    assert image[:, 2, 4].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert mask.shape == (3, 64, 64)
+
+
+def test_exif_rotation_is_applied(folders):
+    image = Image.new("RGB", (8, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(folders.inputs[0] / "a.jpg", exif=exif)
+    assert call(folders, "LoadImage", image="a.jpg")[0].shape == (1, 8, 4, 3)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + b"\0" * 99])
+@pytest.mark.parametrize("name", ["LoadImage", "LoadImageMask"])
+def test_what_is_no_image_is_refused(folders, name, data):
+    (folders.inputs[0] / "a.png").write_bytes(data)
+    extra = {"channel": "red"} if name == "LoadImageMask" else {}
+    with pytest.raises(ValueError, match=r"'a\.png' is not an image that can be read"):
+        call(folders, name, image="a.png", **extra)
+
+
+def test_cut_off_image_is_refused(folders):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = folders.inputs[0] / "a.png"
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"'a\.png' is not an image that can be read"):
+        call(folders, "LoadImage", image="a.png")
+
+
+def test_saved_images_are_exact_and_carry_the_workflow(folders):
+    pixels = torch.randint(0, 256, (2, 5, 7, 3), dtype=torch.uint8)
+    call(folders, "SaveImage", images=pixels.float() / 255, filename_prefix="a", prompt={"1": 5})
+    for index in (0, 1):
+        with Image.open(folders.out / f"a_0000{index + 1}_.png") as image:
+            assert np.array_equal(np.array(image), pixels[index].numpy())
+            assert json.loads(image.text["prompt"]) == {"1": 5}
+
+
+def test_batch_number_in_the_prefix(folders):
+    call(folders, "SaveImage", images=torch.zeros(2, 4, 4, 3), filename_prefix="f%batch_num%")
+    assert sorted(path.name for path in folders.out.iterdir()) == ["f0_00001_.png", "f1_00001_.png"]
+
+
+def test_mask_preview_is_grey(folders):
+    mask = torch.linspace(0, 1, 35).reshape(1, 5, 7)
+    call(folders, "MaskPreview", mask=mask)
+    with Image.open(folders.out / "temp" / "preview_00001_.png") as image:
+        array = np.array(image)
+    assert np.array_equal(array[..., 0], array[..., 2])
+    assert np.array_equal(array[..., 0], np.round(mask[0].numpy() * 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scaling_a_flat_image_keeps_it_flat(folders, method):
+    image = torch.full((3, 11, 17, 3), 51 / 255)
+    (scaled,) = call(
+        folders,
+        "ImageScale",
+        image=image,
+        upscale_method=method,
+        width=7,
+        height=5,
+        crop="disabled",
+    )
+    assert scaled.shape == (3, 5, 7, 3)
+    assert torch.allclose(scaled, torch.full_like(scaled, 51 / 255), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"),
+    [(0, 0, (11, 17)), (34, 0, (22, 34)), (0, 22, (22, 34)), (5, 3, (3, 5))],
+)
+def test_a_side_of_zero_follows(folders, width, height, size):
+    image = torch.rand(2, 11, 17, 3)
+    (scaled,) = call(
+        folders,
+        "ImageScale",
+        image=image,
+        upscale_method="area",
+        width=width,
+        height=height,
+        crop="disabled",
+    )
+    assert scaled.shape[1:3] == size
+
+
+def test_centre_crop_takes_the_middle(folders):
+    image = torch.arange(12.0).reshape(1, 1, 12, 1).expand(1, 4, 12, 3)
+    (scaled,) = call(
+        folders,
+        "ImageScale",
+        image=image,
+        upscale_method="nearest-exact",
+        width=4,
+        height=4,
+        crop="center",
+    )
+    assert scaled[0, 0, :, 0].tolist() == [4, 5, 6, 7]
+    (scaled,) = call(
+        folders,
+        "ImageScale",
+        image=image.movedim(1, 2),
+        upscale_method="nearest-exact",
+        width=4,
+        height=4,
+        crop="center",
+    )
+    assert scaled[0, :, 0, 0].tolist() == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("first", "length", "frames"), [(0, 1, [0]), (2, 2, [2, 3]), (3, 9, [3, 4]), (99, 1, [4])]
+)
+def test_image_from_batch(folders, first, length, frames):
+    image = torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 2, 3, 3)
+    (picked,) = call(folders, "ImageFromBatch", image=image, batch_index=first, length=length)
+    assert picked[:, 0, 0, 0].tolist() == frames
+
+
+def test_repeat_image_batch(folders):
+    image = torch.arange(2.0).reshape(2, 1, 1, 1).expand(2, 2, 3, 3)
+    (repeated,) = call(folders, "RepeatImageBatch", image=image, amount=3)
+    assert repeated[:, 0, 0, 0].tolist() == [0, 1] * 3
+
+
+def test_mask_basics(folders):
+    mask = torch.tensor([[[0.0, 0.25, 0.5, 1.0]]])
+    assert call(folders, "InvertMask", mask=mask)[0].tolist() == [[[1.0, 0.75, 0.5, 0.0]]]
+    assert call(folders, "ThresholdMask", mask=mask, value=0.5)[0].tolist() == [[[0, 0, 0, 1]]]
+    assert call(folders, "MaskToImage", mask=mask)[0].shape == (1, 1, 4, 3)
+    solid = call(folders, "SolidMask", value=0.3, width=5, height=3)[0]
+    assert solid.shape == (1, 3, 5) and torch.allclose(solid, torch.tensor(0.3))
+
+
+def test_image_to_mask_and_back(folders):
+    image = torch.rand(2, 3, 5, 4)
+    for index, channel in enumerate(("red", "green", "blue", "alpha")):
+        assert call(folders, "ImageToMask", image=image, channel=channel)[0].equal(
+            image[..., index]
+        )
+    with pytest.raises(ValueError, match="has 3 channels and no alpha"):
+        call(folders, "ImageToMask", image=image[..., :3], channel="alpha")
+
+
+def grown_by_brute_force(mask, steps, tapered):
+    """The largest value among a pixel and its four or eight neighbours, `steps` times."""
+    offsets = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if not (tapered and y and x)]
+    height, width = mask.shape
+    for _ in range(steps):
+        mask = torch.tensor(
+            [
+                [
+                    max(
+                        float(mask[y + dy, x + dx])
+                        for dy, dx in offsets
+                        if 0 <= y + dy < height and 0 <= x + dx < width
+                    )
+                    for x in range(width)
+                ]
+                for y in range(height)
+            ]
+        )
+    return mask
+
+
+@pytest.mark.parametrize("expand", [0, 1, 3, -1, -2])
+@pytest.mark.parametrize("tapered", [True, False])
+def test_grow_mask_equals_brute_force(folders, expand, tapered):
+    masks = torch.rand(2, 7, 11, generator=torch.Generator().manual_seed(1))
+    (grown,) = call(folders, "GrowMask", mask=masks, expand=expand, tapered_corners=tapered)
+    sign = -1 if expand < 0 else 1
+    for mask, result in zip(masks, grown, strict=True):
+        assert result.equal(sign * grown_by_brute_force(sign * mask, abs(expand), tapered))
+
+
+def test_growing_without_end_ends(folders):
+    mask = torch.zeros(1, 5, 7)
+    mask[0, 0, 0] = 1
+    assert call(folders, "GrowMask", mask=mask, expand=SIDE, tapered_corners=True)[0].all()
+
+
+def test_paste_with_and_without_a_mask(folders):
+    below, above = torch.zeros(2, 4, 6, 3), torch.ones(1, 2, 3, 3)
+    (pasted,) = call(
+        folders,
+        "ImageCompositeMasked",
+        destination=below,
+        source=above,
+        x=4,
+        y=1,
+        resize_source=False,
+    )
+    expected = torch.zeros(2, 4, 6, 3)
+    expected[:, 1:3, 4:6] = 1  # cut off at the right edge, the one source frame for both
+    assert pasted.equal(expected) and not below.any()
+    mask = torch.tensor([[[0.0, 0.5, 1.0], [1.0, 1.0, 0.0]]])
+    (pasted,) = call(
+        folders,
+        "ImageCompositeMasked",
+        destination=below,
+        source=above,
+        x=0,
+        y=0,
+        resize_source=False,
+        mask=mask,
+    )
+    assert pasted[1, :2, :3, 2].equal(mask[0]) and not pasted[:, 2:].any()
+
+
+def test_paste_resized_and_out_of_sight(folders):
+    below, above = torch.zeros(1, 4, 6, 3), torch.ones(1, 2, 3, 3)
+    assert call(
+        folders,
+        "ImageCompositeMasked",
+        destination=below,
+        source=above,
+        x=0,
+        y=0,
+        resize_source=True,
+    )[0].all()
+    assert not call(
+        folders,
+        "ImageCompositeMasked",
+        destination=below,
+        source=above,
+        x=99,
+        y=0,
+        resize_source=False,
+    )[0].any()
+
+
+def test_stand_ins_leave_their_inputs_alone(folders):
+    with torch.inference_mode():
+        image, mask = torch.rand(2, 6, 10, 3), torch.rand(2, 6, 10)
+        before = image.clone(), mask.clone()
+        calls = {
+            "ImageScale": {
+                "image": image,
+                "upscale_method": "area",
+                "width": 0,
+                "height": 0,
+                "crop": "disabled",
+            },
+            "ImageFromBatch": {"image": image, "batch_index": 0, "length": 2},
+            "MaskToImage": {"mask": mask},
+            "GrowMask": {"mask": mask, "expand": 2, "tapered_corners": False},
+            "ImageCompositeMasked": {
+                "destination": image,
+                "source": 1 - image,
+                "x": 0,
+                "y": 0,
+                "resize_source": False,
+                "mask": mask,
+            },
+            "SaveImage": {"images": image, "filename_prefix": "a"},
+        }
+        for name, inputs in calls.items():
+            call(folders, name, **inputs)
+        assert image.equal(before[0]) and mask.equal(before[1])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("plain", "plain"),
+        (5, "5"),
+        ([1, 2], "[\n    1,\n    2\n]"),
+        (torch.zeros(1), "tensor([0.])"),
+    ],
+)
+def test_preview_any(folders, value, text):
+    assert call(folders, "PreviewAny", source=value) == {"ui": {"text": [text]}}
