@@ -90,26 +90,28 @@ def running(comfyui: Path, pack: Path, seconds_to_start: float = 180) -> Iterato
         for name in ("custom_nodes", "input", "output", "temp", "user", "models"):
             (base / name).mkdir()
         place_pack(pack, base / "custom_nodes")
-        command = [sys.executable, str(comfyui / "main.py"), "--cpu", "--disable-auto-launch"]
+        command = [sys.executable, str(HERE / "launch.py"), str(comfyui.resolve() / "main.py")]
+        command += ["--cpu", "--disable-auto-launch"]
         command += ["--listen", LOOPBACK, "--port", str(port), "--base-directory", str(base)]
         command += ["--database-url", "sqlite:///:memory:", "--disable-api-nodes"]
         # The user's own extra_model_paths.yaml may bring more custom nodes; only ours are wanted.
         command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_NAME]
         log_file = base / "comfyui.log"
-        with log_file.open("wb") as log:
-            process = subprocess.Popen(
+        with (
+            log_file.open("wb") as log,
+            subprocess.Popen(
                 command,
                 cwd=base,
                 env=host_environment(base),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-            )
-        host = ComfyUI(port, base, log_file, process)
-        try:
-            host.await_ready(seconds_to_start)
-            yield host
-        finally:
-            host.close()
-            process.kill()
-            process.wait()
+            ) as process,
+        ):
+            host = ComfyUI(port, base, log_file, process)
+            try:
+                host.await_ready(seconds_to_start)
+                yield host
+            finally:
+                host.close()
+                process.kill()

@@ -51,6 +51,18 @@ def test_the_pack_is_placed_as_a_link_or_a_copy(tmp_path, monkeypatch, links):
     assert (place / "tests").exists() == links
 
 
+def test_the_host_ends_with_the_process_that_started_it(tmp_path):
+    main = tmp_path / "main.py"
+    main.write_text("import sys, time; print(__name__, sys.argv, flush=True); time.sleep(60)")
+    command = [sys.executable, str(HERE / "launch.py"), str(main), "--cpu"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == f"__main__ {[str(main), '--cpu']}\n"
+        process.stdin.close()
+        assert process.wait(timeout=10) == 0
+
+
 def test_the_stand_ins_let_the_host_and_diffusers_import_and_refuse_to_work(tmp_path):
     code = """
 import torchaudio, torchvision.transforms.functional
