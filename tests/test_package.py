@@ -19,7 +19,7 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("attention", "headless", "nodes", "pipelines", "shapeworld")
 # Distributions whose modules have another name, and what every ComfyUI brings.
-MODULES = {"pillow": "PIL"}
+MODULES = {"huggingface-hub": "huggingface_hub", "pillow": "PIL"}
 HOST_BRINGS = {"numpy", "torch"}
 
 
@@ -112,6 +112,7 @@ def test_wheel_holds_code_and_data(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     data = ("js/**/*.js", "js/docs/**/*.md", "workflows/**/*.json", "shapeworld/**/*.safetensors")
+    data += ("pipelines/backbones/configs/**/*.*",)
     wanted = {file for pattern in data for file in ROOT.glob(pattern)}
     wanted |= {file for room in ROOMS for file in (ROOT / room).rglob("*.py")}
     wanted -= set((ROOT / "js" / "tests").rglob("*"))
