@@ -28,7 +28,7 @@ def comfyui(root: Path):
     if reason:
         pytest.skip(reason)
     with running(folder, root) as host:
-        for clip in (root / "workflows" / "input").iterdir():
+        for clip in (root / "workflows" / "input").glob("*"):
             host.put_input(clip)
         yield host
 

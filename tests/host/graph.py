@@ -90,10 +90,10 @@ def complaint(widget: Widget, value: object) -> str | None:
         low, high = options.get("min", 0), options.get("max", 2048)
         if not low <= value <= high:
             return f"is outside {low} to {high}"
-        step = options.get("step", 1 if widget.kind == "INT" else 0.5)
-        digits = max(0, -math.floor(math.log10(step)))
+        grain = options.get("round") or options.get("step", 0.5)
+        digits = max(0, -math.floor(math.log10(grain)))
         if widget.kind == "FLOAT" and round(value, digits) != value:
-            return f"has more digits than a step of {step} lets the front end keep"
+            return f"has more digits than the front end keeps, which rounds to {10**-digits}"
         return None
     if widget.kind == "STRING":
         return None if isinstance(value, str) else "is no STRING"

@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from rescore.tests.host.graph import as_prompt, problems, widgets
+from rescore.tests.host.graph import Widget, as_prompt, complaint, problems, widgets
 
 LOADER = {
     "input": {
@@ -84,6 +84,12 @@ def test_a_seed_has_a_control_unless_told_otherwise(options, count):
         "input_order": {"required": ["seed"]},
     }
     assert len(widgets(info)) == count
+
+
+def test_round_decides_how_many_digits_a_float_keeps_before_step_does():
+    fine = Widget("step_size", "FLOAT", {"min": 0, "max": 1, "step": 0.01, "round": 0.0001})
+    assert complaint(fine, 0.0125) is None
+    assert "which rounds to 0.0001" in complaint(fine, 0.01251)
 
 
 def test_a_sound_graph_has_no_problem_and_one_api_form():
@@ -183,7 +189,10 @@ def repeat_id(graph):
         (set_widget(0, -1), "'seed': -1 is outside 0 to"),
         (set_widget(1, "often"), "'often' is not among"),
         (set_widget(2, 1.5), "'weight': 1.5 is outside 0.0 to 1.0"),
-        (set_widget(2, 0.125), "0.125 has more digits than a step of 0.01"),
+        (
+            set_widget(2, 0.125),
+            "0.125 has more digits than the front end keeps, which rounds to 0.01",
+        ),
         (set_widget(3, "slow"), "'slow' is not among ['fast', 'exact']"),
         (set_widget(4, 3), "'prompt': 3 is no STRING"),
         (drop_widget, "4 widget values"),
