@@ -24,12 +24,14 @@ from .paths import Folders, find_input, input_files, output_place, publish
 from .video_write import to_pixels
 
 LARGEST_SIDE = 16384
+# Pillow would hand EPS to an external interpreter of PostScript, which is a programming language.
+FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 
 
 def open_pictures(path: Path) -> Iterator[Image.Image]:
     """The picture or pictures of an image file, upright; raises ValueError if it is none."""
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:
             for picture in ImageSequence.Iterator(file):
                 yield ImageOps.exif_transpose(picture)
                 if file.format == "MPO":  # further pictures are other views of the same moment

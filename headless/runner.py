@@ -94,6 +94,15 @@ def all_nodes(folders: Folders, node_classes: Mapping[str, type] | None = None) 
     return {**core_nodes(folders), **node_classes}
 
 
+def _wrote(files: Sequence[Path]) -> list[str]:
+    """A line for each file; for a long sequence of frames, the first and the last."""
+    shown = files if len(files) <= 4 else [files[0], files[-1]]
+    lines = [f"    wrote {path}" for path in shown]
+    if len(shown) < len(files):
+        lines.insert(1, f"    ... and {len(files) - 2} more, up to")
+    return lines
+
+
 def _run(plan: Plan, folders: Folders, report: Callable[[str], None]) -> RunResult:
     result = RunResult()
     total = len(plan.nodes)
@@ -109,7 +118,7 @@ def _run(plan: Plan, folders: Folders, report: Callable[[str], None]) -> RunResu
             bar.update()
             line = f"[{len(result.seconds):{len(str(total))}}/{total}] {seconds:7.2f} s  {node}"
             with tqdm.external_write_mode():
-                report("\n".join([line, *(f"    wrote {path}" for path in files)]))
+                report("\n".join([line, *_wrote(files)]))
 
         result.values.update(execute(plan, on_node))
     return result

@@ -238,6 +238,13 @@ def test_what_is_no_image_is_refused(folders, name, data):
         call(folders, name, image="a.png", **extra)
 
 
+def test_postscript_is_refused(folders):
+    Image.new("RGB", (9, 5)).save(folders.inputs[0] / "a.eps")
+    (folders.inputs[0] / "a.eps").rename(folders.inputs[0] / "a.png")
+    with pytest.raises(ValueError, match=r"'a\.png' is not an image that can be read"):
+        call(folders, "LoadImage", image="a.png")
+
+
 def test_cut_off_image_is_refused(folders):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = folders.inputs[0] / "a.png"

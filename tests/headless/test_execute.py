@@ -60,6 +60,18 @@ def test_a_report_line_for_each_node(run):
     assert lines[0].startswith("[1/2] ")
 
 
+def test_the_report_of_many_files_is_short(run):
+    lines = []
+    workflow = {
+        "1": node("Clip", frames=9),
+        "2": node("SaveImage", images=["1", 0], filename_prefix="f"),
+    }
+    run(workflow, report=lines.append)
+    wrote = lines[1].splitlines()[1:]
+    assert len(wrote) == 3 and wrote[0].endswith("f_00001_.png")
+    assert wrote[1].strip() == "... and 7 more, up to" and wrote[2].endswith("f_00009_.png")
+
+
 def test_nodes_run_in_inference_mode(run):
     class Probe:
         RETURN_TYPES = ("LATENT", "STRING")
