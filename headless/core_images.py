@@ -25,11 +25,12 @@ from .video_write import to_pixels
 
 LARGEST_SIDE = 16384
 # Pillow would hand EPS to an external interpreter of PostScript, which is a programming language.
-FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 
 
 def open_pictures(path: Path) -> Iterator[Image.Image]:
     """The picture or pictures of an image file, upright; raises ValueError if it is none."""
+    Image.init()  # all of Pillow's formats are known only after this
     try:
         with Image.open(path, formats=FORMATS) as file:
             for picture in ImageSequence.Iterator(file):

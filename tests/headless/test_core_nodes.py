@@ -221,12 +221,26 @@ def test_animated_image_is_a_batch(folders):
     assert mask.shape == (3, 64, 64)
 
 
+def test_only_the_first_view_of_a_stereo_picture(folders):
+    views = [Image.new("RGB", (8, 6), colour) for colour in ("white", "black")]
+    views[0].save(folders.inputs[0] / "a.jpg", "MPO", save_all=True, append_images=views[1:])
+    image, _ = call(folders, "LoadImage", image="a.jpg")
+    assert image.shape == (1, 6, 8, 3) and image.min() > 0.99
+
+
 def test_exif_rotation_is_applied(folders):
     image = Image.new("RGB", (8, 4))
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(folders.inputs[0] / "a.jpg", exif=exif)
     assert call(folders, "LoadImage", image="a.jpg")[0].shape == (1, 8, 4, 3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "bmp", "tiff", "ppm"])
+def test_usual_formats(folders, suffix):
+    Image.new("RGB", (8, 6), (200, 200, 200)).save(folders.inputs[0] / f"a.{suffix}")
+    image, _ = call(folders, "LoadImage", image=f"a.{suffix}")
+    assert image.shape == (1, 6, 8, 3) and (image - 200 / 255).abs().max() < 0.01
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + b"\0" * 99])
