@@ -1,0 +1,197 @@
+"""The distillation loop: a clip's latents descend along whatever terms hang on the wire."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .masks import latent_mask
+from .prediction import EpsTheta, Prompts, predict
+from .schedule import NoiseSchedule
+from .terms import Draw, Latents, Weighted
+
+OPTIMISERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How far and how fast a clip is edited.
+
+    The defaults are DreamMotion's (Jeong et al., 2024, Sec. 4 and App. B): 200 steps of plain
+    gradient descent, timesteps within 5 to 95 % of the schedule.
+    """
+
+    steps: int = 200
+    step_size: float = 0.4
+    cfg: float = 9.0
+    seed: int = 0
+    t_min: float = 0.05  # share of the schedule
+    t_max: float = 0.95
+    optimiser: str = "sgd"
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"steps is {self.steps}; it must be 0 (no change) or more.")
+        if not (math.isfinite(self.step_size) and self.step_size > 0):
+            raise ValueError(f"step_size is {self.step_size}; it must be a number above 0.")
+        if not (math.isfinite(self.cfg) and self.cfg >= 0):
+            raise ValueError(f"cfg is {self.cfg}; it must be a number of 0 or more.")
+        if not 0 <= self.t_min <= self.t_max <= 1:
+            raise ValueError(
+                f"Timesteps are drawn from {self.t_min} to {self.t_max} of the schedule; the first "
+                "must not exceed the second, and both must lie within 0..1."
+            )
+        if self.optimiser not in OPTIMISERS:
+            raise ValueError(f"optimiser is {self.optimiser!r}; choose {' or '.join(OPTIMISERS)}.")
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything a run needs to go on later exactly as if it had not stopped."""
+
+    z: Latents
+    step: int
+    random: Tensor  # state of the CPU generator that draws timesteps and noise
+    optimiser: str
+    moments: dict[str, Tensor]  # what the optimiser remembers; nothing with sgd
+    values: tuple[dict[str, float], ...]  # per step: the number of each term that took part
+
+
+class Progress(NamedTuple):
+    """What `on_step` is shown: `step` of `steps` are done, and `z` is where they have led."""
+
+    step: int
+    steps: int
+    z: Latents
+    values: dict[str, float]
+
+
+def distil(
+    z_source: Latents,
+    terms: Sequence[Weighted],
+    eps_theta: EpsTheta,
+    prompts: Prompts,
+    schedule: NoiseSchedule,
+    settings: Settings,
+    *,
+    mask: Float[Tensor, "n H W"] | None = None,
+    shown: tuple[float, float] = (1.0, 1.0),
+    state: State | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> State:
+    """Descend from the source latents: z <- z - step_size * sum_k weight_k g_k.
+
+    Every step draws one timestep and one noise, noises the edited and the source latents with them,
+    predicts what the terms ask for in one batched call, and steps along the sum of their gradients.
+    `mask` (0..1, one for the clip or one per frame, at any resolution) confines the edit: it scales
+    the summed gradient, and where it is 0 the result equals `z_source` bit for bit. `shown` is the
+    share of the latent grid, vertical and horizontal, that masks cover (see `latent_mask`).
+    With `state`, `settings.steps` more steps follow those it has made. `on_step` is called after
+    every step and may raise to stop the run.
+
+    Raises:
+        ValueError: without terms, with values in `z_source` that are not finite, or with a `state`
+            of another size or optimiser.
+        FloatingPointError: at the first term whose gradient is not finite, by name and step.
+    """
+    _check(z_source, terms, settings, state)
+    if state is None:
+        generator = torch.Generator().manual_seed(settings.seed)
+        state = State(z_source, 0, generator.get_state(), settings.optimiser, {}, ())
+    generator = torch.Generator()
+    generator.set_state(state.random)
+    z = state.z.clone()
+    optimiser = OPTIMISERS[settings.optimiser]([z], lr=settings.step_size)
+    if state.moments:
+        remembered = {"state": {0: _cloned(state.moments)}}
+        optimiser.load_state_dict({**optimiser.state_dict(), **remembered})
+    confined = None if mask is None else _on_grid((mask,), z, shown)
+    masks = [_on_grid(entry.masks, z, shown) for entry in terms]
+
+    values, last = list(state.values), state.step + settings.steps
+    for step in range(state.step, last):
+        draw = _draw(z, z_source, schedule, settings, generator)
+        active = [i for i, entry in enumerate(terms) if entry.active(step, last)]
+        needs = frozenset().union(*(terms[i].term.needs for i in active))
+        predictions = predict(needs, draw, eps_theta, prompts, settings.cfg)
+        total, numbers = torch.zeros_like(z), {}
+        for i in active:
+            gradient, numbers[terms[i].term.name] = terms[i].term(draw, predictions, z, z_source)
+            _check_finite(gradient, terms[i].term.name, step, settings)
+            total += masks[i] * (terms[i].weight * gradient)
+        z.grad = total if confined is None else confined * total
+        optimiser.step()
+        values.append(numbers)
+        if on_step is not None:
+            on_step(Progress(step + 1, last, z, numbers))
+
+    moments = _cloned({k: v for k, v in optimiser.state[z].items() if v is not None})
+    if confined is not None:
+        # A resumed state may have been edited without this mask.
+        z = torch.where(confined > 0, z, z_source)
+    return State(z, last, generator.get_state(), settings.optimiser, moments, tuple(values))
+
+
+def _draw(
+    z: Latents,
+    z_source: Latents,
+    schedule: NoiseSchedule,
+    settings: Settings,
+    generator: torch.Generator,
+) -> Draw:
+    lowest, highest = (
+        round(share * (len(schedule) - 1)) for share in (settings.t_min, settings.t_max)
+    )
+    t = int(torch.randint(lowest, highest + 1, (), generator=generator))
+    # On the CPU, so that a seed means the same on every device.
+    noise = torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device)
+    return Draw(t, noise, schedule.add_noise(z, noise, t), schedule.add_noise(z_source, noise, t))
+
+
+def _cloned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _on_grid(masks: Sequence[Tensor], z: Latents, shown: tuple[float, float]) -> Tensor:
+    """The product of masks on the grid of the latents; 1 without any."""
+    product = torch.ones((), dtype=z.dtype, device=z.device)
+    for mask in masks:
+        product = product * latent_mask(mask, *z.shape[2:], shown=shown).to(z)
+    return product
+
+
+def _check(
+    z_source: Latents, terms: Sequence[Weighted], settings: Settings, state: State | None
+) -> None:
+    if not terms:
+        raise ValueError("No term is connected; wire at least one, such as Delta Denoising.")
+    if not bool(torch.isfinite(z_source).all()):
+        raise ValueError(
+            "The source latents hold NaN or infinite values. Check the clip that was encoded; a "
+            "VAE that overflows in float16 must run in float32."
+        )
+    if state is None:
+        return
+    if state.z.shape != z_source.shape:
+        raise ValueError(
+            f"The state belongs to latents of shape {list(state.z.shape)} and the clip's are "
+            f"{list(z_source.shape)}. Resume with the clip the state was made from."
+        )
+    if state.moments and state.optimiser != settings.optimiser:
+        raise ValueError(
+            f"The state was made with the optimiser {state.optimiser!r} and cannot be resumed with "
+            f"{settings.optimiser!r}. Choose {state.optimiser!r} again."
+        )
+
+
+def _check_finite(gradient: Latents, name: str, step: int, settings: Settings) -> None:
+    if not bool(torch.isfinite(gradient).all()):
+        raise FloatingPointError(
+            f"The gradient of the term {name!r} is not finite at step {step + 1}. The latents have "
+            f"probably left the range the model knows: lower step_size (now {settings.step_size}) "
+            f"or cfg (now {settings.cfg}); with a float16 model, try bfloat16 or float32."
+        )

@@ -1,0 +1,105 @@
+"""A clip through an image autoencoder, a few frames at a time, whatever its length and size."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+# Frames in -1..1, `[n, 3, H, W]`, to the mean and standard deviation of their latents.
+EncodeFrames: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
+DecodeFrames: TypeAlias = Callable[[Tensor], Tensor]  # and back, `[n, c, h, w]` to `[n, 3, H, W]`
+
+
+@torch.no_grad()
+def encode_video(
+    clip: Float[Tensor, "b 3 f H W"],
+    encode_frames: EncodeFrames,
+    factor: int,
+    *,
+    frames_per_chunk: int = 8,
+    generator: torch.Generator | None = None,
+    on_chunk: Callable[[int, int], None] | None = None,
+) -> Float[Tensor, "b c f h w"]:
+    """Latents of a clip with pixels in 0..1, as the encoder gives them (unscaled), float32.
+
+    Frames are encoded `frames_per_chunk` at a time, and mapped to -1..1 only there: beside the clip
+    and its latents, the memory needed does not depend on the number of frames. Sizes that are no
+    multiple of `factor` (pixels per latent pixel) are padded by repeating the right and lower edge;
+    `decode_video` crops them back. Latents are the mean of the posterior, or with a `generator` a
+    sample of it, drawn on the CPU frame by frame, so that chunks do not change it.
+
+    Raises:
+        ValueError: if the clip has no frame, or a pixel is not a finite number.
+    """
+    if clip.shape[2] == 0:
+        raise ValueError("The clip has no frames. Load a clip with at least one.")
+    height, width = (-(-size // factor) for size in clip.shape[-2:])
+    padding = (0, width * factor - clip.shape[-1], 0, height * factor - clip.shape[-2])
+    frames = rearrange(clip, "b c f h w -> (b f) c h w")
+    latents = []
+    for first in range(0, len(frames), frames_per_chunk):
+        chunk = frames[first : first + frames_per_chunk]
+        if not bool(torch.isfinite(chunk).all()):
+            raise ValueError(
+                f"The clip holds NaN or infinite pixels in frames {first} to "
+                f"{first + len(chunk) - 1}. Repair the node that made it; nothing is replaced here."
+            )
+        mean, std = encode_frames(functional.pad(chunk * 2 - 1, padding, mode="replicate"))
+        if generator is not None:
+            noise = [torch.randn(mean.shape[1:], generator=generator) for _ in mean]
+            mean = mean + std * torch.stack(noise).to(mean)
+        latents.append(mean.float())
+        if on_chunk is not None:
+            on_chunk(first + len(chunk), len(frames))
+    return rearrange(torch.cat(latents), "(b f) c h w -> b c f h w", b=clip.shape[0])
+
+
+@torch.no_grad()
+def decode_video(
+    latents: Float[Tensor, "b c f h w"],
+    decode_frames: DecodeFrames,
+    *,
+    size: tuple[int, int] | None = None,
+    frames_per_chunk: int = 8,
+    on_chunk: Callable[[int, int], None] | None = None,
+) -> Float[Tensor, "b 3 f H W"]:
+    """The clip of unscaled latents, pixels in 0..1, float32 on the CPU, where clips are kept.
+
+    `size` (height, width) crops what `encode_video` padded. Frames are decoded `frames_per_chunk`
+    at a time straight into the clip.
+
+    Raises:
+        ValueError: if `size` is larger than what the latents show.
+        FloatingPointError: if a decoded frame is not finite.
+    """
+    b, _, f = latents.shape[:3]
+    clip: Tensor | None = None
+    frames = rearrange(latents, "b c f h w -> (b f) c h w")
+    for first in range(0, len(frames), frames_per_chunk):
+        pixels = decode_frames(frames[first : first + frames_per_chunk]).float()
+        if not bool(torch.isfinite(pixels).all()):
+            raise FloatingPointError(
+                f"Decoding gave NaN or infinite pixels in frames {first} to "
+                f"{first + len(pixels) - 1}. If the model runs in float16, load it in bfloat16 or "
+                "float32."
+            )
+        if clip is None:
+            height, width = size or pixels.shape[-2:]
+            if height > pixels.shape[-2] or width > pixels.shape[-1]:
+                raise ValueError(
+                    f"The latents show {pixels.shape[-1]} x {pixels.shape[-2]} pixels, less than "
+                    f"the {width} x {height} asked for. They belong to another clip."
+                )
+            # Channels last, as the host keeps images: its view of the clip then needs no copy.
+            clip = torch.empty(len(frames), height, width, pixels.shape[1])
+        chunk = rearrange(pixels[..., :height, :width], "n c h w -> n h w c")
+        clip[first : first + len(chunk)] = (chunk / 2 + 0.5).clamp(0, 1)
+        if on_chunk is not None:
+            on_chunk(first + len(chunk), len(frames))
+    if clip is None:
+        raise ValueError("The latents hold no frames.")
+    return rearrange(clip, "(b f) h w c -> b c f h w", b=b, f=f)
