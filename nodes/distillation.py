@@ -1,0 +1,177 @@
+"""The node that runs the distillation loop."""
+
+from typing import Any
+
+from . import host
+from .sockets import LOSSES, MODEL, PIXEL_SIZE, PROMPTS, STATE, TERMS
+
+# A rough bound on what a UNet's activations take, in bytes per latent pixel and row of the batch.
+_BYTES_PER_LATENT_PIXEL = 20_000
+
+
+class ScoreDistillation:
+    """The loop in which a clip's latents descend along the terms on the wire."""
+
+    DESCRIPTION = (
+        "Edits a clip by descending on its own latents: every step draws one noise and one "
+        "timestep, asks the model for what the connected terms need in one batched call, and moves "
+        "the latents along the sum of their gradients. Starts from the clip itself, so what the "
+        "terms leave alone stays."
+    )
+    CATEGORY = f"{host.CATEGORY}/distillation"
+    FUNCTION = "run"
+    RETURN_TYPES = ("LATENT", STATE, LOSSES)
+    RETURN_NAMES = ("latent", "state", "losses")
+    OUTPUT_TOOLTIPS = (
+        "The edited latents, for Video VAE Decode.",
+        "Where the run stands: wire it to another Score Distillation to go on.",
+        "One number per step: the terms' magnitudes added up. For the host's Plot Loss Graph.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (MODEL, {"tooltip": "The model whose predictions guide the edit."}),
+                "prompts": (PROMPTS, {"tooltip": "From Encode Prompt Pair, same model."}),
+                "latent": ("LATENT", {"tooltip": "The source clip, from Video VAE Encode."}),
+                "terms": (TERMS, {"tooltip": "What drives the edit: one or more term nodes."}),
+                "steps": (
+                    "INT",
+                    {
+                        "default": 200,
+                        "min": 0,
+                        "max": 10000,
+                        "step": 1,
+                        "tooltip": "Optimisation steps; each is one batched model call. 200 in the "
+                        "papers; 50 to 100 show where an edit is going.",
+                    },
+                ),
+                "step_size": (
+                    "FLOAT",
+                    {
+                        "default": 0.4,
+                        "min": 0.0001,
+                        "max": 10.0,
+                        "step": 0.001,
+                        "round": 0.0001,
+                        "tooltip": "How far each step goes along the gradient. DreamMotion 0.4, "
+                        "ASSD 0.1. If nothing changes, raise it or steps; if colours burn or the "
+                        "picture breaks up, lower it.",
+                    },
+                ),
+                "cfg": (
+                    "FLOAT",
+                    {
+                        "default": 9.0,
+                        "min": 0.0,
+                        "max": 100.0,
+                        "step": 0.1,
+                        "tooltip": "Guidance scale: uncond + cfg * (cond - uncond). 7 to 12 is "
+                        "usual. If the edit is too weak, raise it; if colours saturate, lower it. "
+                        "1 is without guidance and takes half the time.",
+                    },
+                ),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 0xFFFFFFFF,
+                        "step": 1,
+                        "tooltip": "Draws the timesteps and noises; the same seed gives the same "
+                        "edit on every device.",
+                    },
+                ),
+                "t_min": (
+                    "FLOAT",
+                    {
+                        "default": 0.05,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.01,
+                        "tooltip": "Timesteps are drawn from here on (share of the schedule). "
+                        "Low timesteps refine detail.",
+                    },
+                ),
+                "t_max": (
+                    "FLOAT",
+                    {
+                        "default": 0.95,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.01,
+                        "tooltip": "Timesteps are drawn up to here. High timesteps change layout "
+                        "and colour; lower it to stay closer to the source.",
+                    },
+                ),
+                "optimiser": (
+                    ["sgd", "adam"],
+                    {
+                        "default": "sgd",
+                        "tooltip": "sgd is what the papers use. adam makes all latents move "
+                        "equally fast: use a step_size around 0.02 with it.",
+                    },
+                ),
+            },
+            "optional": {
+                "mask": (
+                    "MASK",
+                    {
+                        "tooltip": "White may change; where it is black the latents stay exactly "
+                        "the source's. One mask for the clip or one per frame, at any resolution.",
+                    },
+                ),
+                "state": (
+                    STATE,
+                    {
+                        "tooltip": "A state to go on from: 70 steps and then 50 more equal 120 at "
+                        "once. The seed is then the state's.",
+                    },
+                ),
+            },
+        }
+
+    def run(
+        self, model, prompts, latent, terms, steps: int, step_size: float, cfg: float, seed: int,
+        t_min: float, t_max: float, optimiser: str, mask=None, state=None,
+    ):  # fmt: skip
+        from ..pipelines.score_distillation import Progress, Settings, distil
+
+        samples = latent["samples"]
+        settings = Settings(steps, step_size, cfg, seed, t_min, t_max, optimiser)
+        host.load(model, "unet", memory=_BYTES_PER_LATENT_PIXEL * 4 * samples[:, :1].numel())
+        bar = host.progress(steps)
+        z_source = host.latents_from_host(samples, model.scaling_factor, model.shift_factor)
+        done_before = 0 if state is None else state.step
+
+        def show(progress: Progress) -> None:
+            bar(progress.step - done_before, lambda: host.preview(progress.z))
+
+        state = distil(
+            z_source.to(model.device),
+            terms,
+            model.eps_theta,
+            prompts.embeddings,
+            model.schedule,
+            settings,
+            mask=None if mask is None else host.masks_from_host(mask),
+            shown=_shown(latent, model.vae_factor),
+            state=state,
+            on_step=show,
+        )
+        edited = host.latents_to_host(state.z, model.scaling_factor, model.shift_factor)
+        losses = {"loss": [sum(values.values()) for values in state.values]}
+        return ({**latent, "samples": edited}, state, losses)
+
+
+def _shown(latent: dict[str, Any], factor: int) -> tuple[float, float]:
+    """The share of the latent grid that the clip fills, the rest being padding."""
+    height, width = latent["samples"].shape[-2:]
+    if PIXEL_SIZE not in latent:
+        return 1.0, 1.0
+    return latent[PIXEL_SIZE][0] / (height * factor), latent[PIXEL_SIZE][1] / (width * factor)
+
+
+NODE_CLASS_MAPPINGS = {"ReScoreScoreDistillation": ScoreDistillation}
+NODE_DISPLAY_NAME_MAPPINGS = {"ReScoreScoreDistillation": "Score Distillation"}

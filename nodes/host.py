@@ -1,0 +1,267 @@
+"""The one seam to ComfyUI: memory, folders, progress, Cancel, layouts. Plain torch without it."""
+
+import importlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..pipelines.backbones import Backbone
+
+log = logging.getLogger("rescore")
+
+CATEGORY = "ReScore"
+MODELS_VARIABLE = "RESCORE_MODELS"  # where models lie when ComfyUI is absent; default ./models
+_MOTION = "animatediff_models"  # a category the host has only if some pack registers it
+
+
+def _host(name: str) -> ModuleType | None:
+    """A module of the host, None outside of it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+# --- folders ------------------------------------------------------------------------------------
+
+
+def roots(category: str) -> list[Path]:
+    """The folders in which models of a category (checkpoints, diffusers, ...) lie."""
+    folders = _host("folder_paths")
+    if folders is None:
+        return [Path(os.environ.get(MODELS_VARIABLE, "models")) / category]
+    if category not in folders.folder_names_and_paths:
+        folders.add_model_folder_path(category, os.path.join(folders.models_dir, category))
+    return [Path(folder) for folder in folders.get_folder_paths(category)]
+
+
+def folders_holding(category: str, *files: str) -> list[str]:
+    """Names of the folders of a category that hold one of `files`, for a combo."""
+    found = {
+        str(file.parent.relative_to(root).as_posix())
+        for root in roots(category)
+        for name in files
+        for file in (*root.glob(f"*/{name}"), *root.glob(f"*/*/{name}"))
+    }
+    return sorted(found)
+
+
+def files_in(category: str, *suffixes: str) -> list[str]:
+    """Names of the files of a category with one of `suffixes`, for a combo."""
+    found = {
+        file.relative_to(root).as_posix()
+        for root in roots(category)
+        for file in root.rglob("*")
+        if file.suffix in suffixes and file.is_file()
+    }
+    return sorted(found)
+
+
+def clip_tokenizer() -> Path | None:
+    """The folder of the CLIP tokenizer that the host ships; None outside of it."""
+    module = _host("comfy")
+    if module is None:
+        return None
+    folder = Path(next(iter(module.__path__))) / "sd1_tokenizer"
+    return folder if folder.is_dir() else None
+
+
+# --- devices ------------------------------------------------------------------------------------
+
+_patchers: "WeakKeyDictionary[Any, dict[str, Any]]" = WeakKeyDictionary()
+
+
+def dtype(precision: str) -> "torch.dtype":
+    """The number format of a `precision` widget; "auto" is what the machine does best."""
+    import torch
+
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision in named:
+        return named[precision]
+    management = _host("comfy.model_management")
+    if management is not None:
+        device = management.get_torch_device()
+        if management.should_use_bf16(device):
+            return torch.bfloat16
+        return torch.float16 if management.should_use_fp16(device) else torch.float32
+    if not torch.cuda.is_available():
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def load(model: "Backbone", part: str, *, memory: int = 0) -> None:
+    """Bring one part of a model ("unet", "vae", "text_encoder") to where it computes.
+
+    The host frees what it must, keeps account of what is loaded, and may offload it again when
+    another node needs the room. `memory` is what the work itself will need, in bytes.
+    """
+    import torch
+
+    module = model.modules()[part]
+    management = _host("comfy.model_management")
+    if management is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        module.to(name)
+        return
+    parts = _patchers.setdefault(model, {})
+    if part not in parts:
+        parts[part] = _patcher(module, part, management)
+    # Weights that moved inside inference mode could not be differentiated through afterwards.
+    with torch.inference_mode(False):
+        # The host can load only its own layers in part; a module of diffusers moves as a whole.
+        management.load_models_gpu([parts[part]], memory_required=memory, force_full_load=True)
+
+
+def _patcher(module: Any, part: str, management: ModuleType) -> Any:
+    import torch
+
+    class Box(torch.nn.Module):
+        """The host sets a `device` on what it manages, which modules of diffusers refuse."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+    prefix = "unet" if part == "unet" else "vae" if part == "vae" else "text_encoder"
+    load_device = (
+        management.get_torch_device()
+        if part == "unet"
+        else getattr(management, f"{prefix}_device")()
+    )
+    offload_device = getattr(management, f"{prefix}_offload_device")()
+    patcher = _host("comfy.model_patcher")
+    assert patcher is not None  # it is part of the host
+    return patcher.ModelPatcher(Box(), load_device=load_device, offload_device=offload_device)
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Leave the host's inference mode, for autograd. Tensors made outside of it must be cloned."""
+    import torch
+
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+# --- progress and Cancel ------------------------------------------------------------------------
+
+
+def check_cancelled() -> None:
+    """Raise the host's own exception if the user pressed Cancel."""
+    management = _host("comfy.model_management")
+    if management is not None:
+        management.throw_exception_if_processing_interrupted()
+
+
+def progress(total: int) -> Callable[[int, Callable[[], Any] | None], None]:
+    """A progress bar on the node: call it with the number of steps done, and a preview if any.
+
+    The preview is a function that makes a picture, `[h, w, 3]` in 0..1, called only if it is shown.
+    Every call is also a point where Cancel takes effect.
+    """
+    utilities = _host("comfy.utils")
+    bar = utilities.ProgressBar(total) if utilities is not None else None
+
+    def show(done: int, preview: Callable[[], Any] | None = None) -> None:
+        check_cancelled()
+        if bar is None:
+            return
+        picture = None
+        if preview is not None and getattr(utilities, "PROGRESS_BAR_HOOK", None) is not None:
+            from PIL import Image
+
+            pixels = (preview().clamp(0, 1) * 255).round().byte().cpu().numpy()
+            picture = ("JPEG", Image.fromarray(pixels), 512)
+        bar.update_absolute(done, total, picture)
+
+    return show
+
+
+# --- layouts ------------------------------------------------------------------------------------
+
+
+def clip_from_image(image: "torch.Tensor") -> "torch.Tensor":
+    """IMAGE `[f, H, W, c]` in 0..1 to a clip `[1, 3, f, H, W]`: a view where it already has 3.
+
+    Grey becomes three equal channels; an alpha channel is dropped, and the log says so.
+
+    Raises:
+        ValueError: for anything that is not an image batch.
+    """
+    from einops import rearrange
+
+    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
+        raise ValueError(
+            f"The clip has shape {list(image.shape)}; an IMAGE of [frames, height, width, 3] is "
+            "expected."
+        )
+    if image.shape[-1] == 4:
+        log.warning("The clip has an alpha channel; ReScore edits its colours and drops the alpha.")
+        image = image[..., :3]
+    clip = rearrange(image, "f h w c -> 1 c f h w")
+    return clip.expand(-1, 3, -1, -1, -1)
+
+
+def image_from_clip(clip: "torch.Tensor") -> "torch.Tensor":
+    """A clip `[1, 3, f, H, W]` in 0..1 to IMAGE `[f, H, W, 3]`."""
+    from einops import rearrange
+
+    return rearrange(clip, "1 c f h w -> f h w c")
+
+
+def latents_from_host(samples: "torch.Tensor", scale: float, shift: float = 0.0) -> "torch.Tensor":
+    """LATENT samples `[f, c, h, w]`, unscaled, to model latents `[1, c, f, h, w]`, float32.
+
+    Raises:
+        ValueError: for latents of another layout.
+    """
+    from einops import rearrange
+
+    if samples.ndim != 4:
+        raise ValueError(
+            f"The latents have shape {list(samples.shape)}; [frames, channels, height, width] is "
+            "expected, as Video VAE Encode and the host's VAE Encode give."
+        )
+    return (rearrange(samples, "f c h w -> 1 c f h w").float() - shift) * scale
+
+
+def latents_to_host(z: "torch.Tensor", scale: float, shift: float = 0.0) -> "torch.Tensor":
+    """Model latents `[1, c, f, h, w]` to LATENT samples `[f, c, h, w]`, unscaled, on the CPU."""
+    from einops import rearrange
+
+    return rearrange(z / scale + shift, "1 c f h w -> f c h w").cpu()
+
+
+def masks_from_host(mask: "torch.Tensor") -> "torch.Tensor":
+    """MASK `[f, H, W]`, `[1, H, W]` or `[H, W]` to masks `[n, H, W]`, float32.
+
+    Raises:
+        ValueError: for anything that is not a mask.
+    """
+    if mask.ndim == 2:
+        mask = mask[None]
+    if mask.ndim != 3:
+        raise ValueError(
+            f"The mask has shape {list(mask.shape)}; a MASK of [frames, height, width] is expected."
+        )
+    return mask.float()
+
+
+def preview(z: "torch.Tensor") -> "torch.Tensor":
+    """A rough picture of the middle frame of model latents, `[h, w, 3]` in 0..1, without a VAE.
+
+    The first three latent channels, each stretched to its own range: enough to see an edit move.
+    """
+    from einops import rearrange
+
+    frame = rearrange(z[0, :3, z.shape[2] // 2], "c h w -> h w c").float()
+    low, high = frame.amin((0, 1)), frame.amax((0, 1))
+    return (frame - low) / (high - low).clamp(min=1e-6)

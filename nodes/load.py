@@ -1,0 +1,227 @@
+"""Nodes that load models: from the user's folders, and the tiny ones that come with the pack."""
+
+from pathlib import Path
+from typing import Any
+
+from . import host
+from .sockets import MODEL
+
+CATEGORY = f"{host.CATEGORY}/models"
+SHAPE_WORLD = Path(__file__).parent.parent / "shapeworld" / "weights"
+
+_PRECISION = (
+    ["auto", "fp32", "bf16", "fp16"],
+    {
+        "default": "auto",
+        "tooltip": "Number format of the weights. auto: bf16 or fp16 where the GPU is good at it, "
+        "fp32 on a CPU. Latents are always kept in fp32. If you see black or NaN frames with fp16, "
+        "choose bf16 or fp32.",
+    },
+)
+
+
+def _named(names: list[str], place: str) -> list[str]:
+    """The choices of a model combo; without any, one entry that says where to put a model."""
+    return names or [f"(nothing found: put a model into models/{place})"]
+
+
+def _resolved(name: str, *categories: str) -> tuple[Path, list[Path]]:
+    """The path of a chosen model and the roots it must lie in."""
+    every = [root for category in categories for root in host.roots(category)]
+    if name.startswith("("):
+        raise ValueError(
+            f"No model is chosen. Put one into one of {', '.join(map(str, every))}, refresh, and "
+            "choose it; or use Load Shape-World Model, which needs no download."
+        )
+    for root in every:
+        if (root / name).exists():
+            return root / name, every
+    raise ValueError(
+        f"There is no {name!r} in {', '.join(map(str, every))}. Put the model there, or choose "
+        "another."
+    )
+
+
+class LoadVideoModel:
+    """ModelScope, ZeroScope and other text-to-video models of their layout."""
+
+    DESCRIPTION = (
+        "Loads a text-to-video model (ModelScope, ZeroScope) from a folder in diffusers layout "
+        "under models/diffusers. Nothing is downloaded."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = (MODEL,)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("The model, for Encode Prompt Pair, Video VAE Encode and the loops.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        folders = host.folders_holding("diffusers", "model_index.json")
+        return {
+            "required": {
+                "folder": (
+                    _named(folders, "diffusers"),
+                    {"tooltip": "A folder under models/diffusers, such as zeroscope_v2_576w."},
+                ),
+                "precision": _PRECISION,
+            }
+        }
+
+    def load(self, folder: str, precision: str):
+        from ..pipelines import backbones
+
+        path, roots = _resolved(folder, "diffusers")
+        return (backbones.load_text_to_video(path, roots=roots, dtype=host.dtype(precision)),)
+
+
+class LoadImageModel:
+    """Stable Diffusion 1.x, frame by frame."""
+
+    DESCRIPTION = (
+        "Loads a Stable Diffusion 1.x model: a folder in diffusers layout under models/diffusers, "
+        "or a single .safetensors file under models/checkpoints. Frames are edited one by one "
+        "unless a motion module or another method ties them together. Nothing is downloaded."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = (MODEL,)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("The model; wire it to Load AnimateDiff Model to give it motion.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        names = host.folders_holding("diffusers", "model_index.json")
+        names += host.files_in("checkpoints", ".safetensors")
+        return {
+            "required": {
+                "model": (
+                    _named(names, "checkpoints"),
+                    {
+                        "tooltip": "A Stable Diffusion 1.x folder or checkpoint. SDXL and others "
+                        "have another layout and are refused with the reason."
+                    },
+                ),
+                "precision": _PRECISION,
+                "prediction_type": (
+                    ["epsilon", "v_prediction"],
+                    {
+                        "default": "epsilon",
+                        "tooltip": "What a single-file checkpoint predicts; the file does not say. "
+                        "Stable Diffusion 1.x predicts epsilon. If results are grey or noisy with "
+                        "a fine-tuned model, try v_prediction. Folders say it themselves.",
+                    },
+                ),
+            }
+        }
+
+    def load(self, model: str, precision: str, prediction_type: str):
+        from ..pipelines import backbones
+
+        path, roots = _resolved(model, "diffusers", "checkpoints")
+        return (
+            backbones.load_image(
+                path,
+                roots=roots,
+                dtype=host.dtype(precision),
+                tokenizer_folder=host.clip_tokenizer(),
+                prediction_type=prediction_type,
+            ),
+        )
+
+
+class LoadAnimateDiffModel:
+    """AnimateDiff: an image model with a motion module."""
+
+    DESCRIPTION = (
+        "Adds an AnimateDiff motion module to a Stable Diffusion 1.x model. The image model stays "
+        "as it is. The noise schedule becomes AnimateDiff's linear one."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = (MODEL,)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("The video model.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        names = host.files_in("animatediff_models", ".safetensors", ".ckpt")
+        names = [n for n in names if not n.endswith("diffusion_pytorch_model.safetensors")]
+        names += host.folders_holding("animatediff_models", "config.json")
+        names += host.folders_holding("diffusers", "config.json")
+        return {
+            "required": {
+                "image_model": (
+                    MODEL,
+                    {"tooltip": "From Load Image Model (Stable Diffusion 1.x)."},
+                ),
+                "motion_module": (
+                    _named(sorted(names), "animatediff_models"),
+                    {
+                        "tooltip": "A file under models/animatediff_models, such as "
+                        "v3_sd15_mm.ckpt, or a MotionAdapter folder."
+                    },
+                ),
+            }
+        }
+
+    def load(self, image_model, motion_module: str):
+        from ..pipelines import backbones
+
+        path, roots = _resolved(motion_module, "animatediff_models", "diffusers")
+        return (backbones.load_animatediff(image_model, path, roots=roots),)
+
+
+class LoadShapeWorldModel:
+    """The tiny models that come with the pack."""
+
+    DESCRIPTION = (
+        "Loads one of the tiny models that come with the pack. They know only a 64 x 64 world of "
+        "moving coloured shapes, but have the real architectures: a graph that runs with them runs "
+        "with the big models after swapping this node."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = (MODEL,)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("The tiny model, used like a big one.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (
+                    ["shapeworld-t2v", "shapeworld-sd", "shapeworld-animatediff"],
+                    {
+                        "default": "shapeworld-t2v",
+                        "tooltip": "shapeworld-t2v stands for ModelScope and ZeroScope, "
+                        "shapeworld-sd for Stable Diffusion 1.x, shapeworld-animatediff for it "
+                        "with an AnimateDiff motion module.",
+                    },
+                ),
+            }
+        }
+
+    def load(self, model: str):
+        from ..pipelines import backbones
+
+        if model == "shapeworld-t2v":
+            return (backbones.load_text_to_video(SHAPE_WORLD / model, roots=[SHAPE_WORLD]),)
+        image = backbones.load_image(SHAPE_WORLD / "shapeworld-sd", roots=[SHAPE_WORLD])
+        if model == "shapeworld-sd":
+            return (image,)
+        return (backbones.load_animatediff(image, SHAPE_WORLD / model, roots=[SHAPE_WORLD]),)
+
+
+NODE_CLASS_MAPPINGS = {
+    "ReScoreLoadVideoModel": LoadVideoModel,
+    "ReScoreLoadImageModel": LoadImageModel,
+    "ReScoreLoadAnimateDiffModel": LoadAnimateDiffModel,
+    "ReScoreLoadShapeWorldModel": LoadShapeWorldModel,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "ReScoreLoadVideoModel": "Load Video Model",
+    "ReScoreLoadImageModel": "Load Image Model",
+    "ReScoreLoadAnimateDiffModel": "Load AnimateDiff Model",
+    "ReScoreLoadShapeWorldModel": "Load Shape-World Model",
+}

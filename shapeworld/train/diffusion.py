@@ -1,0 +1,142 @@
+"""Training the three diffusion models: image, then video from it, then a motion adapter over it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNetMotionModel
+from einops import repeat
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..models import (
+    ANIMATEDIFF_SCHEDULE,
+    SCHEDULE,
+    build_image_unet,
+    build_motion_adapter,
+    build_text_encoder,
+    build_video_unet,
+)
+from .data import Pool
+from .loop import Recipe
+
+STEPS = {"shapeworld-sd": 5000, "shapeworld-t2v": 3000, "shapeworld-animatediff": 2500}
+_DROPOUT = 0.1  # of captions, for classifier-free guidance
+_IMAGES, _CLIPS = 32, 8  # batch; a clip of twice the length counts twice
+
+
+class Captions(nn.Module):
+    """From captions to what a UNet's cross-attention reads, `[b, l, d]`."""
+
+    def __init__(self, tokenizer, encoder: nn.Module) -> None:
+        super().__init__()
+        self.tokenizer, self.encoder = tokenizer, encoder
+
+    def forward(self, captions: list[str]) -> Tensor:
+        tokens = self.tokenizer(
+            captions, padding="max_length", truncation=True, return_tensors="pt"
+        )
+        return self.encoder(tokens.input_ids).last_hidden_state
+
+
+def noise_prediction_loss(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    latents: Tensor,
+    schedule: dict[str, Any],
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean squared error of the predicted noise at uniformly drawn timesteps (DDPM, Eq. 14)."""
+    noising = DDIMScheduler.from_config(schedule)
+    noise = torch.randn(latents.shape, generator=generator)
+    t = torch.randint(noising.config.num_train_timesteps, (len(latents),), generator=generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = predict(noising.add_noise(latents, noise, t), t)
+    return functional.mse_loss(predicted.float(), noise)
+
+
+def image_recipe(tokenizer, pools: dict[int, Pool], steps: int | None = None) -> Recipe:
+    """Stable Diffusion's layout on single frames; the text encoder is trained along with it."""
+    torch.manual_seed(1)
+    unet = build_image_unet()
+    captions = Captions(tokenizer, build_text_encoder(len(tokenizer)))
+    pool = pools[8]
+
+    def loss(generator: torch.Generator) -> Tensor:
+        count, frames = _IMAGES, pool.latents.shape[2]
+        clips = torch.randint(len(pool.captions), (count,), generator=generator)
+        frame = torch.randint(frames, (count,), generator=generator)
+        draw = torch.rand(count, generator=generator)
+        # Half of the captions name the motion, which a frame cannot show, and half do not.
+        texts = [
+            "" if d < _DROPOUT else (pool.captions if d < 0.55 else pool.still_captions)[i]
+            for i, d in zip(clips, draw, strict=True)
+        ]
+        text = captions(texts)
+        return noise_prediction_loss(
+            lambda z_t, t: unet(z_t, t, text).sample, pool.latents[clips, :, frame],
+            SCHEDULE, generator,
+        )  # fmt: skip
+
+    trained = nn.ModuleDict({"unet": unet, "text_encoder": captions.encoder})
+    steps = steps or STEPS["shapeworld-sd"]
+    return Recipe("shapeworld-sd", trained, loss, steps, learning_rate=1.5e-3, seed=1)
+
+
+def video_recipe(
+    image_unet, captions: Captions, pools: dict[int, Pool], steps: int | None = None
+) -> Recipe:
+    """ModelScope's layout, begun as ModelScope was: from the image model, with idle time layers."""
+    torch.manual_seed(2)
+    unet = build_video_unet()
+    shapes = {name: value.shape for name, value in unet.state_dict().items()}
+    # Image models project into attention by 1 x 1 convolutions, video models by linear layers.
+    spatial = {n: v.reshape(shapes[n]) for n, v in image_unet.state_dict().items() if n in shapes}
+    unet.load_state_dict(spatial, strict=False)
+    for name, parameter in unet.named_parameters():
+        if name.endswith(("proj_out.weight", "proj_out.bias")) and (
+            "temp_attentions" in name or "transformer_in" in name
+        ):
+            nn.init.zeros_(parameter)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        latents, texts = _draw_clips(pools, generator)
+        with torch.no_grad():
+            text = captions(texts)
+        return noise_prediction_loss(
+            lambda z_t, t: unet(z_t, t, text).sample, latents, SCHEDULE, generator
+        )
+
+    steps = steps or STEPS["shapeworld-t2v"]
+    return Recipe("shapeworld-t2v", unet, loss, steps, learning_rate=8e-4, seed=2)
+
+
+def motion_recipe(
+    image_unet, captions: Captions, pools: dict[int, Pool], steps: int | None = None
+) -> Recipe:
+    """A motion adapter over the frozen image model, under AnimateDiff's linear noise schedule."""
+    torch.manual_seed(3)
+    unet = UNetMotionModel.from_unet2d(image_unet, build_motion_adapter())
+    unet.freeze_unet2d_params()
+
+    def loss(generator: torch.Generator) -> Tensor:
+        latents, texts = _draw_clips(pools, generator)
+        with torch.no_grad():
+            text = repeat(captions(texts), "b l d -> (b f) l d", f=latents.shape[2])
+        return noise_prediction_loss(
+            lambda z_t, t: unet(z_t, t, text).sample, latents, ANIMATEDIFF_SCHEDULE, generator
+        )
+
+    steps = steps or STEPS["shapeworld-animatediff"]
+    return Recipe("shapeworld-animatediff", unet, loss, steps, learning_rate=1e-3, seed=3)
+
+
+def _draw_clips(pools: dict[int, Pool], generator: torch.Generator) -> tuple[Tensor, list[str]]:
+    """A batch of clips of one length, `[b, 4, f, h, w]`, three in four of the shortest length."""
+    lengths = sorted(pools)
+    long = len(lengths) > 1 and float(torch.rand((), generator=generator)) < 0.25
+    pool = pools[lengths[1] if long else lengths[0]]
+    count = max(1, _CLIPS * lengths[0] // pool.latents.shape[2])
+    chosen = torch.randint(len(pool.captions), (count,), generator=generator)
+    dropped = torch.rand(count, generator=generator) < _DROPOUT
+    texts = ["" if d else pool.captions[i] for i, d in zip(chosen, dropped, strict=True)]
+    return pool.latents[chosen], texts

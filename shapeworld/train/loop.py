@@ -1,0 +1,121 @@
+"""The one training loop: seeded, resumable bit for bit, with averaged weights and a loss curve."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is trained. `loss` draws its own batch from the generator it is given."""
+
+    name: str
+    trained: nn.Module
+    loss: Callable[[torch.Generator], Tensor]
+    steps: int
+    learning_rate: float
+    warmup: int = 100
+    averaging: float = 0.999
+    seed: int = 0
+
+
+def fit(recipe: Recipe, folder: Path, *, checkpoint_every: int = 100) -> list[tuple[int, float]]:
+    """Train to the end of the recipe and leave the averaged weights in `recipe.trained`.
+
+    Every step draws from a generator seeded by (recipe, step), so a run that was stopped and
+    resumed from its checkpoint equals one that ran through. Returns (step, mean loss) pairs.
+    """
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    parameters = [p for p in recipe.trained.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(
+        parameters, lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
+    )
+    average = EMAModel(parameters, decay=recipe.averaging)
+    start, curve = _resume(recipe, folder, optimiser, average)
+    recent: list[float] = []
+    began = time.monotonic()
+    for step in range(start, recipe.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * _rate(step, recipe)
+        loss = recipe.loss(torch.Generator().manual_seed(recipe.seed * 10_000_019 + step))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        average.step(parameters)
+        recent.append(float(loss.detach()))
+        if not math.isfinite(recent[-1]):
+            raise FloatingPointError(f"{recipe.name}: the loss is {recent[-1]} at step {step}.")
+        if (step + 1) % checkpoint_every == 0 or step + 1 == recipe.steps:
+            curve.append((step + 1, sum(recent) / len(recent)))
+            pace = (time.monotonic() - began) / (step + 1 - start)
+            print(
+                f"{recipe.name} {step + 1}/{recipe.steps} loss {curve[-1][1]:.5f} "
+                f"{pace:.2f} s/step",
+                flush=True,
+            )
+            recent.clear()
+            _save(recipe, folder, optimiser, average, step + 1, curve)
+    average.copy_to(parameters)
+    return curve
+
+
+@contextmanager
+def averaged(recipe: Recipe, folder: Path):
+    """The newest checkpoint's averaged weights in `recipe.trained`, for the length of a with."""
+    parameters = [p for p in recipe.trained.parameters() if p.requires_grad]
+    average = EMAModel(parameters, decay=recipe.averaging)
+    state = torch.load(folder / CHECKPOINT, weights_only=True)
+    average.load_state_dict(state["average"])
+    average.store(parameters)
+    average.copy_to(parameters)
+    try:
+        yield state["step"]
+    finally:
+        average.restore(parameters)
+
+
+def _rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine down to nothing."""
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _resume(recipe, folder, optimiser, average) -> tuple[int, list[tuple[int, float]]]:
+    file = folder / CHECKPOINT
+    if not file.exists():
+        return 0, []
+    state = torch.load(file, weights_only=True)
+    recipe.trained.load_state_dict(state["trained"])
+    optimiser.load_state_dict(state["optimiser"])
+    average.load_state_dict(state["average"])
+    print(f"{recipe.name}: resuming after step {state['step']}", flush=True)
+    return state["step"], [tuple(point) for point in state["curve"]]
+
+
+def _save(recipe, folder, optimiser, average, step, curve) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        "step": step,
+        "trained": recipe.trained.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "average": average.state_dict(),
+        "curve": [list(point) for point in curve],
+    }
+    # A new file first: an interruption leaves the old checkpoint whole.
+    torch.save(state, folder / (CHECKPOINT + ".new"))
+    os.replace(folder / (CHECKPOINT + ".new"), folder / CHECKPOINT)
+    (folder / "curve.json").write_text(json.dumps(state["curve"]), "utf-8")
