@@ -1,10 +1,11 @@
 """Training the three diffusion models: image, then video from it, then a motion adapter over it."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNetMotionModel
+from diffusers import DDIMScheduler, MotionAdapter, UNetMotionModel
 from einops import repeat
 from torch import Tensor, nn
 from torch.nn import functional
@@ -128,6 +129,11 @@ def motion_recipe(
 
     steps = steps or STEPS["shapeworld-animatediff"]
     return Recipe("shapeworld-animatediff", unet, loss, steps, learning_rate=1e-3, seed=3)
+
+
+def load_adapter(folder: Path) -> MotionAdapter:
+    """The motion adapter that `UNetMotionModel.save_motion_modules` left in a folder."""
+    return MotionAdapter.from_pretrained(folder, local_files_only=True)
 
 
 def _draw_clips(pools: dict[int, Pool], generator: torch.Generator) -> tuple[Tensor, list[str]]:

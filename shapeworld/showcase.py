@@ -1,0 +1,35 @@
+"""The edits behind the clips that come with the workflows: what they show, and the truth."""
+
+import math
+from dataclasses import replace
+
+from .edits import Edit
+from .scene import Background, Scene
+
+_CIRCLE = Scene(
+    shape="circle",
+    colour="red",
+    motion="right",
+    background=Background("checker", ((0.42, 0.44, 0.38), (0.72, 0.70, 0.76)), width=10.0),
+    x=32.0,
+    y=34.0,
+    travel=24.0,
+)
+_TRIANGLE = Scene(
+    shape="triangle",
+    colour="green",
+    motion="bouncing",
+    background=Background(
+        "striped", ((0.36, 0.40, 0.44), (0.70, 0.66, 0.62)), width=12.0, angle=math.pi / 4
+    ),
+    x=33.0,
+    y=32.0,
+    travel=36.0,
+)
+
+# File name in workflows/input, without its ending -> the edit the workflow makes of it.
+SHOWCASE: dict[str, Edit] = {
+    "red_circle": Edit(_CIRCLE, replace(_CIRCLE, colour="blue"), "colour"),
+    "green_triangle": Edit(_TRIANGLE, replace(_TRIANGLE, shape="circle"), "shape"),
+}
+FPS = 8
