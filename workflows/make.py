@@ -258,8 +258,8 @@ def delta_denoising() -> Graph:
     graph = Graph(
         "delta_denoising",
         "## Video delta denoising\nThe red circle becomes blue. The clip's own latents move, step "
-        "by step, from the source prompt to the target prompt; outside the mask they stay exactly the "
-        "source's.\n\n" + REAL_MODELS,
+        "by step, from the source prompt to the target prompt; outside the mask they stay exactly "
+        "the source's.\n\n" + REAL_MODELS,
     )
     clip = graph.add("LoadVideo", "Load", "Clip to edit", file="red_circle.mp4")
     mask = graph.add("LoadVideo", "Load", "Mask: white may change", file="red_circle_mask.mp4")

@@ -36,7 +36,6 @@ def fit(recipe: Recipe, folder: Path, *, checkpoint_every: int = 100) -> list[tu
     Every step draws from a generator seeded by (recipe, step), so a run that was stopped and
     resumed from its checkpoint equals one that ran through. Returns (step, mean loss) pairs.
     """
-    torch.use_deterministic_algorithms(True, warn_only=True)
     parameters = [p for p in recipe.trained.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
         parameters, lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4

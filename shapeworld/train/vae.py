@@ -5,6 +5,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
+from ..edits import HELD_OUT_SEEDS
 from ..models import build_vae
 from ..render import render
 from ..scene import sample_scene
@@ -13,7 +14,7 @@ from .loop import Recipe
 STEPS = 4000
 _SCENES = 6  # a step, two frames of each
 _KL_WEIGHT = 1e-6
-TRAINING_SEEDS = 1 << 30  # scenes below this seed are kept for suites, tests and figures
+TRAINING_SEEDS = HELD_OUT_SEEDS  # scenes below this seed are kept for suites, tests and figures
 
 
 def recipe(steps: int = STEPS) -> Recipe:
