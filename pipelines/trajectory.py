@@ -1,0 +1,98 @@
+"""The path of a clip from its latents to noise, and what has to fit before it may be used."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+
+from jaxtyping import Float
+from torch import Tensor
+
+from .terms import Latents
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Every latent DDIM inversion passed through: `latents[i]` belongs to `timesteps[i]`.
+
+    `timesteps` ascends from the clean end, so `latents[0]` is the clip. Whatever denoises along a
+    trajectory takes its grid from it: the step between levels i + 1 and i asks the model at
+    `timesteps[i + 1]` in both directions.
+    """
+
+    latents: Float[Tensor, "levels b c f h w"]
+    timesteps: tuple[int, ...]
+    prompt: str = ""  # the text it was inverted with
+    model: str = ""  # fingerprint of the model that made it
+
+    def __post_init__(self) -> None:
+        if len(self.latents) != len(self.timesteps):
+            raise ValueError(
+                f"A trajectory of {len(self.latents)} latents cannot have {len(self.timesteps)} "
+                "timesteps; every latent belongs to one."
+            )
+
+    @property
+    def steps(self) -> int:
+        """The number of steps between the two ends."""
+        return len(self.timesteps) - 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short name of this very trajectory: equal for equal latents, grid, prompt and model."""
+        digest = sha256(repr((self.timesteps, self.prompt, self.model)).encode())
+        digest.update(self.latents.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def require(
+        self,
+        *,
+        model: str | None = None,
+        prompt: str | None = None,
+        shape: Sequence[int] | None = None,
+        timesteps: Sequence[int] | None = None,
+    ) -> None:
+        """Check what is about to be used together with this trajectory.
+
+        `shape` is that of one clip's latents, `[b, c, f, h, w]`; what is None is not compared.
+
+        Raises:
+            ValueError: at the first thing that differs, with both values.
+        """
+        if model is not None and model != self.model:
+            raise ValueError(
+                "The trajectory was made with another model (or the same one in other settings): "
+                f"it belongs to {self.model or 'no named model'} and this is {model}. Invert the "
+                "clip with the model you edit it with."
+            )
+        if prompt is not None and prompt.strip() != self.prompt.strip():
+            raise ValueError(
+                f'The trajectory was inverted with the prompt "{self.prompt}" and the source '
+                f'prompt is now "{prompt}". Use the same source prompt, or invert again.'
+            )
+        if shape is not None and tuple(shape) != tuple(self.latents.shape[1:]):
+            raise ValueError(
+                f"The trajectory belongs to {_described(self.latents.shape[1:])}, and this clip "
+                f"has {_described(shape)}. Invert this clip."
+            )
+        if timesteps is not None and tuple(timesteps) != self.timesteps:
+            raise ValueError(
+                f"The trajectory has {self.steps} steps over the timesteps {_grid(self.timesteps)} "
+                f"and not {len(timesteps) - 1} over {_grid(timesteps)}. Inversion, null-text "
+                "optimisation and editing share one grid: choose the steps in DDIM Inversion."
+            )
+
+    def pivot(self, level: int, like: Latents) -> Latents:
+        """The latent of a level, on the device and in the precision of another."""
+        return self.latents[level].to(like)
+
+
+def _described(shape: Sequence[int]) -> str:
+    b, c, f, h, w = shape
+    clips = f"{b} clips of " if b != 1 else ""
+    return f"{clips}{f} frames of {w} x {h} latents with {c} channels"
+
+
+def _grid(timesteps: Sequence[int]) -> str:
+    shown = [*map(str, timesteps[:2]), "...", str(timesteps[-1])] if len(timesteps) > 3 else None
+    return ", ".join(shown or map(str, timesteps))
