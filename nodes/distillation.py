@@ -136,6 +136,9 @@ class ScoreDistillation:
         self, model, prompts, latent, terms, steps: int, step_size: float, cfg: float, seed: int,
         t_min: float, t_max: float, optimiser: str, mask=None, state=None,
     ):  # fmt: skip
+        import torch
+        from einops import rearrange
+
         from ..pipelines.score_distillation import Progress, Settings, distil
 
         samples = latent["samples"]
@@ -143,13 +146,14 @@ class ScoreDistillation:
         host.load(model, "unet", memory=_BYTES_PER_LATENT_PIXEL * 4 * samples[:, :1].numel())
         bar = host.progress(steps)
         z_source = host.latents_from_host(samples, model.scaling_factor, model.shift_factor)
+        z_source = z_source.to(model.device)
         done_before = 0 if state is None else state.step
 
         def show(progress: Progress) -> None:
             bar(progress.step - done_before, lambda: host.preview(progress.z))
 
         state = distil(
-            z_source.to(model.device),
+            z_source,
             terms,
             model.eps_theta,
             prompts.embeddings,
@@ -161,6 +165,9 @@ class ScoreDistillation:
             on_step=show,
         )
         edited = host.latents_to_host(state.z, model.scaling_factor, model.shift_factor)
+        # Scaling there and back rounds: what was not edited is handed on as it came, to the bit.
+        untouched = rearrange(state.z == z_source, "1 c f h w -> f c h w").to(edited.device)
+        edited = torch.where(untouched, samples.to(edited), edited)
         losses = {"loss": [sum(values.values()) for values in state.values]}
         return ({**latent, "samples": edited}, state, losses)
 

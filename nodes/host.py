@@ -19,7 +19,6 @@ log = logging.getLogger("rescore")
 
 CATEGORY = "ReScore"
 MODELS_VARIABLE = "RESCORE_MODELS"  # where models lie when ComfyUI is absent; default ./models
-_MOTION = "animatediff_models"  # a category the host has only if some pack registers it
 
 
 def _host(name: str) -> ModuleType | None:
@@ -38,20 +37,10 @@ def roots(category: str) -> list[Path]:
     folders = _host("folder_paths")
     if folders is None:
         return [Path(os.environ.get(MODELS_VARIABLE, "models")) / category]
+    # The host knows animatediff_models only if some pack has registered it.
     if category not in folders.folder_names_and_paths:
         folders.add_model_folder_path(category, os.path.join(folders.models_dir, category))
     return [Path(folder) for folder in folders.get_folder_paths(category)]
-
-
-def folders_holding(category: str, *files: str) -> list[str]:
-    """Names of the folders of a category that hold one of `files`, for a combo."""
-    found = {
-        str(file.parent.relative_to(root).as_posix())
-        for root in roots(category)
-        for name in files
-        for file in (*root.glob(f"*/{name}"), *root.glob(f"*/*/{name}"))
-    }
-    return sorted(found)
 
 
 def files_in(category: str, *suffixes: str) -> list[str]:

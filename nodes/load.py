@@ -20,26 +20,22 @@ _PRECISION = (
 )
 
 
-def _named(names: list[str], place: str) -> list[str]:
+def _choices(names: list[str], place: str) -> list[str]:
     """The choices of a model combo; without any, one entry that says where to put a model."""
     return names or [f"(nothing found: put a model into models/{place})"]
 
 
-def _resolved(name: str, *categories: str) -> tuple[Path, list[Path]]:
-    """The path of a chosen model and the roots it must lie in."""
-    every = [root for category in categories for root in host.roots(category)]
+def _found(name: str, kind: str, *categories: str) -> Path:
+    """The path of a chosen model, inside the host's folders for one of the categories."""
+    from ..pipelines.backbones.layout import find_model
+
+    roots = [root for category in categories for root in host.roots(category)]
     if name.startswith("("):
         raise ValueError(
-            f"No model is chosen. Put one into one of {', '.join(map(str, every))}, refresh, and "
+            f"No model is chosen. Put one into one of {', '.join(map(str, roots))}, refresh, and "
             "choose it; or use Load Shape-World Model, which needs no download."
         )
-    for root in every:
-        if (root / name).exists():
-            return root / name, every
-    raise ValueError(
-        f"There is no {name!r} in {', '.join(map(str, every))}. Put the model there, or choose "
-        "another."
-    )
+    return find_model(name, roots, kind)
 
 
 class LoadVideoModel:
@@ -57,11 +53,13 @@ class LoadVideoModel:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        folders = host.folders_holding("diffusers", "model_index.json")
+        from ..pipelines.backbones.layout import list_models
+
+        folders = list_models(host.roots("diffusers"), "text-to-video")
         return {
             "required": {
                 "folder": (
-                    _named(folders, "diffusers"),
+                    _choices(folders, "diffusers"),
                     {"tooltip": "A folder under models/diffusers, such as zeroscope_v2_576w."},
                 ),
                 "precision": _PRECISION,
@@ -69,10 +67,10 @@ class LoadVideoModel:
         }
 
     def load(self, folder: str, precision: str):
-        from ..pipelines import backbones
+        from ..pipelines.backbones.load import load_text_to_video
 
-        path, roots = _resolved(folder, "diffusers")
-        return (backbones.load_text_to_video(path, roots=roots, dtype=host.dtype(precision)),)
+        path = _found(folder, "text-to-video", "diffusers")
+        return (load_text_to_video(path, dtype=host.dtype(precision)),)
 
 
 class LoadImageModel:
@@ -91,12 +89,14 @@ class LoadImageModel:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        names = host.folders_holding("diffusers", "model_index.json")
+        from ..pipelines.backbones.layout import list_models
+
+        names = list_models(host.roots("diffusers"), "image")
         names += host.files_in("checkpoints", ".safetensors")
         return {
             "required": {
                 "model": (
-                    _named(names, "checkpoints"),
+                    _choices(names, "checkpoints"),
                     {
                         "tooltip": "A Stable Diffusion 1.x folder or checkpoint. SDXL and others "
                         "have another layout and are refused with the reason."
@@ -104,30 +104,27 @@ class LoadImageModel:
                 ),
                 "precision": _PRECISION,
                 "prediction_type": (
-                    ["epsilon", "v_prediction"],
+                    ["auto", "epsilon", "v_prediction"],
                     {
-                        "default": "epsilon",
-                        "tooltip": "What a single-file checkpoint predicts; the file does not say. "
-                        "Stable Diffusion 1.x predicts epsilon. If results are grey or noisy with "
-                        "a fine-tuned model, try v_prediction. Folders say it themselves.",
+                        "default": "auto",
+                        "tooltip": "auto: what the folder's own settings say, and epsilon for a "
+                        "single file, which does not say it. If results are grey or noisy with a "
+                        "fine-tuned checkpoint, try v_prediction.",
                     },
                 ),
             }
         }
 
     def load(self, model: str, precision: str, prediction_type: str):
-        from ..pipelines import backbones
+        from ..pipelines.backbones.load import load_image
 
-        path, roots = _resolved(model, "diffusers", "checkpoints")
-        return (
-            backbones.load_image(
-                path,
-                roots=roots,
-                dtype=host.dtype(precision),
-                tokenizer_folder=host.clip_tokenizer(),
-                prediction_type=prediction_type,
-            ),
+        image = load_image(
+            _found(model, "image", "diffusers", "checkpoints"),
+            dtype=host.dtype(precision),
+            tokenizer_folder=host.clip_tokenizer(),
+            prediction_type=None if prediction_type == "auto" else prediction_type,
         )
+        return (image,)
 
 
 class LoadAnimateDiffModel:
@@ -145,10 +142,13 @@ class LoadAnimateDiffModel:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        names = host.files_in("animatediff_models", ".safetensors", ".ckpt")
-        names = [n for n in names if not n.endswith("diffusion_pytorch_model.safetensors")]
-        names += host.folders_holding("animatediff_models", "config.json")
-        names += host.folders_holding("diffusers", "config.json")
+        from ..pipelines.backbones.layout import list_models
+
+        roots = host.roots("animatediff_models")
+        names = list_models([*roots, *host.roots("diffusers")], "motion-adapter")
+        parts = tuple(f"{name}/" for name in names)
+        files = host.files_in("animatediff_models", ".safetensors", ".ckpt")
+        names += [name for name in files if not name.startswith(parts)]
         return {
             "required": {
                 "image_model": (
@@ -156,7 +156,7 @@ class LoadAnimateDiffModel:
                     {"tooltip": "From Load Image Model (Stable Diffusion 1.x)."},
                 ),
                 "motion_module": (
-                    _named(sorted(names), "animatediff_models"),
+                    _choices(names, "animatediff_models"),
                     {
                         "tooltip": "A file under models/animatediff_models, such as "
                         "v3_sd15_mm.ckpt, or a MotionAdapter folder."
@@ -166,10 +166,10 @@ class LoadAnimateDiffModel:
         }
 
     def load(self, image_model, motion_module: str):
-        from ..pipelines import backbones
+        from ..pipelines.backbones.load import load_animatediff
 
-        path, roots = _resolved(motion_module, "animatediff_models", "diffusers")
-        return (backbones.load_animatediff(image_model, path, roots=roots),)
+        path = _found(motion_module, "motion-adapter", "animatediff_models", "diffusers")
+        return (load_animatediff(image_model, path),)
 
 
 class LoadShapeWorldModel:
@@ -203,14 +203,14 @@ class LoadShapeWorldModel:
         }
 
     def load(self, model: str):
-        from ..pipelines import backbones
+        from ..pipelines.backbones import load
 
         if model == "shapeworld-t2v":
-            return (backbones.load_text_to_video(SHAPE_WORLD / model, roots=[SHAPE_WORLD]),)
-        image = backbones.load_image(SHAPE_WORLD / "shapeworld-sd", roots=[SHAPE_WORLD])
+            return (load.load_text_to_video(SHAPE_WORLD / model),)
+        image = load.load_image(SHAPE_WORLD / "shapeworld-sd")
         if model == "shapeworld-sd":
             return (image,)
-        return (backbones.load_animatediff(image, SHAPE_WORLD / model, roots=[SHAPE_WORLD]),)
+        return (load.load_animatediff(image, SHAPE_WORLD / model),)
 
 
 NODE_CLASS_MAPPINGS = {

@@ -1,0 +1,66 @@
+"""The shells, run the way the host runs them: inside inference mode, on models from its folders."""
+
+import pytest
+import torch
+from tiny_models import write_tiny_adapter, write_tiny_sd, write_tiny_t2v
+
+
+@pytest.fixture(scope="session")
+def model_folders(tmp_path_factory):
+    """A models folder as users have it, with tiny random models in it."""
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny_t2v(folder / "diffusers" / "t2v", seed=1)
+    write_tiny_sd(folder / "diffusers" / "sd", seed=2)
+    write_tiny_adapter(folder / "animatediff_models" / "motion", seed=3)
+    return folder
+
+
+@pytest.fixture
+def run(model_folders, monkeypatch):
+    """`run(node_id, **inputs)`: what a node returns, as the host would run it."""
+    import rescore
+
+    monkeypatch.setenv("RESCORE_MODELS", str(model_folders))
+
+    def call(node_id: str, **inputs):
+        node = rescore.NODE_CLASS_MAPPINGS[node_id]
+        sections = node.INPUT_TYPES()
+        declared = {**sections["required"], **sections.get("optional", {})}
+        for name, (_, *options) in sections["required"].items():
+            if name not in inputs and "default" in options[0]:
+                inputs[name] = options[0]["default"]
+        assert inputs.keys() <= declared.keys(), f"{node_id} has no such input"
+        with torch.inference_mode():
+            result = getattr(node(), node.FUNCTION)(**inputs)
+        values = result["result"] if isinstance(result, dict) else result
+        assert len(values) == len(node.RETURN_TYPES)
+        return values
+
+    return call
+
+
+@pytest.fixture
+def load(run):
+    """`load(kind)`: a model from its loader node."""
+
+    def make(kind: str):
+        if kind == "text-to-video":
+            return run("ReScoreLoadVideoModel", folder="t2v")[0]
+        image = run("ReScoreLoadImageModel", model="sd")[0]
+        if kind == "image":
+            return image
+        return run("ReScoreLoadAnimateDiffModel", image_model=image, motion_module="motion")[0]
+
+    return make
+
+
+@pytest.fixture
+def clip():
+    """`clip(frames, height, width)`: an IMAGE of random pixels, made in inference mode."""
+
+    def make(frames=3, height=21, width=18, channels=3):
+        with torch.inference_mode():
+            generator = torch.Generator().manual_seed(0)
+            return torch.rand(frames, height, width, channels, generator=generator)
+
+    return make
