@@ -1,0 +1,113 @@
+"""AnimateDiff: a motion adapter, from a folder or a single file, put into an image model's unet."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffusers import MotionAdapter, UNetMotionModel
+from torch import Tensor, nn
+
+from .layout import check_config, problem, weight_files
+from .weights import build, read_weights
+
+KIND = "motion-adapter"
+
+
+def motion_unet(unet: nn.Module, adapter: Path) -> nn.Module:
+    """A `UNetMotionModel` of an image unet, which stays as it is, and the adapter at a path.
+
+    On the unet's device and in its precision; weights of the unet are shared and not copied.
+
+    Raises:
+        ModelError: if the adapter is none, damaged, or made for another unet.
+    """
+    config, weights = _read_adapter(adapter)
+    _check_fit(config, unet, adapter)
+    motion = build(
+        lambda: MotionAdapter.from_config(config), lambda _: weights, unet.dtype, KIND, adapter
+    ).to(unet.device)
+    joined = unet.state_dict() | motion.state_dict()
+    return build(
+        lambda: UNetMotionModel.from_unet2d(unet, motion, load_weights=False),
+        lambda _: joined,
+        unet.dtype,
+        KIND,
+        adapter,
+    )
+
+
+def _read_adapter(adapter: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if adapter.is_file():
+        return motion_module(read_weights([adapter], KIND, adapter), adapter)
+    if not adapter.is_dir():
+        raise problem(KIND, adapter, "does not exist.")
+    config = check_config(adapter, "MotionAdapter", KIND, adapter)
+    return config, read_weights(weight_files(adapter, KIND, adapter), KIND, adapter)
+
+
+def _check_fit(config: Mapping[str, Any], unet: nn.Module, adapter: Path) -> None:
+    if config.get("conv_in_channels"):
+        found = f"takes {config['conv_in_channels']} input channels (is it a PIA adapter?)."
+        raise problem(KIND, adapter, found)
+    widths = config.get("block_out_channels", (320, 640, 1280, 1280))
+    layers = _per_block(config.get("motion_layers_per_block", 2), len(widths))
+    unet_widths = tuple(unet.config.block_out_channels)
+    unet_layers = _per_block(unet.config.layers_per_block, len(unet_widths))
+    if tuple(widths) != unet_widths or layers != unet_layers:
+        raise problem(
+            KIND,
+            adapter,
+            f"is made for a unet with blocks {tuple(widths)} of {layers} layers, while the image "
+            f"model's has {unet_widths} of {unet_layers}.",
+            "an adapter for this image model (Stable Diffusion 1.x takes v1, v2 and v3, not XL)",
+        )
+
+
+def _per_block(layers: Any, blocks: int) -> tuple[int, ...]:
+    return (layers,) * blocks if isinstance(layers, int) else tuple(layers)
+
+
+def motion_module(
+    weights: Mapping[str, Tensor], path: Path
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The configuration and weights of a `MotionAdapter`, from a motion module in a single file.
+
+    The file may have AnimateDiff's own layout (v1, v2, v3) or diffusers'. Its shapes tell all but
+    the number of heads and norm groups, for which diffusers' defaults are AnimateDiff's values.
+    """
+    renamed = {_motion_name(name): tensor for name, tensor in weights.items()}
+    widths, layers = [], []
+    while (first := f"down_blocks.{len(widths)}.motion_modules.0.proj_in.weight") in renamed:
+        start = f"down_blocks.{len(widths)}.motion_modules."
+        layers.append(len({n.split(".")[3] for n in renamed if n.startswith(start)}))
+        widths.append(renamed[first].shape[0])
+    position = "down_blocks.0.motion_modules.0.transformer_blocks.0.pos_embed.pe"
+    if not widths or position not in renamed:
+        held = next(iter(weights), "nothing")
+        raise problem("motion-adapter", path, f"holds no motion modules (it begins with {held}).")
+    start = "down_blocks.0.motion_modules.0.transformer_blocks."
+    config = {
+        "block_out_channels": tuple(widths),
+        "motion_layers_per_block": tuple(layers),
+        "motion_transformer_layers_per_block": len(
+            {name.split(".")[5] for name in renamed if name.startswith(start)}
+        ),
+        "motion_max_seq_length": renamed[position].shape[1],
+        "use_motion_mid_block": any(name.startswith("mid_block.") for name in renamed),
+    }
+    if "conv_in.weight" in renamed:
+        config["conv_in_channels"] = renamed["conv_in.weight"].shape[1]
+    return config, renamed
+
+
+def _motion_name(name: str) -> str:
+    """The name in a `MotionAdapter` of a weight in AnimateDiff's layout.
+
+    There, both attention layers of a block have the positions; in diffusers the block has them.
+    """
+    name = name.replace(".temporal_transformer.", ".")
+    name = name.replace(".attention_blocks.0.pos_encoder.", ".pos_embed.")
+    name = re.sub(r"\.attention_blocks\.(\d)\.", lambda m: f".attn{int(m[1]) + 1}.", name)
+    name = re.sub(r"\.norms\.(\d)\.", lambda m: f".norm{int(m[1]) + 1}.", name)
+    return name.replace(".ff_norm.", ".norm3.")
