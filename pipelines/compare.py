@@ -7,11 +7,11 @@ from torch import Tensor
 
 def side_by_side(
     first: Float[Tensor, "b c f H W"],
-    second: Float[Tensor, "b c f H W"],
+    second: Float[Tensor, "b c f2 H2 W2"],
     *,
     vertical: bool = False,
     gap: int = 0,
-) -> Float[Tensor, "b c f H2 W2"]:
+) -> Float[Tensor, "b c f _ _"]:
     """Two clips with pixels in 0..1 in one picture, with `gap` white pixels between them.
 
     Raises:
