@@ -33,7 +33,7 @@ SPLITS = ("test", "tune")
 # "edits" mixes the edits that any text-guided method should manage; a suite of each kind follows.
 SUITES = {"edits": ("colour", "shape", "background")} | {name: (name,) for name in ATTRIBUTES}
 
-# Held-out scenes have seeds below 2**30; training draws its scenes from above.
+# Suites, tests and figures show scenes of seeds below this one; training draws from it upwards.
 HELD_OUT_SEEDS = 1 << 30
 _FIRST_SEED = {"test": 0, "tune": 1 << 28, "prompts": 1 << 29}
 _SEEDS_PER_EDIT = 256  # scenes tried until one has room for the edit

@@ -128,10 +128,10 @@ def _objects(pixels: np.ndarray) -> list[_Object]:
         alpha = _sharpen((vivid - floor) / (peak - floor)) * (nearest == index)
         centres = np.stack([_settle(frame) for frame in alpha])
         near = np.stack([np.hypot(x - cx, y - cy) <= _REACH for cx, cy in centres])
+        area = float(np.median((alpha * near).sum(axis=(1, 2))))
+        if area < max(_MIN_AREA, 0.5 * np.median(alpha.sum(axis=(1, 2)))):
+            continue  # speckles all over the picture
         alpha *= near
-        area = float(np.median(alpha.sum(axis=(1, 2))))
-        if area < _MIN_AREA:
-            continue
         spread = centres - np.nanmean(centres, axis=0)
         extent = math.sqrt(np.nanmean((spread**2).sum(axis=1)))
         seen.append(_Object(colour, alpha, centres, extent, area))
@@ -286,7 +286,7 @@ def _explained_by_bins(along: np.ndarray, plate: np.ndarray) -> float:
     return float((sums**2 / np.maximum(counts, 1)).sum() / len(plate))
 
 
-def _explained_by_checker(x: np.ndarray, y: np.ndarray, width: float, plate: np.ndarray) -> float:
+def _explained_by_checker(x: np.ndarray, y: np.ndarray, width: int, plate: np.ndarray) -> float:
     """Variance that a checkerboard's fundamental wave explains: two thirds of a perfect one."""
     across, down = math.pi / width * x, math.pi / width * y
     waves = [f(across) * g(down) for f in (np.cos, np.sin) for g in (np.cos, np.sin)]
