@@ -7,7 +7,6 @@ from . import host
 from .sockets import MODEL
 
 CATEGORY = f"{host.CATEGORY}/models"
-SHAPE_WORLD = Path(__file__).parent.parent / "shapeworld" / "weights"
 
 _PRECISION = (
     ["auto", "fp32", "bf16", "fp16"],
@@ -203,14 +202,9 @@ class LoadShapeWorldModel:
         }
 
     def load(self, model: str):
-        from ..pipelines.backbones import load
+        from ..shapeworld.models import load_shapeworld
 
-        if model == "shapeworld-t2v":
-            return (load.load_text_to_video(SHAPE_WORLD / model),)
-        image = load.load_image(SHAPE_WORLD / "shapeworld-sd")
-        if model == "shapeworld-sd":
-            return (image,)
-        return (load.load_animatediff(image, SHAPE_WORLD / model),)
+        return (load_shapeworld(model),)
 
 
 NODE_CLASS_MAPPINGS = {

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNet3DConditionModel
     from transformers import CLIPTextModel
 
+    from ..pipelines.backbones.backbone import Backbone
+
 WEIGHTS = Path(__file__).parent / "weights"
 NAMES = ("shapeworld-t2v", "shapeworld-sd", "shapeworld-animatediff")
 
@@ -116,3 +118,19 @@ def build_motion_adapter() -> "MotionAdapter":
         motion_max_seq_length=32,
         use_motion_mid_block=False,
     )
+
+
+def load_shapeworld(name: str) -> "Backbone":
+    """One of the shipped models, through the loaders that big models come through.
+
+    Raises:
+        ValueError: for a name that is none of `NAMES`.
+    """
+    from ..pipelines.backbones.load import load_animatediff, load_image, load_text_to_video
+
+    if name not in NAMES:
+        raise ValueError(f"There is no shape-world model {name!r}; there are {', '.join(NAMES)}.")
+    if name == "shapeworld-t2v":
+        return load_text_to_video(WEIGHTS / name)
+    image = load_image(WEIGHTS / "shapeworld-sd")
+    return image if name == "shapeworld-sd" else load_animatediff(image, WEIGHTS / name)

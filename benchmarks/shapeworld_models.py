@@ -1,0 +1,232 @@
+"""How good the tiny models are: reconstruction, text to video, and a plain masked edit.
+
+    python benchmarks/shapeworld_models.py                 all figures, 100 prompts each
+    python benchmarks/shapeworld_models.py --prompts 16    a quick look
+    python benchmarks/shapeworld_models.py --only vae shapeworld-t2v
+    python benchmarks/shapeworld_models.py --report        also writes shapeworld/report
+
+Everything is measured on held-out scenes. Texts are read back by the oracle.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from rescore.headless.demo import save_strip
+from rescore.pipelines.backbones.backbone import Backbone
+from rescore.pipelines.delta_denoising import DeltaDenoising
+from rescore.pipelines.guidance import guide
+from rescore.pipelines.masks import latent_mask
+from rescore.pipelines.prediction import Prompts
+from rescore.pipelines.sampling import ddim_sample
+from rescore.pipelines.score_distillation import Settings, distil
+from rescore.pipelines.terms import Weighted
+from rescore.pipelines.video_vae import decode_video, encode_video
+from rescore.shapeworld.edits import edited, prompts, suite
+from rescore.shapeworld.models import NAMES, WEIGHTS, load_shapeworld
+from rescore.shapeworld.oracle import read
+from rescore.shapeworld.render import render
+from rescore.shapeworld.scene import Scene, caption
+from rescore.shapeworld.score import psnr, score, summarise
+
+REPORT = Path(__file__).resolve().parent.parent / "shapeworld" / "report"
+ATTRIBUTES = ("colour", "shape", "background", "motion")
+
+
+def to_image(clip: torch.Tensor) -> torch.Tensor:
+    return rearrange(clip, "1 c f h w -> f h w c")
+
+
+def reconstruction(model: Backbone, clips: int) -> dict[str, float]:
+    """PSNR in dB of held-out clips through the VAE: mean over clips, and of the mean error."""
+    values = []
+    for scene in prompts(clips):
+        truth = render(scene).clip
+        z = encode_video(rearrange(truth, "f h w c -> 1 c f h w"), model.encode_frames, 4)
+        values.append(float(psnr(to_image(decode_video(z, model.decode_frames)), truth)))
+    errors = [10 ** (-value / 10) for value in values]
+    return {
+        "mean PSNR": statistics.mean(values),
+        "PSNR of the mean error": -10 * torch.tensor(statistics.mean(errors)).log10().item(),
+        "worst": min(values),
+    }
+
+
+def sample_clips(
+    model: Backbone, scenes: list[Scene], *, cfg: float, steps: int, frames: int
+) -> list[torch.Tensor]:
+    """Clips from captions and noise, `[f, h, w, 3]` each."""
+    still = model.kind == "image"
+    text = torch.cat([model.encode_prompt(caption(s, motion=not still)).embedding for s in scenes])
+    nothing = model.encode_prompt("").embedding.expand_as(text)
+
+    def eps(z: torch.Tensor, t: int) -> torch.Tensor:
+        both = model.eps_theta(torch.cat([z, z]), t, torch.cat([nothing, text]))
+        return guide(*both.chunk(2), cfg)
+
+    noise = torch.randn(len(scenes), 4, frames, 16, 16, generator=torch.Generator().manual_seed(0))
+    schedule = model.schedule
+    z = ddim_sample(noise, eps, schedule.alphas_bar, schedule.timesteps(steps))
+    clips = decode_video(z / model.scaling_factor, model.decode_frames)
+    return list(rearrange(clips, "b c f h w -> b f h w c"))
+
+
+def text_to_video(
+    model: Backbone, count: int, *, cfg: float, steps: int, frames: int, strip: Path | None
+) -> dict[str, float]:
+    """Share of prompts of which the oracle reads each attribute right, in percent."""
+    scenes, right = prompts(count, frames=max(frames, 2)), dict.fromkeys(ATTRIBUTES, 0)
+    shown = []
+    for first in range(0, count, 10):
+        batch = scenes[first : first + 10]
+        for scene, clip in zip(
+            batch, sample_clips(model, batch, cfg=cfg, steps=steps, frames=frames), strict=True
+        ):
+            reading = read(clip)
+            for name in ATTRIBUTES:
+                wanted = scene.background.pattern if name == "background" else getattr(scene, name)
+                right[name] += getattr(reading, name) == wanted
+            shown.append((caption(scene, motion=frames > 1), clip))
+    if strip is not None:
+        save_strip(dict(shown[:8]), strip, zoom=1)
+    named = ATTRIBUTES[:3] if frames == 1 else ATTRIBUTES
+    return {name: 100 * right[name] / count for name in named}
+
+
+def masked_edit(
+    model: Backbone, count: int, settings: Settings, strip: Path | None
+) -> dict[str, float]:
+    """Colour edits of the test suite by delta denoising within the painted mask."""
+    scores, exact, rows = [], 0, {}
+    for index, edit in enumerate(suite("colour", count)):
+        truth = edited(edit)
+        source = rearrange(truth.source.clip, "f h w c -> 1 c f h w")
+        z_source = encode_video(source, model.encode_frames, 4) * model.scaling_factor
+        texts = {"source": truth.source_prompt, "target": truth.target_prompt, "negative": ""}
+        state = distil(
+            z_source,
+            (Weighted(DeltaDenoising()),),
+            model.eps_theta,
+            Prompts(**{name: model.encode_prompt(text).embedding for name, text in texts.items()}),
+            model.schedule,
+            settings,
+            mask=truth.paint.float(),
+        )
+        outside = (latent_mask(truth.paint.float(), *z_source.shape[2:]) == 0).expand_as(z_source)
+        exact += torch.equal(state.z[outside], z_source[outside])
+        clip = to_image(decode_video(state.z / model.scaling_factor, model.decode_frames))
+        scores.append(score(clip, edit))
+        if index < 4:
+            rows |= {f"source {index}": truth.source.clip, f"edit {index}": clip}
+    if strip is not None:
+        save_strip(rows, strip, zoom=1)
+    means = {name: estimate.mean for name, estimate in summarise(scores).items()}
+    return {
+        "target colour read, %": 100 * means["hit"],
+        "source latents outside the mask bit-identical, %": 100 * exact / count,
+        "other attributes kept, %": 100 * means["kept"],
+        "PSNR to the truth where it differs, dB": means["psnr_edit"],
+        "PSNR to the source elsewhere, dB": means["psnr_keep"],
+    }
+
+
+def measure(options: argparse.Namespace, folder: Path | None) -> dict[str, dict[str, float]]:
+    """All figures asked for, printed as they come."""
+    figures: dict[str, dict[str, float]] = {}
+
+    def note(title: str, values: dict[str, float], began: float) -> None:
+        figures[title] = {name: round(value, 2) for name, value in values.items()}
+        line = ", ".join(f"{name} {value}" for name, value in figures[title].items())
+        print(f"{title}: {line} ({time.monotonic() - began:.0f} s)", flush=True)
+
+    def strip(name: str) -> Path | None:
+        return None if folder is None else folder / f"{name}.png"
+
+    for name in options.only:
+        began = time.monotonic()
+        if name == "vae":
+            model = load_shapeworld("shapeworld-sd")
+            note("VAE reconstruction, dB", reconstruction(model, options.prompts), began)
+            continue
+        if name == "edit":
+            settings = Settings(100, options.step_size, 9.0)
+            model = load_shapeworld("shapeworld-t2v")
+            values = masked_edit(model, options.edits, settings, strip("masked_edits"))
+            note("masked colour edit, shapeworld-t2v", values, began)
+            continue
+        values = text_to_video(
+            load_shapeworld(name),
+            options.prompts,
+            cfg=options.cfg,
+            steps=options.steps,
+            frames=1 if name == "shapeworld-sd" else options.frames,
+            strip=strip(name),
+        )
+        note(f"{name}, % read right", values, began)
+    return figures
+
+
+def write_report(folder: Path, figures: dict[str, dict[str, float]], options) -> None:
+    """The figures, and the loss curves, as one page with pictures."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    _, axes = pyplot.subplots(figsize=(7, 4))
+    for name in NAMES:
+        curve = json.loads((WEIGHTS / name / "loss_curve.json").read_text("utf-8"))
+        axes.plot(*zip(*curve, strict=True), label=name)
+    axes.set(xlabel="step", ylabel="mean squared error of the noise", yscale="log")
+    axes.legend()
+    pyplot.savefig(folder / "loss_curves.png", dpi=90, bbox_inches="tight")
+    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    lines = [
+        "# The shape world's models",
+        "",
+        "Written by `python benchmarks/shapeworld_models.py --report`: "
+        f"{options.prompts} held-out prompts, cfg {options.cfg}, {options.steps} DDIM steps, "
+        f"{options.edits} edits.",
+        "",
+        "| what | figure | value |",
+        "|---|---|---|",
+        *(f"| {what} | {name} | {v} |" for what, row in figures.items() for name, v in row.items()),
+        "",
+        "![loss curves](loss_curves.png)",
+        "",
+    ]
+    for name in (*NAMES, "masked_edits"):
+        if (folder / f"{name}.png").exists():
+            lines += [f"## {name}", "", f"![{name}]({name}.png)", ""]
+    (folder / "README.md").write_text("\n".join(lines), "utf-8")
+
+
+def main() -> None:
+    every = ("vae", *NAMES, "edit")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=every, default=every)
+    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--edits", type=int, default=20)
+    parser.add_argument("--cfg", type=float, default=6.0)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--step-size", type=float, default=0.1)
+    parser.add_argument("--report", action="store_true", help="write shapeworld/report")
+    options = parser.parse_args()
+    folder = REPORT if options.report else None
+    if folder is not None:
+        folder.mkdir(exist_ok=True)
+    with torch.inference_mode():
+        figures = measure(options, folder)
+    if folder is not None:
+        write_report(folder, figures, options)
+
+
+if __name__ == "__main__":
+    main()
