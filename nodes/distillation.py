@@ -142,6 +142,7 @@ class ScoreDistillation:
         from ..pipelines.score_distillation import Progress, Settings, distil
 
         samples = latent["samples"]
+        picture = _previewer(model, samples) if host.shows_previews() else None
         settings = Settings(steps, step_size, cfg, seed, t_min, t_max, optimiser)
         host.load(model, "unet", memory=_BYTES_PER_LATENT_PIXEL * 4 * samples[:, :1].numel())
         bar = host.progress(steps)
@@ -150,7 +151,8 @@ class ScoreDistillation:
         done_before = 0 if state is None else state.step
 
         def show(progress: Progress) -> None:
-            bar(progress.step - done_before, lambda: host.preview(progress.z))
+            frame = progress.z[0, :, progress.z.shape[2] // 2]
+            bar(progress.step - done_before, picture and (lambda: picture(frame)))
 
         state = distil(
             z_source,
@@ -170,6 +172,16 @@ class ScoreDistillation:
         edited = torch.where(untouched, samples.to(edited), edited)
         losses = {"loss": [sum(values.values()) for values in state.values]}
         return ({**latent, "samples": edited}, state, losses)
+
+
+def _previewer(model, samples):
+    """A map from model latents to rough pictures, fitted to the clip's middle frame."""
+    from ..pipelines.preview import fit_preview
+
+    middle = samples[len(samples) // 2][None]
+    host.load(model, "vae")
+    pixels = model.decode_frames(middle)[0] / 2 + 0.5
+    return fit_preview((middle[0] - model.shift_factor) * model.scaling_factor, pixels)
 
 
 def _shown(latent: dict[str, Any], factor: int) -> tuple[float, float]:

@@ -150,6 +150,11 @@ def check_cancelled() -> None:
         management.throw_exception_if_processing_interrupted()
 
 
+def shows_previews() -> bool:
+    """Whether anybody looks: the host's server is running."""
+    return getattr(_host("comfy.utils"), "PROGRESS_BAR_HOOK", None) is not None
+
+
 def progress(total: int) -> Callable[[int, Callable[[], Any] | None], None]:
     """A progress bar on the node: call it with the number of steps done, and a preview if any.
 
@@ -164,7 +169,7 @@ def progress(total: int) -> Callable[[int, Callable[[], Any] | None], None]:
         if bar is None:
             return
         picture = None
-        if preview is not None and getattr(utilities, "PROGRESS_BAR_HOOK", None) is not None:
+        if preview is not None and shows_previews():
             from PIL import Image
 
             pixels = (preview().clamp(0, 1) * 255).round().byte().cpu().numpy()
@@ -242,15 +247,3 @@ def masks_from_host(mask: "torch.Tensor") -> "torch.Tensor":
             f"The mask has shape {list(mask.shape)}; a MASK of [frames, height, width] is expected."
         )
     return mask.float()
-
-
-def preview(z: "torch.Tensor") -> "torch.Tensor":
-    """A rough picture of the middle frame of model latents, `[h, w, 3]` in 0..1, without a VAE.
-
-    The first three latent channels, each stretched to its own range: enough to see an edit move.
-    """
-    from einops import rearrange
-
-    frame = rearrange(z[0, :3, z.shape[2] // 2], "c h w -> h w c").float()
-    low, high = frame.amin((0, 1)), frame.amax((0, 1))
-    return (frame - low) / (high - low).clamp(min=1e-6)

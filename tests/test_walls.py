@@ -204,7 +204,6 @@ def test_every_folder_with_code_is_a_known_room():
         ("__init__.py", "from .pipelines import schedule", "the root may not look there"),
         ("nodes/load.py", "import diffusers", "nodes must not know"),
         ("nodes/load.py", "from ..headless import runner", "nodes may not look there"),
-        ("nodes/load.py", "from ..headless import runner", "nodes may not look there"),
         ("pipelines/schedule.py", "import diffusers", "pipelines must not know"),
         ("pipelines/schedule.py", "from .. import nodes", "pipelines may not look there"),
         ("pipelines/backbones/sd.py", "from ...nodes import host", "pipelines may not look there"),
