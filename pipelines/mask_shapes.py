@@ -1,0 +1,187 @@
+"""Masks drawn, grown, feathered, rounded to ellipses, and brought to the tokens of a layer."""
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from kornia.filters import gaussian_blur2d
+from torch import Tensor
+from torch.nn import functional
+
+
+def box_mask(
+    frames: int,
+    height: int,
+    width: int,
+    box: tuple[float, float, float, float],
+    end: tuple[float, float, float, float] | None = None,
+) -> Float[Tensor, "f H W"]:
+    """A white box, (left, top, right, bottom) as shares of the picture; it may move to `end`.
+
+    Pixels the edge cuts through hold the share of them that the box covers.
+
+    Raises:
+        ValueError: for a box without area, or one that leaves the picture.
+    """
+    for name, edges in (("box", box), ("end box", end or box)):
+        left, top, right, bottom = edges
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise ValueError(
+                f"The {name} reaches from {left} to {right} across and from {top} to {bottom} "
+                "down; left must lie before right, top before bottom, and all within 0..1."
+            )
+    progress = torch.linspace(0, 1, frames, dtype=torch.float64)
+    moved = torch.lerp(
+        torch.tensor(box, dtype=torch.float64),
+        torch.tensor(end or box, dtype=torch.float64),
+        rearrange(progress, "f -> f 1"),
+    )
+    across = _covered(width, moved[:, 0], moved[:, 2])
+    down = _covered(height, moved[:, 1], moved[:, 3])
+    return torch.einsum("fH,fW->fHW", down, across).float()
+
+
+def bounding_boxes(mask: Float[Tensor, "n H W"], margin: int = 0) -> Float[Tensor, "n H W"]:
+    """The smallest box around everything white in each frame, `margin` pixels wider on each side.
+
+    A frame without white stays black.
+    """
+    boxes = torch.zeros_like(mask)
+    for frame, box in zip(mask > 0.5, boxes, strict=True):
+        rows, columns = frame.any(1).nonzero(), frame.any(0).nonzero()
+        if len(rows):
+            (top, bottom), (left, right) = rows[[0, -1], 0].tolist(), columns[[0, -1], 0].tolist()
+            down = slice(max(0, top - margin), bottom + margin + 1)
+            box[down, max(0, left - margin) : right + margin + 1] = 1
+    return boxes
+
+
+def ellipse_mask(mask: Float[Tensor, "n H W"]) -> Float[Tensor, "n H W"]:
+    """The mask or the ellipses of its parts, whichever is lighter.
+
+    Each connected part of a frame (white: above 0.5; diagonal neighbours connect) is joined by the
+    ellipse with its centre and second moments, as VideoDirector does for the first part only. It
+    makes room for an object of another outline.
+    """
+    result = mask.clone()
+    for frame, drawn in zip(mask, result, strict=True):
+        white = (frame > 0.5).cpu().numpy()
+        for part in _parts(white):
+            inside = torch.from_numpy(_ellipse(part, white.shape)).to(mask.device)
+            drawn[inside] = drawn[inside].clamp(min=1)
+    return result
+
+
+def grow(mask: Float[Tensor, "n H W"], pixels: int) -> Float[Tensor, "n H W"]:
+    """The white area, wider by some pixels, or narrower for a negative number.
+
+    Grows in turns by a square and by a cross, which makes an octagon of a point: nearly a disc.
+    """
+    grown = rearrange(mask, "n H W -> n 1 H W")
+    if pixels < 0:
+        grown = 1 - grown
+    for i in range(abs(pixels)):
+        if i % 2:
+            grown = functional.max_pool2d(grown, 3, stride=1, padding=1)
+        else:
+            across = functional.max_pool2d(grown, (1, 3), stride=1, padding=(0, 1))
+            down = functional.max_pool2d(grown, (3, 1), stride=1, padding=(1, 0))
+            grown = torch.maximum(across, down)
+    if pixels < 0:
+        grown = 1 - grown
+    return rearrange(grown, "n 1 H W -> n H W")
+
+
+def feather(mask: Float[Tensor, "n H W"], radius: float | int) -> Float[Tensor, "n H W"]:
+    """The mask with soft edges: blurred by a Gaussian of standard deviation radius / 2.
+
+    Past the border the picture goes on as it ends there.
+    """
+    if radius <= 0:
+        return mask
+    reach = max(1, round(1.5 * radius))
+    # Padded by hand: a radius may be larger than the picture.
+    padded = functional.pad(rearrange(mask, "n H W -> n 1 H W"), (reach,) * 4, mode="replicate")
+    size, sigma = 2 * reach + 1, radius / 2
+    blurred = gaussian_blur2d(padded, (size, size), (sigma, sigma), border_type="constant")
+    return rearrange(blurred[..., reach:-reach, reach:-reach], "n 1 H W -> n H W").clamp(0, 1)
+
+
+def token_grid(tokens: int, height: int, width: int) -> tuple[int, int]:
+    """The rows and columns of a layer's tokens, for latents of a height and width.
+
+    A UNet halves the picture again and again, odd sizes rounded up.
+
+    Raises:
+        ValueError: if no number of halvings gives that many tokens.
+    """
+    h, w = height, width
+    while h * w > tokens and (h > 1 or w > 1):
+        h, w = -(-h // 2), -(-w // 2)
+    if h * w != tokens:
+        raise ValueError(
+            f"A layer has {tokens} tokens, which are no halving of {width} x {height} latents. "
+            "Masks for a UNet of another layout are not supported."
+        )
+    return h, w
+
+
+def foreground_tokens(covered: Float[Tensor, "f n"]) -> Bool[Tensor, "f n"]:
+    """Which tokens count as foreground, from the share of each that a mask covers.
+
+    Those covered by half or more; in a frame whose mask covers no token that far, those it covers
+    most. So an object that is smaller than a token is not lost.
+    """
+    most = covered.amax(dim=1, keepdim=True)
+    return (covered >= most.clamp(max=0.5)) & (covered > 0)
+
+
+def _covered(pixels: int, first: Tensor, last: Tensor) -> Float[Tensor, "f {pixels}"]:
+    """The share of each pixel between two edges, which are shares of the whole."""
+    left = torch.arange(pixels, dtype=torch.float64)
+    first, last = (rearrange(edge * pixels, "f -> f 1") for edge in (first, last))
+    return (torch.minimum(last, left + 1) - torch.maximum(first, left)).clamp(0, 1)
+
+
+def _parts(white: np.ndarray) -> list[np.ndarray]:
+    """The connected parts of a picture, each as its pixels' (row, column), `[k, 2]`.
+
+    Row by row, runs of white are joined with the runs they touch in the row above.
+    """
+    runs: list[tuple[int, int, int]] = []  # row, first column, column after the last
+    owner: list[int] = []
+
+    def root(run: int) -> int:
+        while owner[run] != run:
+            owner[run] = run = owner[owner[run]]
+        return run
+
+    above = range(0)
+    for row, line in enumerate(white):
+        edges = np.flatnonzero(np.diff(np.pad(line.astype(np.int8), 1)))
+        start = len(runs)
+        for first, after in edges.reshape(-1, 2).tolist():
+            owner.append(len(runs))
+            for other in above:
+                if runs[other][1] <= after and first <= runs[other][2]:
+                    owner[root(other)] = root(len(runs))
+            runs.append((row, first, after))
+        above = range(start, len(runs))
+    parts: dict[int, list[np.ndarray]] = {}
+    for run, (row, first, after) in enumerate(runs):
+        columns = np.arange(first, after)
+        pixels = np.stack([np.full_like(columns, row), columns], axis=1)
+        parts.setdefault(root(run), []).append(pixels)
+    return [np.concatenate(part) for part in parts.values()]
+
+
+def _ellipse(part: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The pixels within the ellipse that has the moments of a part, `[H, W]` bool.
+
+    A filled ellipse with semi-axes a and b has variances a^2 / 4 and b^2 / 4; a pixel is a unit
+    square, whose own variance is 1 / 12.
+    """
+    centre = part.mean(axis=0)
+    moments = np.cov(part.T, bias=True).reshape(2, 2) + np.eye(2) / 12
+    away = np.moveaxis(np.indices(shape), 0, -1) - centre
+    return np.einsum("hwi,ij,hwj->hw", away, np.linalg.inv(moments), away) <= 4
