@@ -1,0 +1,72 @@
+"""Fine-coarse frame attention (FFAM): a frame's own tokens, and a coarse look at all the others."""
+
+import logging
+from functools import cache
+
+import torch
+from diffusers.models.attention_processor import Attention
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+logger = logging.getLogger(__name__)
+
+
+def fine_coarse_tokens(
+    z: Float[Tensor, "b f n d"], height: int, width: int, ratio: int
+) -> Float[Tensor, "b f m d"]:
+    """For each frame, its own tokens and then those of the others, downsampled, in time order.
+
+    Implements z_FC of EI2 (Zhang et al., 2023, Eq. 10). The paper does not name the downsampling;
+    here it is the average over windows of `ratio` x `ratio` tokens, those at the edges averaging
+    what there is of them. So m = n + (f - 1) * ceil(height / ratio) * ceil(width / ratio). Where
+    `ratio` exceeds the map, each of the other frames gives one token, which is logged once.
+
+    Raises:
+        ValueError: if n is not height * width, or `ratio` less than 1.
+    """
+    frames, tokens = z.shape[1:3]
+    if tokens != height * width:
+        raise ValueError(f"{tokens} tokens are no map of {height} x {width} tokens.")
+    if ratio < 1:
+        raise ValueError(f"The ratio is {ratio}; it must be 1 (no downsampling) or more.")
+    if ratio > max(height, width):
+        _log_fallback(height, width, ratio)
+    coarse = _average_pooled(z, height, width, ratio)
+    own_and_others = []
+    for i in range(frames):
+        others = torch.cat([coarse[:, :i], coarse[:, i + 1 :]], dim=1)
+        others = rearrange(others, "b others k d -> b (others k) d")
+        own_and_others.append(torch.cat([z[:, i], others], dim=1))
+    return torch.stack(own_and_others, dim=1)
+
+
+def fine_coarse_attention(
+    attn: Attention, z: Float[Tensor, "b f n d"], height: int, width: int, *, ratio: int
+) -> Float[Tensor, "b f n d"]:
+    """A spatial self-attention layer whose keys and values are the fine-coarse tokens (Eq. 10)."""
+    context = rearrange(fine_coarse_tokens(z, height, width, ratio), "b f m d -> (b f) m d")
+    read = attn(rearrange(z, "b f n d -> (b f) n d"), encoder_hidden_states=context)
+    return rearrange(read, "(b f) n d -> b f n d", b=len(z))
+
+
+def _average_pooled(z: Tensor, height: int, width: int, ratio: int) -> Tensor:
+    if ratio == 1:
+        return z
+    maps = rearrange(z, "b f (h w) d -> (b f) d h w", h=height, w=width)
+    # A window that is cut by the edge divides by the tokens it has: nothing is padded.
+    window = (min(ratio, height), min(ratio, width))
+    pooled = functional.avg_pool2d(maps, window, ceil_mode=True)
+    return rearrange(pooled, "(b f) d h w -> b f (h w) d", b=len(z))
+
+
+@cache
+def _log_fallback(height: int, width: int, ratio: int) -> None:
+    logger.warning(
+        "The ratio %d exceeds a layer's map of %d x %d tokens: there, every other frame is one "
+        "coarse token.",
+        ratio,
+        height,
+        width,
+    )

@@ -1,0 +1,83 @@
+"""Linear maps that are trained inside a model of half precision, free or with their norm held."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# Below any norm that occurs, and above what would overflow when divided by.
+_SMALLEST_NORM = 1e-12
+
+
+class TrainedLinear(nn.Linear):
+    """A linear layer that keeps its weights in float32 and computes in its input's precision."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        # Without memory at first: nn.Linear would draw weights from the global random state.
+        super().__init__(*reversed(weight.shape), bias=bias is not None, device="meta")
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        self.weight = nn.Parameter(weight.detach().to(wide, copy=True))
+        if bias is not None:
+            self.bias = nn.Parameter(bias.detach().to(wide, copy=True))
+
+    @property
+    def map(self) -> Tensor:
+        """The matrix the input is multiplied with, in the precision of the weights."""
+        return self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return functional.linear(x, self.map.to(x.dtype), bias)
+
+
+class SpectralLinear(TrainedLinear):
+    """A linear layer whose matrix is divided by its largest singular value: W / sigma_max(W).
+
+    Spectral normalisation (Miyato et al., 2018), as EI2 uses it (Zhang et al., 2023, Eq. 8). The
+    singular vector is a buffer that only `refine` moves, not the forward pass: the layer computes
+    the same twice, also when gradient checkpointing runs it again. A matrix of zeros stays one.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(weight, bias)
+        u = torch.randn(len(weight), generator=generator, dtype=self.weight.dtype)
+        self.register_buffer("u", functional.normalize(u, dim=0).to(weight.device))
+        self.refine(iterations=1000)
+
+    @torch.no_grad()
+    def refine(self, iterations: int = 1, tolerance: float = 1e-7) -> None:
+        """Power iteration on the left singular vector, until sigma grows by less than `tolerance`.
+
+        After a small change of the weights one iteration is enough.
+        """
+        last, u = 0.0, self.u
+        for _ in range(iterations):
+            v = functional.normalize(self.weight.T @ u, dim=0)
+            image = self.weight @ v
+            u, norm = functional.normalize(image, dim=0), image.norm().item()
+            if not norm > last * (1 + tolerance):
+                break
+            last = norm
+        # A new tensor: copies of the layer may share the old one.
+        self.u = u if torch.isfinite(u).all() and u.any() else self.u
+
+    @property
+    def sigma(self) -> Tensor:
+        """The largest singular value, u^T W v with v = W^T u / |W^T u|, differentiable in W."""
+        u = self.u
+        v = functional.normalize(self.weight.detach().T @ u, dim=0)
+        return u @ (self.weight @ v)
+
+    @property
+    def map(self) -> Tensor:
+        with torch.autocast(self.weight.device.type, enabled=False):
+            return self.weight / self.sigma.clamp(min=_SMALLEST_NORM)
+
+
+def drawn_weight(rows: int, columns: int, generator: torch.Generator | None = None) -> Tensor:
+    """A matrix `[rows, columns]` with the spread that nn.Linear begins with."""
+    bound = 1 / math.sqrt(columns)
+    return (2 * torch.rand(rows, columns, generator=generator) - 1) * bound
