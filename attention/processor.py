@@ -1,0 +1,73 @@
+"""The attention processor through which every change is made: queries, keys, values per head."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from diffusers.models.attention_processor import Attention
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+# Queries `[b, h, n, d]`, keys and values `[b, h, m, d]`, to what the heads read `[b, h, n, d]`.
+Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def attend(
+    q: Float[Tensor, "b h n d"], k: Float[Tensor, "b h m d"], v: Float[Tensor, "b h m d"]
+) -> Float[Tensor, "b h n d"]:
+    """softmax(q k^T / sqrt(d)) v, through torch's fused kernels, which never store the maps."""
+    return functional.scaled_dot_product_attention(q, k, v)
+
+
+class HeadsProcessor:
+    """A processor for diffusers' `Attention` that leaves what the heads do to `attend`.
+
+    With the plain `attend` above it computes what diffusers' `AttnProcessor2_0` does. The batch of
+    a spatial or cross-attention layer is `(clip frame)`, that of a temporal one `(clip position)`.
+    """
+
+    def __init__(self, attend: Attend = attend) -> None:
+        self.attend = attend
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        **unused: Any,
+    ) -> Tensor:
+        if attention_mask is not None:
+            raise ValueError(
+                "The model was called with an attention mask. ReScore changes attention only where "
+                "none is used; leave the mask out."
+            )
+        x = hidden_states
+        if attn.spatial_norm is not None:
+            x = attn.spatial_norm(x, temb)
+        if is_image := x.ndim == 4:
+            height = x.shape[2]
+            x = rearrange(x, "b c h w -> b (h w) c")
+        if attn.group_norm is not None:
+            x = rearrange(attn.group_norm(rearrange(x, "b n c -> b c n")), "b c n -> b n c")
+        context = x if encoder_hidden_states is None else encoder_hidden_states
+        if encoder_hidden_states is not None and attn.norm_cross is not None:
+            context = attn.norm_encoder_hidden_states(context)
+
+        q, k, v = attn.to_q(x), attn.to_k(context), attn.to_v(context)
+        q, k, v = (rearrange(p, "b n (h d) -> b h n d", h=attn.heads) for p in (q, k, v))
+        if attn.norm_q is not None:
+            q = attn.norm_q(q)
+        if attn.norm_k is not None:
+            k = attn.norm_k(k)
+        x = rearrange(self.attend(q, k, v), "b h n d -> b n (h d)").to(q.dtype)
+
+        project, dropout = attn.to_out
+        x = dropout(project(x))
+        if is_image:
+            x = rearrange(x, "b (h w) c -> b c h w", h=height)
+        if attn.residual_connection:
+            x = x + hidden_states
+        return x / attn.rescale_output_factor

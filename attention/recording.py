@@ -1,0 +1,101 @@
+"""Seeing what attention layers see: a model call that keeps keys and goes only as far as needed."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .install import Entry, Layer, Plan, installed
+from .processor import Attend
+from .sites import Site
+
+# What is kept of one clip, of its queries, keys and values, each `[samples, h, n, d]`.
+Take: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def take_keys(
+    q: Float[Tensor, "s h n d"], k: Float[Tensor, "s h m d"], v: Float[Tensor, "s h m d"]
+) -> Float[Tensor, "s m c"]:
+    """The keys of all heads side by side, as the layer's `to_k` gives them."""
+    return rearrange(k, "s h m d -> s m (h d)")
+
+
+class Recorder:
+    """Keeps something of chosen layers, for chosen clips, with its graph where there is one."""
+
+    def __init__(self, sites: Sequence[Site], rows: Iterable[int], take: Take = take_keys) -> None:
+        self.sites, self.rows, self.take = tuple(sites), frozenset(rows), take
+        self._kept: dict[tuple[str, int], Tensor] = {}
+
+    def keep(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor) -> None:
+        """Keep what is wanted of a layer. What is there stays: a checkpoint may run it again."""
+        parts = (rearrange(p, "(r s) h n d -> r s h n d", r=len(layer.rows)) for p in (q, k, v))
+        for row, *part in zip(layer.rows, *parts, strict=True):
+            if row in self.rows and (layer.site.name, row) not in self._kept:
+                self._kept[layer.site.name, row] = self.take(*part)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that is wanted is there."""
+        return len(self._kept) == len(self.sites) * len(self.rows)
+
+    def at(self, site: Site) -> Tensor:
+        """What was kept at a layer: the clips in the order of their numbers, stacked."""
+        return torch.stack([self._kept[site.name, row] for row in sorted(self.rows)])
+
+
+class _Enough(BaseException):
+    """Raised where nothing more is needed; no error, and not to be caught as one."""
+
+
+def forward_recorded(
+    unet: nn.Module,
+    recorders: Sequence[Recorder],
+    forward: Callable[[], Tensor],
+    rows: Sequence[int],
+    frames: int,
+    *,
+    plan: Plan = (),
+    output: bool = True,
+) -> Tensor | None:
+    """Call `forward`, which runs the model once, and fill the recorders on the way.
+
+    With `output`, what follows the last layer needed runs without a graph, so the output has none;
+    the records have theirs where gradients are enabled. Without it, the model is left at that layer
+    and None returned: the rest is never computed. `plan` changes attention meanwhile; `rows` and
+    `frames` are those of `installed`.
+
+    Raises:
+        RuntimeError: if `forward` did not reach all layers, or not for all clips.
+    """
+    watched = [Entry(r.sites, _Watched(r, recorders, output)) for r in recorders]
+    # Restores the mode, which is changed on the way.
+    with (
+        torch.set_grad_enabled(torch.is_grad_enabled()),
+        installed(unet, [*plan, *watched], rows, frames),
+    ):
+        try:
+            result = forward()
+        except _Enough:
+            result = None
+    if not all(recorder.complete for recorder in recorders):
+        raise RuntimeError("The model ran, but not through all layers that were to be recorded.")
+    return result
+
+
+class _Watched:
+    """Lets a recorder see a layer, and ends the graph or the call once all recorders are full."""
+
+    def __init__(self, recorder: Recorder, recorders: Sequence[Recorder], output: bool) -> None:
+        self.recorder, self.recorders, self.output = recorder, recorders, output
+
+    def __call__(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
+        self.recorder.keep(layer, q, k, v)
+        if all(recorder.complete for recorder in self.recorders):
+            if not self.output:
+                raise _Enough
+            torch.set_grad_enabled(False)
+        return attend(q, k, v)

@@ -1,0 +1,116 @@
+"""Where the attention layers of a diffusers UNet are: by name, by kind, in the order they run."""
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+
+from diffusers.models.attention_processor import Attention
+from torch import nn
+
+KINDS = MappingProxyType(
+    {
+        "spatial": "spatial self-attention",
+        "cross": "text cross-attention",
+        "temporal": "temporal self-attention",
+    }
+)
+# The parts of a UNet in the order they run; modules are registered in another one.
+_STAGES = ("transformer_in", "down_blocks", "mid_block", "up_blocks")
+_TEMPORAL = ("temp_attentions", "motion_modules", "transformer_in")
+
+
+@dataclass(frozen=True)
+class Site:
+    """An attention layer: the full name of its module, and its kind, a key of `KINDS`."""
+
+    name: str
+    kind: str
+
+
+def attention_sites(unet: nn.Module) -> tuple[Site, ...]:
+    """All attention layers of a UNet, in the order in which they run.
+
+    Works for `UNet2DConditionModel`, `UNet3DConditionModel` and `UNetMotionModel`.
+    """
+    layers = ((name, m) for name, m in unet.named_modules() if isinstance(m, Attention))
+    sites = [Site(name, _kind(name, layer)) for name, layer in layers]
+    return tuple(sorted(sites, key=lambda site: _order(site.name)))
+
+
+def find_sites(unet: nn.Module, pattern: str = "*", kind: str | None = None) -> tuple[Site, ...]:
+    """The attention layers whose full name matches a pattern, in the order in which they run.
+
+    `pattern` is matched as file names are (`*`, `?`, `[12]`), `*` reaching across dots: the decoder
+    is `up_blocks.*`, its blocks 1 and 2 are `up_blocks.[12].*`. Several patterns are separated by
+    blanks or commas. `kind` restricts to a key of `KINDS`; None is any.
+
+    Raises:
+        ValueError: if `kind` is unknown, or a pattern matches no layer of that kind.
+    """
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"{kind!r} is no kind of attention; choose {', '.join(KINDS)}.")
+    there = [site for site in attention_sites(unet) if kind in (None, site.kind)]
+    patterns = pattern.replace(",", " ").split()
+    for part in patterns or [pattern]:
+        if not any(fnmatchcase(site.name, part) for site in there):
+            raise ValueError(
+                f"The pattern {part!r} matches no {_called(kind)} layer of this model. "
+                f"It has {_listed(there)}."
+            )
+    return tuple(site for site in there if any(fnmatchcase(site.name, part) for part in patterns))
+
+
+def decoder_sites(unet: nn.Module, kind: str = "spatial") -> tuple[Site, ...]:
+    """The attention layers of one kind in the upsampling half, in the order in which they run."""
+    return find_sites(unet, "up_blocks.*", kind)
+
+
+def last_spatial_sites(unet: nn.Module, count: int) -> tuple[Site, ...]:
+    """The last `count` spatial self-attention layers, in the order in which they run.
+
+    Raises:
+        ValueError: if `count` is less than 1 or more than there are.
+    """
+    there = find_sites(unet, kind="spatial")
+    if not 1 <= count <= len(there):
+        raise ValueError(
+            f"The last {count} spatial self-attention layers were asked for; choose 1 to "
+            f"{len(there)}, for this model has {_listed(there)}."
+        )
+    return there[-count:]
+
+
+def _kind(name: str, layer: Attention) -> str:
+    if any(part in name.split(".") for part in _TEMPORAL):
+        return "temporal"
+    return "cross" if layer.is_cross_attention else "spatial"
+
+
+def _order(name: str) -> tuple[int | bool | str, ...]:
+    """Sorts names by when their layers run: stage, block, step, spatial before temporal, rest.
+
+    A block has a list of spatial and one of temporal attention; layer i of both runs before layer
+    i + 1 of either.
+    """
+    stage = next((i for i, part in enumerate(_STAGES) if name.startswith(part)), len(_STAGES))
+    temporal = any(part in name.split(".") for part in _TEMPORAL)
+    block = _number(r"^(?:down|up)_blocks\.(\d+)", name)
+    step = _number(r"(?:attentions|motion_modules)\.(\d+)", name)
+    return stage, block, step, temporal, _number(r"transformer_blocks\.(\d+)", name), name
+
+
+def _number(pattern: str, name: str) -> int:
+    """The first number a name holds at a pattern; 0 if it has none there."""
+    found = re.search(pattern, name)
+    return int(found[1]) if found else 0
+
+
+def _called(kind: str | None) -> str:
+    return "attention" if kind is None else KINDS[kind]
+
+
+def _listed(sites: list[Site] | tuple[Site, ...]) -> str:
+    if not sites:
+        return "none"
+    return f"{len(sites)} of them: {', '.join(site.name for site in sites)}"

@@ -1,0 +1,239 @@
+"""Plans on real models: what they change, and that nothing is left of them."""
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor2_0, FusedAttnProcessor2_0
+from rescore.attention.install import Entry, installed
+from rescore.attention.processor import HeadsProcessor
+from rescore.attention.sites import Site, attention_sites, find_sites
+from tiny_unets import KINDS, call, inputs, unet
+
+CLIPS, FRAMES = 2, 3
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def models_are_left_as_they_were():
+    """Not one processor, hook or weight differs after a test."""
+    before = {kind: state(unet(kind)) for kind in KINDS}
+    yield
+    assert {kind: state(unet(kind)) for kind in KINDS} == before
+
+
+def state(model) -> tuple:
+    processors = {name: id(processor) for name, processor in model.attn_processors.items()}
+    hooks = len(model._forward_pre_hooks), len(model._forward_hooks)
+    weights = {name: (id(p), p._version) for name, p in model.named_parameters()}
+    return processors, hooks, weights, set(model.__dict__)
+
+
+def plain(layer, q, k, v, attend):
+    return attend(q, k, v)
+
+
+def zeros(layer, q, k, v, attend):
+    return torch.zeros_like(q)
+
+
+def run(kind, clips=CLIPS, frames=FRAMES):
+    with torch.no_grad():
+        return call(kind, *inputs(clips, frames))
+
+
+def test_nothing_special_at_all_layers_is_what_diffusers_computes(kind):
+    sites = attention_sites(unet(kind))
+    assert all(type(p) is AttnProcessor2_0 for p in unet(kind).attn_processors.values())
+    expected = run(kind)
+    with installed(unet(kind), [Entry(sites, plain)], range(CLIPS), FRAMES):
+        assert not any(type(p) is AttnProcessor2_0 for p in unet(kind).attn_processors.values())
+        torch.testing.assert_close(run(kind), expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(run(kind), expected)
+
+
+def test_every_layer_matters(kind):
+    """So the equality above says something about each of them."""
+    expected = run(kind)
+    for site in attention_sites(unet(kind)):
+        with installed(unet(kind), [Entry([site], zeros)], range(CLIPS), FRAMES):
+            assert not torch.allclose(run(kind), expected, rtol=1e-4, atol=1e-4), site.name
+
+
+def test_a_layer_is_told_its_clips_and_gets_their_heads(kind):
+    """Samples of a clip lie together: in a batch of two, a change in one leaves the other's."""
+    seen = {}
+
+    def look(layer, q, k, v, attend):
+        assert layer.rows == (5, 3)
+        samples = len(q) // 2
+        seen.setdefault(layer.site, []).append((q[:samples], q[samples:]))
+        assert q.ndim == 4
+        assert q.shape[0] % (1 if layer.site.kind == "temporal" else 2 * FRAMES) == 0
+        return attend(q, k, v)
+
+    sites = attention_sites(unet(kind))
+    z, cond = inputs(2, FRAMES)
+    other = torch.cat([z[:1], z[1:] + 1])
+    for latents in (z, other):
+        with torch.no_grad(), installed(unet(kind), [Entry(sites, look)], (5, 3), FRAMES):
+            call(kind, latents, cond)
+    assert seen.keys() == set(sites)
+    for (first, second), (same, changed) in seen.values():
+        torch.testing.assert_close(first, same, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(second, changed, rtol=1e-2, atol=1e-3)
+
+
+def test_several_changes_at_a_layer_nest_in_the_order_of_the_plan():
+    site = find_sites(unet("image"), "mid_block.*.attn1")
+    calls = []
+
+    def named(name):
+        def change(layer, q, k, v, attend):
+            calls.append(name)
+            return attend(q, k, v)
+
+        return change
+
+    plan = [Entry(site, named("inner")), Entry(site, named("outer"))]
+    with installed(unet("image"), plan, range(CLIPS), FRAMES):
+        run("image")
+    assert calls == ["outer", "inner"]
+
+
+def test_a_change_starts_from_the_heads_processor_that_was_there():
+    """As an inflated model has them: what it does is what the change calls `attend`."""
+    site = find_sites(unet("image"), "mid_block.*.attn1")[0]
+    layer = unet("image").get_submodule(site.name)
+    before = layer.processor
+    try:
+        layer.set_processor(HeadsProcessor(lambda q, k, v: torch.zeros_like(q)))
+        expected = run("image")
+        with installed(unet("image"), [Entry([site], plain)], range(CLIPS), FRAMES):
+            changed = run("image")
+    finally:
+        layer.set_processor(before)
+    assert torch.equal(changed, expected)
+    assert not torch.allclose(changed, run("image"))
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_it_is_gone_after_an_error_inside_the_model(kind, error):
+    def fail(layer, q, k, v, attend):
+        raise error("stop")
+
+    sites = attention_sites(unet(kind))
+    with (
+        pytest.raises(error, match="stop"),
+        installed(unet(kind), [Entry(sites[3:5], fail)], range(CLIPS), FRAMES),
+    ):
+        run(kind)
+
+
+def test_another_with_may_change_other_layers():
+    sites = find_sites(unet("video"), kind="spatial")
+    expected = [run("video")]
+    plans = (
+        [Entry(sites[:2], zeros)],
+        [Entry(sites[4:], zeros)],
+        [Entry([sites[0], *sites[4:]], zeros)],
+    )
+    for plan in plans[:2]:
+        with installed(unet("video"), plan, range(CLIPS), FRAMES):
+            expected.append(run("video"))
+    with installed(unet("video"), plans[0], range(CLIPS), FRAMES):
+        with installed(unet("video"), plans[1], range(CLIPS), FRAMES):
+            both = run("video")
+        one = run("video")
+    with installed(unet("video"), [*plans[0], *plans[1]], range(CLIPS), FRAMES):
+        torch.testing.assert_close(run("video"), both, rtol=0, atol=0)
+    assert torch.equal(one, expected[1])
+    assert not torch.allclose(both, expected[1])
+
+
+def test_but_not_the_same_ones():
+    sites = find_sites(unet("video"), kind="spatial")
+    with (
+        installed(unet("video"), [Entry(sites[:2], plain)], range(CLIPS), FRAMES),
+        pytest.raises(ValueError, match=r"down_blocks\.1.* is already changed .* one plan"),
+        installed(unet("video"), [Entry(sites[1:], plain)], range(CLIPS), FRAMES),
+    ):
+        pass
+
+
+def test_the_sites_of_another_model():
+    sites = find_sites(unet("video"), kind="temporal")
+    with (
+        pytest.raises(ValueError, match=r"no attention layer transformer_in.* another model's"),
+        installed(unet("image"), [Entry(sites, plain)], range(CLIPS), FRAMES),
+    ):
+        pass
+
+
+def test_attention_that_does_more_is_not_replaced():
+    site = find_sites(unet("image"), "mid_block.*.attn1")[0]
+    layer = unet("image").get_submodule(site.name)
+    before = layer.processor
+    layer.set_processor(FusedAttnProcessor2_0())
+    try:
+        with (
+            pytest.raises(ValueError, match=r"mid_block.* not plain .*FusedAttnProcessor2_0"),
+            installed(unet("image"), [Entry([site], plain)], range(CLIPS), FRAMES),
+        ):
+            pass
+    finally:
+        layer.set_processor(before)
+
+
+def test_a_model_short_of_memory_takes_the_clips_in_slices(kind):
+    """The first slice fails, as when memory runs out; then clips come one by one, and all over."""
+    seen = []
+
+    def look(layer, q, k, v, attend):
+        seen.append(layer.rows)
+        if len(layer.rows) > 1:
+            raise torch.OutOfMemoryError
+        return attend(q, k, v)
+
+    site = find_sites(unet(kind), "mid_block.*.attn1", "spatial")
+    z, cond = inputs(3, FRAMES)
+    with torch.no_grad(), installed(unet(kind), [Entry(site, look)], (7, 8, 9), FRAMES):
+        with pytest.raises(torch.OutOfMemoryError):
+            call(kind, z[:2], cond[:2])
+        for i in range(3):
+            call(kind, z[i : i + 1], cond[i : i + 1])
+        call(kind, z[:1], cond[:1])
+    assert seen == [(7, 8), (7,), (8,), (9,), (7,)]
+
+
+@pytest.mark.parametrize(("clips", "frames"), [(CLIPS - 1, FRAMES), (CLIPS, FRAMES - 1)])
+def test_more_clips_than_announced(clips, frames):
+    site = find_sites(unet("image"), "mid_block.*.attn1")
+    sentence = rf"batch of 6, but {clips} clips of {frames} frames were announced"
+    with (
+        pytest.raises(ValueError, match=sentence),
+        installed(unet("image"), [Entry(site, plain)], range(clips), frames),
+    ):
+        run("image")
+
+
+def test_an_attention_mask_is_refused():
+    site = find_sites(unet("image"), "mid_block.*.attn2")
+    z, cond = inputs(1, 1)
+    with (
+        pytest.raises(ValueError, match="attention mask"),
+        installed(unet("image"), [Entry(site, plain)], (0,), 1),
+    ):
+        unet("image")(
+            z[:, :, 0], torch.tensor(7), cond, encoder_attention_mask=torch.ones(cond.shape[:2])
+        )
+
+
+def test_a_layer_of_an_unknown_name():
+    with (
+        pytest.raises(ValueError, match=r"no attention layer nowhere\.attn1"),
+        installed(unet("image"), [Entry([Site("nowhere.attn1", "spatial")], plain)], (0,), 1),
+    ):
+        pass
