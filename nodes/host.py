@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     import torch
@@ -65,8 +64,6 @@ def clip_tokenizer() -> Path | None:
 
 # --- devices ------------------------------------------------------------------------------------
 
-_patchers: "WeakKeyDictionary[Any, dict[str, Any]]" = WeakKeyDictionary()
-
 
 def dtype(precision: str) -> "torch.dtype":
     """The number format of a `precision` widget; "auto" is what the machine does best."""
@@ -97,16 +94,19 @@ def load(model: "Backbone", part: str, *, memory: int = 0) -> None:
     module = model.modules()[part]
     management = _host("comfy.model_management")
     if management is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-        module.to(name)
+        module.to("cuda" if torch.cuda.is_available() else "cpu")
         return
-    parts = _patchers.setdefault(model, {})
-    if part not in parts:
-        parts[part] = _patcher(module, part, management)
+    # Kept on the module itself: models share parts, and the host must count each part once.
+    patcher = getattr(module, "_rescore_patcher", None)
+    if patcher is None:
+        patcher = module._rescore_patcher = _patcher(module, part, management)
     # Weights that moved inside inference mode could not be differentiated through afterwards.
     with torch.inference_mode(False):
         # The host can load only its own layers in part; a module of diffusers moves as a whole.
-        management.load_models_gpu([parts[part]], memory_required=memory, force_full_load=True)
+        management.load_models_gpu([patcher], memory_required=memory, force_full_load=True)
+        # A motion model shares weights with its image model, whose offloading moves them along.
+        if any(p.device.type != patcher.load_device.type for p in module.parameters()):
+            module.to(patcher.load_device)
 
 
 def _patcher(module: Any, part: str, management: ModuleType) -> Any:
@@ -119,16 +119,17 @@ def _patcher(module: Any, part: str, management: ModuleType) -> Any:
             super().__init__()
             self.module = module
 
-    prefix = "unet" if part == "unet" else "vae" if part == "vae" else "text_encoder"
-    load_device = (
-        management.get_torch_device()
-        if part == "unet"
-        else getattr(management, f"{prefix}_device")()
-    )
-    offload_device = getattr(management, f"{prefix}_offload_device")()
-    patcher = _host("comfy.model_patcher")
-    assert patcher is not None  # it is part of the host
-    return patcher.ModelPatcher(Box(), load_device=load_device, offload_device=offload_device)
+    devices = {
+        "unet": (management.get_torch_device, management.unet_offload_device),
+        "vae": (management.vae_device, management.vae_offload_device),
+        "text_encoder": (
+            management.text_encoder_device,
+            management.text_encoder_offload_device,
+        ),
+    }
+    load_device, offload_device = (device() for device in devices[part])
+    patchers = importlib.import_module("comfy.model_patcher")
+    return patchers.ModelPatcher(Box(), load_device, offload_device)
 
 
 @contextmanager
