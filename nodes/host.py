@@ -97,9 +97,10 @@ def load(model: "Backbone", part: str, *, memory: int = 0) -> None:
         module.to("cuda" if torch.cuda.is_available() else "cpu")
         return
     # Kept on the module itself: models share parts, and the host must count each part once.
-    patcher = getattr(module, "_rescore_patcher", None)
-    if patcher is None:
-        patcher = module._rescore_patcher = _patcher(module, part, management)
+    account = module.__dict__.setdefault("_rescore_account", _Account())
+    if account.patcher is None:
+        account.patcher = _patcher(module, part, management)
+    patcher = account.patcher
     # Weights that moved inside inference mode could not be differentiated through afterwards.
     with torch.inference_mode(False):
         # The host can load only its own layers in part; a module of diffusers moves as a whole.
@@ -107,6 +108,15 @@ def load(model: "Backbone", part: str, *, memory: int = 0) -> None:
         # A motion model shares weights with its image model, whose offloading moves them along.
         if any(p.device.type != patcher.load_device.type for p in module.parameters()):
             module.to(patcher.load_device)
+
+
+class _Account:
+    """What the host knows of a module. A copy of the module is another one, with its own account."""
+
+    patcher: Any = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Account":
+        return _Account()
 
 
 def _patcher(module: Any, part: str, management: ModuleType) -> Any:
