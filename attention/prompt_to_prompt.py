@@ -1,0 +1,148 @@
+"""Cross-attention control: an edited clip reads its prompt where the source reads its own.
+
+Maps from the tokens of a source prompt to those of a target prompt (Prompt-to-Prompt, Hertz et al.,
+2022, Sec. 3), and the change that applies them (VideoDirector, Wang et al., 2025, Eq. 7).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .counterparts import Counterparts, Parts
+from .install import Layer
+from .processor import Attend
+
+Positions: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenMap:
+    """Where the attention to each token of a target prompt comes from.
+
+    Its map is `weight * (own * map of the target + (1 - own) * (map of the source @ mapper))`.
+    """
+
+    mapper: Float[Tensor, "l l"]  # [i, j]: what token j of the target takes over from i
+    own: Float[Tensor, " l"]  # gamma: 1 where a token of the target keeps its own attention
+    weight: Float[Tensor, " l"]  # C: what each token's attention is multiplied with
+
+    def __call__(
+        self, source: Float[Tensor, "*b n l"], target: Float[Tensor, "*b n l"]
+    ) -> Float[Tensor, "*b n l"]:
+        """The controlled attention maps, after the softmax."""
+        mapper, own, weight = (p.to(target) for p in (self.mapper, self.own, self.weight))
+        return weight * (own * target + (1 - own) * (source @ mapper))
+
+
+def swap_mapper(source: Sequence[Positions], target: Sequence[Positions], length: int) -> TokenMap:
+    """Word for word: each word of the target takes over the attention of its source word.
+
+    `source` and `target` name the tokens of each word, in a window of `length` tokens. A word's
+    attention is shared evenly among its new tokens, so that its sum stays. What stands before,
+    between and after the words is taken over in order.
+
+    Raises:
+        ValueError: if the prompts have different numbers of words.
+    """
+    if len(source) != len(target):
+        raise ValueError(
+            f"The source prompt has {len(source)} words and the target prompt {len(target)}; words "
+            "can be swapped only one for one. Use refine for prompts of different length."
+        )
+    mapper = torch.zeros(length, length, dtype=torch.float64)
+    gap = 0, 0  # the first token after the words so far, in either prompt
+    ends = ((length,), (length,))
+    for old, new in [*zip(source, target, strict=True), ends]:
+        _in_order(mapper, range(gap[0], old[0]), range(gap[1], new[0]))
+        gap = old[-1] + 1, new[-1] + 1
+        if old[0] < length:
+            mapper[torch.tensor(old)[:, None], torch.tensor(new)] = 1 / len(new)
+    return TokenMap(mapper, _uncovered(mapper), torch.ones(length, dtype=torch.float64))
+
+
+def refine_mapper(source: Sequence[str], target: Sequence[str], length: int) -> TokenMap:
+    """Token for token: what both prompts have is taken over, what is new keeps its own attention.
+
+    `source` and `target` are the tokens of the prompts, start and end included; they may differ in
+    number. The longest common subsequence is aligned (Needleman-Wunsch with match 1 and no cost for
+    gaps, by which a mismatch never pays). Padding follows in order.
+    """
+    mapper = torch.zeros(length, length, dtype=torch.float64)
+    for i, j in _aligned(source, target):
+        mapper[i, j] = 1
+    _in_order(mapper, range(len(source), length), range(len(target), length))
+    return TokenMap(mapper, _uncovered(mapper), torch.ones(length, dtype=torch.float64))
+
+
+def reweighted(tokens: TokenMap, weights: Mapping[Positions, float]) -> TokenMap:
+    """The same map with the attention to some tokens of the target multiplied.
+
+    Raises:
+        ValueError: for a token outside the window, or a weight that is not finite.
+    """
+    weight = tokens.weight.clone()
+    for positions, factor in weights.items():
+        if not all(0 <= position < len(weight) for position in positions):
+            raise ValueError(
+                f"Tokens {list(positions)} do not lie in a text window of {len(weight)}."
+            )
+        if not abs(factor) < float("inf"):
+            raise ValueError(f"A word's weight is {factor}; it must be a finite number.")
+        weight[list(positions)] *= factor
+    return TokenMap(tokens.mapper, tokens.own, weight)
+
+
+def cross_control(pairs: Mapping[int, int], tokens: TokenMap) -> Counterparts:
+    """Clips attend to their prompt by maps that come from their counterpart's.
+
+    Only the maps of these clips and their counterparts are ever formed, one layer at a time, in
+    float32.
+    """
+
+    def read(layer: Layer, own: Parts, source: Parts, attend: Attend) -> Tensor:
+        controlled = tokens(_maps(source[0], source[1]), _maps(own[0], own[1]))
+        return controlled.to(own[2].dtype) @ own[2]
+
+    return Counterparts(pairs, read)
+
+
+def _maps(q: Float[Tensor, "b h n d"], k: Float[Tensor, "b h l d"]) -> Float[Tensor, "b h n l"]:
+    return (q.float() @ k.float().mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+
+def _in_order(mapper: Tensor, source: range, target: range) -> None:
+    """Take over one token after the other, as many as both have."""
+    for i, j in zip(source, target, strict=False):
+        mapper[i, j] = 1
+
+
+def _uncovered(mapper: Float[Tensor, "l l"]) -> Float[Tensor, " l"]:
+    """1 for the tokens of the target to which nothing is mapped."""
+    return (mapper.sum(dim=0) == 0).to(mapper)
+
+
+def _aligned(source: Sequence[str], target: Sequence[str]) -> list[tuple[int, int]]:
+    """Pairs of equal tokens in both orders, as many as there can be.
+
+    Of several ways the one that matches the earlier tokens of the target.
+    """
+    rows, columns = len(source), len(target)
+    best = [[0] * (columns + 1) for _ in range(rows + 1)]  # matches from (i, j) to the ends
+    for i in reversed(range(rows)):
+        for j in reversed(range(columns)):
+            match = best[i + 1][j + 1] + 1 if source[i] == target[j] else 0
+            best[i][j] = max(match, best[i + 1][j], best[i][j + 1])
+    pairs, i, j = [], 0, 0
+    while i < rows and j < columns:
+        if source[i] == target[j] and best[i][j] == best[i + 1][j + 1] + 1:
+            pairs.append((i, j))
+            i, j = i + 1, j + 1
+        elif best[i][j] == best[i + 1][j]:
+            i += 1
+        else:
+            j += 1
+    return pairs
