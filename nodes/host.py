@@ -111,7 +111,7 @@ def load(model: "Backbone", part: str, *, memory: int = 0) -> None:
 
 
 class _Account:
-    """What the host knows of a module. A copy of the module is another one, with its own account."""
+    """What the host knows of a module. A copy of it is another module, with its own account."""
 
     patcher: Any = None
 
