@@ -1,0 +1,125 @@
+"""The graphs that come with the pack run headless as they are, and edit any clip with any model."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from rescore.headless.runner import run_workflow
+from rescore.headless.workflow import read_workflow
+from tiny_models import write_tiny_t2v
+
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+GRAPHS = sorted((WORKFLOWS / "api").glob("*.json"))
+
+
+def with_few_steps(graph: dict) -> dict[str, int]:
+    """Overrides that keep every loop of a graph short."""
+    return {
+        f"{number}.{name}": 2
+        for number, node in graph.items()
+        for name in ("steps", "inner_steps")
+        if isinstance(node["inputs"].get(name), int)
+    }
+
+
+def probe(file: Path) -> tuple[int, int, int, Fraction, bool]:
+    """Width, height, frames, frames a second, and whether there is sound."""
+    with av.open(str(file)) as container:
+        video = container.streams.video[0]
+        sound = bool(container.streams.audio)
+        frames = sum(1 for _ in container.decode(video))
+        return video.width, video.height, frames, video.average_rate, sound
+
+
+@pytest.mark.parametrize("file", GRAPHS, ids=lambda file: file.stem)
+def test_a_shipped_graph_runs_as_shipped(file, tmp_path):
+    graph = read_workflow(file)
+    result = run_workflow(
+        graph, out=tmp_path, inputs=[WORKFLOWS / "input"], overrides=with_few_steps(graph)
+    )
+    source = next(
+        node["inputs"]["file"] for node in graph.values() if node["class_type"] == "LoadVideo"
+    )
+    videos = [path for path in result.saved if path.suffix == ".mp4"]
+    assert videos
+    for video in videos:
+        assert probe(video)[2:4] == probe(WORKFLOWS / "input" / source)[2:4]
+
+
+def write_footage(file: Path, *, frames: int, width: int, height: int, rate: int) -> None:
+    """A clip with moving noise and sound, as a camera would give it."""
+    generator = np.random.default_rng(7)
+    with av.open(str(file), "w") as container:
+        video = container.add_stream("h264", rate=rate)
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        audio = container.add_stream("aac", rate=44100, layout="mono")
+        for index in range(frames):
+            pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = index
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+        tone = np.sin(np.arange(44100 * frames // rate) / 20).astype(np.float32)[None]
+        sound = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+        sound.sample_rate, sound.pts = 44100, 0
+        container.mux(audio.encode(sound))
+        container.mux(audio.encode())
+
+
+def test_footage_keeps_its_size_frames_rate_sound_and_background(tmp_path, monkeypatch):
+    """The shipped graph on a camera-like clip and a model from the user's folders."""
+    footage = tmp_path / "in"
+    footage.mkdir()
+    write_footage(footage / "street.mp4", frames=16, width=46, height=34, rate=30)
+    mask = [[0] * 23 for _ in range(17)]
+    for row in mask[4:9]:
+        row[6:14] = [255] * 8
+    write_mask(footage / "mask.mp4", mask, frames=16)
+    write_tiny_t2v(tmp_path / "models" / "diffusers" / "t2v")
+    monkeypatch.setenv("RESCORE_MODELS", str(tmp_path / "models"))
+
+    graph = json.loads((WORKFLOWS / "api" / "delta_denoising.json").read_text("utf-8"))
+    for node in graph.values():
+        if node["class_type"] == "ReScoreLoadShapeWorldModel":
+            node |= {
+                "class_type": "ReScoreLoadVideoModel",
+                "inputs": {"folder": "t2v", "precision": "auto"},
+            }
+    files = iter(("street.mp4", "mask.mp4"))
+    for node in graph.values():
+        if node["class_type"] == "LoadVideo":
+            node["inputs"]["file"] = next(files)
+    result = run_workflow(
+        graph,
+        out=tmp_path / "out",
+        inputs=[footage],
+        overrides=with_few_steps(graph),
+        keep=["ReScoreVideoVAEEncode", "ReScoreScoreDistillation"],
+    )
+    (video,) = (path for path in result.saved if path.suffix == ".mp4")
+    assert probe(video) == (46, 34, 16, Fraction(30), True)
+
+    source = result.values["ReScoreVideoVAEEncode"][0]["samples"]
+    edited = result.values["ReScoreScoreDistillation"][0]["samples"]
+    changed = (source != edited).any(1)
+    # The mask covers rows 8 to 17 and columns 12 to 27 of the clip; two pixels a latent pixel.
+    inside = changed[:, 4:9, 6:14]
+    assert inside.all()
+    assert changed.sum() == inside.sum()
+
+
+def write_mask(file: Path, mask: list[list[int]], *, frames: int) -> None:
+    """A still mask as a video without loss."""
+    pixels = np.array(mask, dtype=np.uint8)[..., None].repeat(3, axis=-1)
+    with av.open(str(file), "w") as container:
+        video = container.add_stream("libx264rgb", rate=30, options={"crf": "0"})
+        video.height, video.width = pixels.shape[:2]
+        video.pix_fmt = "rgb24"
+        for index in range(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = index
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
