@@ -93,7 +93,8 @@ def running(comfyui: Path, pack: Path, seconds_to_start: float = 180) -> Iterato
         command = [sys.executable, str(HERE / "launch.py"), str(comfyui.resolve() / "main.py")]
         command += ["--cpu", "--disable-auto-launch"]
         command += ["--listen", LOOPBACK, "--port", str(port), "--base-directory", str(base)]
-        command += ["--database-url", "sqlite:///:memory:", "--disable-api-nodes"]
+        command += ["--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}"]
+        command += ["--disable-api-nodes"]
         # The user's own extra_model_paths.yaml may bring more custom nodes; only ours are wanted.
         command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_NAME]
         log_file = base / "comfyui.log"
