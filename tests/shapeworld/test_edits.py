@@ -92,8 +92,13 @@ def test_both_sides_of_every_edit_fit_and_differ_in_the_attribute_alone(split: s
         assert change_attribute(edit.source, edit.attribute, value) == edit.target
         if edit.attribute != "motion":
             assert (path(edit.source) == path(edit.target)).all()
-        if edit.target.second is not None:
-            assert edit.target.second.colour != edit.target.colour
+
+
+def test_an_object_never_takes_the_colour_of_the_second():
+    """A caption could no longer tell them apart."""
+    seconds = [edit for edit in suite("colour", 120) if edit.target.second is not None]
+    assert len(seconds) > 20
+    assert all(edit.target.second.colour != edit.target.colour for edit in seconds)
 
 
 def test_masks_share_out_the_pixels_exactly():

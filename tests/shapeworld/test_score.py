@@ -66,6 +66,18 @@ def test_contamination_and_keep_see_what_lies_outside(edit: Edit):
     assert (found.psnr_edit, found.hit, found.kept) == (math.inf, True, 1.0)
 
 
+def test_spoiling_the_object_itself_is_no_contamination():
+    """What both shapes cover must be kept, yet a user would have painted over it."""
+    (edit,) = suite("shape", 1)
+    clips = edited(edit)
+    clip = clips.target.clip.clone()
+    clip[clips.paint & clips.keep] += 0.03
+    found = score(clip, edit)
+    assert found.contamination == 0
+    assert 30 < found.psnr_keep < 60
+    assert found.psnr_edit == math.inf
+
+
 def test_another_attribute_lost_on_the_way_is_named(edit: Edit):
     wrong = replace(edit.target, shape="circle", background=replace(GREY, pattern="checker"))
     found = score(render(wrong).clip, edit)
