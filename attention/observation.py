@@ -1,0 +1,73 @@
+"""One run of a model, and what its temporal and spatial self-attention did meanwhile."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from .recording import Recorder, forward_recorded, take_keys
+from .sites import Site
+
+
+class Observation(NamedTuple):
+    """What was seen of one clip, by the names of the layers, in float32."""
+
+    rows: dict[str, Float[Tensor, "p h f k"]]  # temporal attention to the frames picked
+    frames: dict[str, Int[Tensor, "p h f k"]]  # which frames these are
+    keys: dict[str, Float[Tensor, "f n c"]]
+
+
+def observe(
+    unet: nn.Module,
+    forward: Callable[[], Tensor],
+    temporal: Sequence[Site],
+    spatial: Sequence[Site],
+    frames: int,
+    *,
+    top_k: int = 1,
+    picked: Mapping[str, Tensor] | None = None,
+    output: bool = True,
+) -> tuple[Observation, Tensor | None]:
+    """Run `forward`, which calls the model once with one clip, and look at some of its layers.
+
+    Of each temporal map only the `top_k` largest weights of each query frame are kept, or those at
+    the frames `picked` by an earlier observation; whole maps never are. What is seen has its graph
+    where gradients are enabled; the output, see `forward_recorded`, has none.
+    """
+    recorders = {
+        site.name: Recorder(
+            [site],
+            [0],
+            partial(_largest, top_k) if picked is None else partial(_at, picked[site.name]),
+        )
+        for site in temporal
+    }
+    keys = Recorder(spatial, [0], take_keys)
+    every = [*recorders.values(), *([keys] if spatial else [])]
+    result = forward_recorded(unet, every, forward, [0], frames, output=output)
+    rows, chosen = {}, {}
+    for site in temporal:
+        (seen,) = recorders[site.name].at(site)
+        if picked is None:
+            rows[site.name], chosen[site.name] = seen[0], seen[1].long()
+        else:
+            rows[site.name], chosen[site.name] = seen, picked[site.name]
+    keys_seen = {site.name: keys.at(site)[0].float() for site in spatial}
+    return Observation(rows, chosen, keys_seen), result
+
+
+def _maps(q: Tensor, k: Tensor) -> Float[Tensor, "p h f f"]:
+    return (q.float() @ k.float().mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+
+def _largest(top_k: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "2 p h f k"]:
+    """The largest weights and, as numbers too, the frames they belong to."""
+    kept, frames = _maps(q, k).topk(min(top_k, k.shape[2]), dim=-1)
+    return torch.stack([kept, frames.to(kept)])
+
+
+def _at(frames: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "p h f k"]:
+    return _maps(q, k).gather(-1, frames)
