@@ -122,7 +122,7 @@ class _Account:
 def _patcher(module: Any, part: str, management: ModuleType) -> Any:
     import torch
 
-    class Box(torch.nn.Module):
+    class ReScoreModel(torch.nn.Module):  # the host logs this name
         """The host sets a `device` on what it manages, which modules of diffusers refuse."""
 
         def __init__(self) -> None:
@@ -139,7 +139,7 @@ def _patcher(module: Any, part: str, management: ModuleType) -> Any:
     }
     load_device, offload_device = (device() for device in devices[part])
     patchers = importlib.import_module("comfy.model_patcher")
-    return patchers.ModelPatcher(Box(), load_device, offload_device)
+    return patchers.ModelPatcher(ReScoreModel(), load_device, offload_device)
 
 
 @contextmanager

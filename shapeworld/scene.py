@@ -67,9 +67,9 @@ class StaticObject:
 class Scene:
     """One object moving over a static background; everything `render` needs, and nothing else.
 
-    `x`, `y` is the middle of the object's path, for circling the centre of the circle. `travel` is the length of that path
-    in pixels, so the speed is `travel / (frames - 1)` pixels a frame. `phase` is the angle at which
-    circling starts, in radians.
+    `x`, `y` is the middle of the object's path, for circling the centre of the circle. `travel` is
+    the length of that path in pixels, so the speed is `travel / (frames - 1)` pixels a frame.
+    `phase` is the angle at which circling starts, in radians.
     """
 
     shape: str
