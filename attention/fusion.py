@@ -18,7 +18,7 @@ def fused_attention(
     v: Float[Tensor, "b h m d"],
     k_reference: Float[Tensor, "b h l d"],
     v_reference: Float[Tensor, "b h l d"],
-    weight: float,
+    weight: float | int,
 ) -> Float[Tensor, "b h n d"]:
     """weight * self-attention + (1 - weight) * attention to a reference.
 
@@ -29,7 +29,7 @@ def fused_attention(
 
 
 def _fuse(
-    own: Tensor, q: Tensor, k_reference: Tensor, v_reference: Tensor, weight: float
+    own: Tensor, q: Tensor, k_reference: Tensor, v_reference: Tensor, weight: float | int
 ) -> Tensor:
     if weight == 1:
         return own
@@ -48,7 +48,7 @@ class AttentionFusion:
         ValueError: if an edited clip comes before its reference.
     """
 
-    def __init__(self, pairs: Mapping[int, int], weight: float) -> None:
+    def __init__(self, pairs: Mapping[int, int], weight: float | int) -> None:
         if not 0 <= weight <= 1:
             raise ValueError(f"The fusion weight is {weight}; it must lie within 0..1.")
         self.pairs, self.weight = dict(pairs), weight
