@@ -42,10 +42,15 @@ def _per_frame(cond: Tensor, frames: int) -> Tensor:
     return rearrange(cond, "b f l d -> (b f) l d")
 
 
+def _call_inflated(unet: nn.Module, z: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    return unet(z, t, cond)
+
+
 _CALLS: dict[str, Call] = {
     "text-to-video": _call_video,
     "image": _call_image,
     "animatediff": _call_animatediff,
+    "inflated": _call_inflated,
 }
 
 
@@ -57,7 +62,7 @@ class Backbone:
     """
 
     name: str  # of its folder or file, for messages
-    kind: str  # "text-to-video", "image" or "animatediff"
+    kind: str  # "text-to-video", "image", "animatediff" or "inflated"
     unet: nn.Module
     vae: nn.Module
     text_encoder: nn.Module

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,13 +11,16 @@ from einops import rearrange, repeat
 from rescore.attention import ffam
 from rescore.attention.install import Entry, installed
 from rescore.attention.sites import attention_sites, find_sites
+from rescore.pipelines.backbones.load import load_image, load_text_to_video
+from rescore.pipelines.ddim_inversion import ddim_invert
 from rescore.pipelines.inflation import (
     VARIANTS,
     Variant,
     VideoUNet,
     inflate,
+    inflate_backbone,
 )
-from tiny_models import TEXT_WIDTH, tiny_adapter, tiny_unet
+from tiny_models import TEXT_WIDTH, tiny_adapter, tiny_unet, write_tiny_sd, write_tiny_t2v
 from torch import Tensor, nn
 
 B, F, H, W, L = 2, 5, 7, 6, 3
@@ -302,3 +306,57 @@ def test_tuned_weights_of_another_variant_or_base_are_refused(image):
         model.with_tuned(wide.tuned_state())
     with pytest.raises(ValueError, match="they lack"):
         model.with_tuned({})
+
+
+@pytest.fixture
+def loaded(tmp_path):
+    """An image model, loaded from disk as users load one."""
+    return load_image(write_tiny_sd(tmp_path / "tiny"))
+
+
+def test_an_inflated_model_is_a_backbone(loaded):
+    video = inflate_backbone(loaded, "per-frame")
+    z = clip()
+    assert torch.equal(video.eps_theta(z, 411, COND), loaded.eps_theta(z, 411, COND))
+    assert (video.kind, loaded.kind) == ("inflated", "image")
+    assert video.vae is loaded.vae
+    assert video.unet.base == loaded.fingerprint
+    cond = draw(B, F, L, TEXT_WIDTH)
+    assert video.eps_theta(z, 411, cond).shape == z.shape
+
+
+def test_fingerprints_tell_variants_and_tuned_models_apart(loaded):
+    ei2, other = inflate_backbone(loaded, "ei2"), inflate_backbone(loaded, "ei2-r4")
+    tuned = replace(ei2, unet=moved(ei2.unet))
+    assert len({b.fingerprint for b in (loaded, ei2, other, tuned)}) == 4
+    assert ei2.fingerprint == inflate_backbone(loaded, "ei2").fingerprint
+
+
+def test_models_loaded_in_inference_mode_can_be_trained(tmp_path):
+    folder = write_tiny_sd(tmp_path / "tiny")
+    with torch.inference_mode():
+        model = inflate_backbone(load_image(folder)).unet
+        tuned = model.with_tuned(model.tuned_state())
+    for parameter in tuned.trainable().values():
+        parameter.requires_grad_(True)
+    tuned(clip(), TIMES, COND).square().mean().backward()
+    assert all(p.grad is not None for p in tuned.trainable().values())
+
+
+def test_backbones_that_are_no_image_models_are_refused(loaded, tmp_path):
+    with pytest.raises(ValueError, match="tiny is inflated already"):
+        inflate_backbone(inflate_backbone(loaded))
+    video = load_text_to_video(write_tiny_t2v(tmp_path / "video"))
+    with pytest.raises(ValueError, match="kind 'text-to-video' and knows time by itself"):
+        inflate_backbone(video)
+
+
+def test_a_video_model_inverts_and_samples_like_any_other(loaded):
+    video = inflate_backbone(loaded, "ei2")
+    z_0 = clip()[:1]
+    grid = video.schedule.timesteps(5)
+    cond = COND[:1]
+    trajectory = ddim_invert(
+        z_0, lambda z, t: video.eps_theta(z, t, cond), video.schedule.alphas_bar, grid
+    )
+    assert torch.isfinite(trajectory.latents).all()

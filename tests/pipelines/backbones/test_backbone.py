@@ -191,6 +191,14 @@ def test_a_model_loaded_in_inference_mode_can_be_differentiated_through(load, dr
     assert z.grad.abs().max() > 0
 
 
+def test_a_model_moved_in_inference_mode_stays_differentiable(load):
+    backbone = load("text-to-video")
+    with torch.inference_mode():
+        backbone.to("meta")  # a device every machine has
+    for module in backbone.modules().values():
+        assert not any(parameter.is_inference() for parameter in module.parameters())
+
+
 @torch.no_grad()
 def test_half_precision_stays_inside(load, draw):
     z, cond = draw(1, 4, 3, 7, 5), draw(1, 5, TEXT_WIDTH)
@@ -240,7 +248,7 @@ def test_shapes_that_do_not_fit_are_told(load, draw, kind, z_shape, cond_shape, 
 
 
 def test_a_kind_that_is_none_is_told(load):
-    with pytest.raises(ValueError, match="text-to-video, image, animatediff, and not 'audio'"):
+    with pytest.raises(ValueError, match="animatediff, inflated, and not 'audio'"):
         replace(load("image"), kind="audio")
 
 
