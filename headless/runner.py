@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..nodes import host
 from .core_nodes import core_nodes
 from .errors import WorkflowError
 from .execute import execute
@@ -72,9 +73,10 @@ def run_workflow(
         NodeError: a node failed; files written before it stay.
     """
     folders = Folders(Path(out), tuple(Path(folder) for folder in inputs))
-    plan = make_plan(workflow, all_nodes(folders, node_classes), overrides, keep)
-    _make_writable(folders.out)
-    return _run(plan, folders, report or (lambda line: None))
+    with host.writing_to(folders.out):
+        plan = make_plan(workflow, all_nodes(folders, node_classes), overrides, keep)
+        _make_writable(folders.out)
+        return _run(plan, folders, report or (lambda line: None))
 
 
 def _make_writable(out: Path) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -44,13 +45,48 @@ def roots(category: str) -> list[Path]:
 
 def files_in(category: str, *suffixes: str) -> list[str]:
     """Names of the files of a category with one of `suffixes`, for a combo."""
+    return _names_in(roots(category), suffixes)
+
+
+def own_folders(category: str) -> list[Path]:
+    """Where files lie that nodes of ours write and read again; the first is the one to write to."""
+    return [output_folder() / category, *roots(category)]
+
+
+def own_files_in(category: str, *suffixes: str) -> list[str]:
+    """Names of the files in `own_folders` with one of `suffixes`, for a combo."""
+    return _names_in(own_folders(category), suffixes)
+
+
+def _names_in(folders: list[Path], suffixes: tuple[str, ...]) -> list[str]:
     found = {
-        file.relative_to(root).as_posix()
-        for root in roots(category)
-        for file in root.rglob("*")
+        file.relative_to(folder).as_posix()
+        for folder in folders
+        for file in folder.rglob("*")
         if file.suffix in suffixes and file.is_file()
     }
     return sorted(found)
+
+
+_output: ContextVar[Path | None] = ContextVar("output", default=None)
+
+
+def output_folder() -> Path:
+    """The folder that nodes write files to: what `writing_to` says, or the host's."""
+    if (folder := _output.get()) is not None:
+        return folder
+    folders = _host("folder_paths")
+    return Path("output") if folders is None else Path(folders.get_output_directory())
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Within the `with`, nodes write their files to this folder."""
+    token = _output.set(folder)
+    try:
+        yield
+    finally:
+        _output.reset(token)
 
 
 def clip_tokenizer() -> Path | None:
