@@ -35,8 +35,10 @@ PACKAGES = {
     "attention": ARRAYS | {"diffusers"},
     "headless": ARRAYS | {"PIL", "av", "matplotlib", "tqdm"},
     "nodes": ARRAYS,
+    "nodes/charts.py": ARRAYS | {"PIL"},
     "nodes/host.py": ARRAYS | HOST | {"PIL"},
     "pipelines": ARRAYS | {"kornia"},
+    "pipelines/flow/estimation.py": ARRAYS | {"cv2", "torchvision"},  # where they are installed
     "pipelines/backbones": ARRAYS | MODELS,
     "pipelines/backbones/fetch.py": {"huggingface_hub"},  # the command that downloads a model
     "shapeworld": ARRAYS | MODELS | {"PIL", "matplotlib", "tokenizers", "tqdm"},

@@ -27,7 +27,7 @@ def over_time(*values: float) -> torch.Tensor:
 
 
 def test_a_window_by_hand():
-    """Weights 1, 2, 5 on 8, 16, 40: the first frame lacks its left neighbour, the last the right."""
+    """Weights 1, 2, 5 on 8, 16, 40: the ends of the clip lack a neighbour."""
     smoothed = sliding_window(over_time(8, 16, 40), (1, 2, 5))
     expected = over_time((2 * 8 + 5 * 16) / 7, (8 + 2 * 16 + 5 * 40) / 8, (16 + 2 * 40) / 3)
     torch.testing.assert_close(smoothed, expected)

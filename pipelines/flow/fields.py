@@ -1,0 +1,129 @@
+"""Flow fields: warping along them, bringing them to another grid, and seeing where they hold."""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from kornia.geometry.transform import remap
+from torch import Tensor
+from torch.nn import functional
+
+# Of forward-backward consistency (Sundaram, Brox & Keutzer, 2010, Eq. 5): how long the way there
+# and back may be, relative to the squared flows, and in squared pixels.
+_RELATIVE, _ABSOLUTE = 0.01, 0.5
+
+
+def warp(x: Float[Tensor, "b c h w"], flow: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b c h w"]:
+    """What `x` shows at p + flow(p), for every pixel p: bilinear, repeating the edge beyond it."""
+    rows, columns = _pixels(flow)
+    return remap(
+        x, columns + flow[:, 0], rows + flow[:, 1], padding_mode="border", align_corners=True
+    )
+
+
+def visibility(
+    forward: Float[Tensor, "b 2 h w"], backward: Float[Tensor, "b 2 h w"]
+) -> Bool[Tensor, "b h w"]:
+    """Where what a pixel shows is still seen at the end of its flow.
+
+    There and back must lead home: |forward + backward|^2 < 0.01 (|forward|^2 + |backward|^2) + 0.5,
+    with `backward` taken where `forward` leads (Sundaram, Brox & Keutzer, 2010, "Dense point
+    trajectories by GPU-accelerated large displacement optical flow", Eq. 5). What leaves the
+    picture is not visible. For the other frame's pixels, swap the arguments.
+    """
+    back = warp(backward, forward)
+    round_trip = (forward + back).square().sum(dim=1)
+    length = (forward.square() + back.square()).sum(dim=1)
+    return _inside(forward) & (round_trip < _RELATIVE * length + _ABSOLUTE)
+
+
+def resize_flow(
+    flow: Float[Tensor, "n 2 H W"],
+    height: int,
+    width: int,
+    *,
+    shown: tuple[float, float] = (1.0, 1.0),
+) -> Float[Tensor, "n 2 h w"]:
+    """The flow on another grid, its vectors scaled with the picture.
+
+    `shown` is the share of the new grid, (vertical, horizontal), that the picture fills: less than
+    1 where the clip was padded to whole latent pixels. The padding repeats the edge.
+    """
+    whole = _whole(flow, shown)
+    scale = flow.new_tensor([width / whole[1], height / whole[0]])
+    return rearrange(scale, "c -> 1 c 1 1") * _resize(flow, height, width, whole)
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """The optical flow of a clip, from every frame to the next and back, and where it holds.
+
+    There is one less of each than frames. Forward flow is given at the pixels of the earlier frame,
+    backward flow at those of the later one, and so is the visibility, false or true or 0..1.
+    """
+
+    forward: Float[Tensor, "n 2 h w"]
+    backward: Float[Tensor, "n 2 h w"]
+    visible_forward: Bool[Tensor, "n h w"] | Float[Tensor, "n h w"]
+    visible_backward: Bool[Tensor, "n h w"] | Float[Tensor, "n h w"]
+
+    @classmethod
+    def of(cls, forward: Float[Tensor, "n 2 h w"], backward: Float[Tensor, "n 2 h w"]) -> "Flow":
+        """Two flows, visible where they agree (see `visibility`)."""
+        return cls(forward, backward, visibility(forward, backward), visibility(backward, forward))
+
+    @property
+    def frames(self) -> int:
+        """How many frames the clip has."""
+        return len(self.forward) + 1
+
+    def resized(
+        self, height: int, width: int, *, shown: tuple[float, float] = (1.0, 1.0)
+    ) -> "Flow":
+        """The same flow on another grid, as `resize_flow`; visibility is averaged."""
+        whole = _whole(self.forward, shown)
+        visible = (
+            _resize(rearrange(part.to(self.forward), "n h w -> n 1 h w"), height, width, whole)[
+                :, 0
+            ]
+            for part in (self.visible_forward, self.visible_backward)
+        )
+        ways = (
+            resize_flow(part, height, width, shown=shown) for part in (self.forward, self.backward)
+        )
+        return Flow(*ways, *visible)
+
+    def to(self, like: Tensor) -> "Flow":
+        """The same flow, and visibility in 0..1, in the precision and on the device of `like`."""
+        return Flow(
+            self.forward.to(like),
+            self.backward.to(like),
+            self.visible_forward.to(like),
+            self.visible_backward.to(like),
+        )
+
+
+def _whole(x: Tensor, shown: tuple[float, float]) -> tuple[int, int]:
+    """Height and width of a picture that is only shown in part."""
+    return round(x.shape[-2] / shown[0]), round(x.shape[-1] / shown[1])
+
+
+def _resize(x: Tensor, height: int, width: int, whole: tuple[int, int]) -> Tensor:
+    padding = (0, whole[1] - x.shape[-1], 0, whole[0] - x.shape[-2])
+    padded = functional.pad(x, padding, mode="replicate")
+    return functional.interpolate(padded, (height, width), mode="bilinear", antialias=True)
+
+
+def _pixels(like: Tensor) -> tuple[Float[Tensor, "h 1"], Float[Tensor, " w"]]:
+    """Row and column of every pixel, ready to broadcast."""
+    rows = torch.arange(like.shape[-2], dtype=like.dtype, device=like.device)
+    columns = torch.arange(like.shape[-1], dtype=like.dtype, device=like.device)
+    return rows[:, None], columns
+
+
+def _inside(flow: Float[Tensor, "b 2 h w"]) -> Bool[Tensor, "b h w"]:
+    """Whether the flow leads to a place in the picture, up to the outer edge of its last pixels."""
+    rows, columns = _pixels(flow)
+    x, y = columns + flow[:, 0], rows + flow[:, 1]
+    return (x.clamp(-0.5, flow.shape[3] - 0.5) == x) & (y.clamp(-0.5, flow.shape[2] - 0.5) == y)
