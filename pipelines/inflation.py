@@ -265,6 +265,22 @@ def check_tuned(model: VideoUNet, state: dict[str, Tensor]) -> None:
             )
 
 
+@torch.no_grad()
+def frozen_sample(model: VideoUNet) -> Float[Tensor, " n"]:
+    """One number of every frozen weight: two models with the same are inflated from the same one.
+
+    Unlike a fingerprint it can be compared across precisions: see `same_base`.
+    """
+    frozen = [p.flatten() for name, p in model.named_parameters() if not _is_trained(name)]
+    return torch.stack([weight[len(weight) // 2].float().cpu() for weight in frozen])
+
+
+def same_base(model: VideoUNet, sample: Float[Tensor, " n"]) -> bool:
+    """Whether a `frozen_sample` is this model's, as far as half precision can tell."""
+    mine = frozen_sample(model)
+    return mine.shape == sample.shape and torch.allclose(mine, sample, rtol=2**-7, atol=1e-6)
+
+
 def _is_trained(name: str) -> bool:
     return ".temporal." in name or ".attn1.to_q." in name or ".attn2.to_q." in name
 

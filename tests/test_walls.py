@@ -46,9 +46,10 @@ PACKAGES = {
 # The loops of `pipelines` say what happens next and may use every leaf and `attention`.
 LOOPS = {"attention_sampling", "ddim_inversion", "null_text", "one_shot_tuning"}
 LOOPS.add("score_distillation")
+LOOPS.add("tuned_edit")
 LOOPS.add("inflation")  # no loop, but what puts attention into a model
 # The leaves every leaf may build on (formulas and the words they share); it knows no other leaf.
-BASIC_LEAVES = {"guidance", "schedule", "shapes", "terms"}
+BASIC_LEAVES = {"guidance", "keys", "schedule", "shapes", "terms"}
 
 UNSAFE_MODULES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 PROCESS_MODULES = {"multiprocessing", "pty", "subprocess"}

@@ -17,8 +17,10 @@ from rescore.pipelines.inflation import (
     VARIANTS,
     Variant,
     VideoUNet,
+    frozen_sample,
     inflate,
     inflate_backbone,
+    same_base,
 )
 from tiny_models import TEXT_WIDTH, tiny_adapter, tiny_unet, write_tiny_sd, write_tiny_t2v
 from torch import Tensor, nn
@@ -360,3 +362,16 @@ def test_a_video_model_inverts_and_samples_like_any_other(loaded):
         z_0, lambda z, t: video.eps_theta(z, t, cond), video.schedule.alphas_bar, grid
     )
     assert torch.isfinite(trajectory.latents).all()
+
+
+def test_the_base_is_known_again_in_any_precision():
+    image = tiny_unet("2D").requires_grad_(False)
+    tuned = moved(inflate(image, "ei2"))
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        there = inflate(copy.deepcopy(image).to(dtype), "tune-a-video")
+        assert same_base(there, frozen_sample(tuned).float())
+    nearly = copy.deepcopy(image)
+    for parameter in nearly.parameters():
+        parameter.data *= 1.02
+    for other in (nearly, tiny_unet("2D", seed=1), tiny_unet("2D", block_out_channels=(16, 16))):
+        assert not same_base(inflate(other, "ei2"), frozen_sample(tuned))

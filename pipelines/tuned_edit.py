@@ -1,0 +1,47 @@
+"""How a tuned model edits its clip: inverted without a prompt, sampled with the new one."""
+
+from collections.abc import Callable
+
+import torch
+
+from .ddim_inversion import ddim_invert
+from .guidance import guide
+from .prediction import EpsTheta, Prompts
+from .sampling import ddim_sample
+from .schedule import NoiseSchedule
+from .terms import Latents
+
+
+@torch.no_grad()
+def invert_and_edit(
+    z_0: Latents,
+    eps_theta: EpsTheta,
+    prompts: Prompts,
+    schedule: NoiseSchedule,
+    *,
+    steps: int = 50,
+    cfg: float = 7.5,
+    on_step: Callable[[int], None] | None = None,
+) -> Latents:
+    """A clip edited by a tuned model: inverted without a prompt, and sampled with the target's.
+
+    EI2's way of editing (Zhang et al., 2023, Sec. 5), with its defaults. The empty prompt, which
+    the paper does not name, is Tune-A-Video's: here the negative one, which usually is empty.
+    `on_step` is called with the number of steps done, of `2 * steps`, and may raise to stop.
+    """
+    grid, tell = schedule.timesteps(steps), on_step or (lambda done: None)
+    inverted = ddim_invert(
+        z_0,
+        lambda z, t: eps_theta(z, t, prompts.negative),
+        schedule.alphas_bar,
+        grid,
+        lambda progress: tell(progress.step),
+    )
+
+    def guided(z: Latents, t: int) -> Latents:
+        both = eps_theta(torch.cat([z, z]), t, torch.cat([prompts.negative, prompts.target]))
+        return guide(*both.chunk(2), cfg)
+
+    return ddim_sample(
+        inverted.latents[-1], guided, schedule.alphas_bar, grid, lambda done, _: tell(steps + done)
+    )
