@@ -63,8 +63,8 @@ def contained(path: Path, roots: Sequence[Path]) -> Path:
     Raises:
         ModelError: if the path leads out of all of them.
     """
-    plain = Path(os.path.normpath(os.path.abspath(path)))
-    if any(plain.is_relative_to(os.path.normpath(os.path.abspath(root))) for root in roots):
+    plain = Path(os.path.abspath(path))
+    if any(plain.is_relative_to(os.path.abspath(root)) for root in roots):
         return plain
     raise ModelError(
         f"{path} lies outside the model folders, and models are read from those only. Move it into "

@@ -1,5 +1,6 @@
 """The tiny models the adapters and loaders are tested on, written once and never changed."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def models(tmp_path_factory) -> Path:
     write_tiny_adapter(folder / "motion", seed=5)
     write_tiny_checkpoint(folder / "sd.safetensors", folder / "sd")
     return folder
+
+
+@pytest.fixture
+def sd(models, tmp_path):
+    """A copy of the image model, to be changed or broken."""
+    return shutil.copytree(models / "sd", tmp_path / "sd")
 
 
 @pytest.fixture

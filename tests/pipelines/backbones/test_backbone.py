@@ -264,6 +264,13 @@ def test_fingerprint_is_the_same_for_the_same_model_only(models, load):
     assert tuned.fingerprint != marks["image", "epsilon"]
 
 
+def test_fingerprint_knows_settings_that_no_weight_shows(load):
+    model = load("image")
+    other = load("image")
+    other.unet.register_to_config(norm_eps=1e-6)
+    assert model.fingerprint != other.fingerprint
+
+
 def test_facts_about_the_model(load):
     backbone = load("animatediff")
     assert backbone.name == "sd with motion"
