@@ -47,7 +47,8 @@ def reconstruction(model: Backbone, clips: int) -> dict[str, float]:
     for scene in prompts(clips):
         truth = render(scene).clip
         z = encode_video(rearrange(truth, "f h w c -> 1 c f h w"), model.encode_frames, 4)
-        values.append(float(psnr(to_image(decode_video(z, model.decode_frames)), truth)))
+        decoded = to_image(decode_video(z, model.decode_frames))
+        values.append(psnr(decoded, truth, torch.ones(truth.shape[:3], dtype=torch.bool)))
     errors = [10 ** (-value / 10) for value in values]
     return {
         "mean PSNR": statistics.mean(values),

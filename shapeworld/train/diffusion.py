@@ -21,7 +21,7 @@ from ..models import (
 from .data import Pool
 from .loop import Recipe
 
-STEPS = {"shapeworld-sd": 5000, "shapeworld-t2v": 3000, "shapeworld-animatediff": 2500}
+STEPS = {"shapeworld-sd": 6000, "shapeworld-t2v": 2100, "shapeworld-animatediff": 1800}
 _DROPOUT = 0.1  # of captions, for classifier-free guidance
 _IMAGES, _CLIPS = 32, 8  # batch; a clip of twice the length counts twice
 
