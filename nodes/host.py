@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from ..pipelines.backbones import Backbone
+    from ..pipelines.backbones.backbone import Backbone
 
 log = logging.getLogger("rescore")
 
