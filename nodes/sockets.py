@@ -10,6 +10,7 @@ MODEL = "RESCORE_MODEL"  # pipelines.backbones.Backbone: a loaded model
 PROMPTS = "RESCORE_PROMPTS"  # PromptPair
 TERMS = "RESCORE_TERMS"  # tuple of pipelines.terms.Weighted
 STATE = "RESCORE_STATE"  # pipelines.score_distillation.State
+TUNING = "RESCORE_TUNING"  # pipelines.one_shot_tuning.State
 LOSSES = "LOSS_MAP"  # the host's own type: {"loss": [one number per step]}
 
 # Keys a LATENT of ours carries beside the host's "samples".

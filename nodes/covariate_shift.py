@@ -1,0 +1,124 @@
+"""The node that shows what modules along time do to features."""
+
+from typing import Any
+
+from . import host
+from .inflation import CATEGORY
+from .sockets import MODEL, PROMPTS
+
+_BYTES_PER_LATENT_PIXEL = 30_000
+
+
+class CovariateShift:
+    """How far attention along time moves the statistics of features, layer by layer."""
+
+    DESCRIPTION = (
+        "Measures how far each module along time moves the mean and the covariance of the features "
+        "that pass through it, which is EI2's explanation of why tuned models stop following the "
+        "prompt. Compare two models, such as one tuned with ei2 and one with tune-a-video."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "measure"
+    RETURN_TYPES = ("IMAGE", "STRING")
+    RETURN_NAMES = ("charts", "report")
+    OUTPUT_TOOLTIPS = (
+        "Three charts over the layers: shift of the mean, ratio of variances, shift of the "
+        "covariance.",
+        "The same numbers as a table.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (MODEL, {"tooltip": "An inflated model, tuned or not."}),
+                "prompts": (
+                    PROMPTS,
+                    {"tooltip": "From Encode Prompt Pair. The source prompt is used."},
+                ),
+                "latent": (
+                    "LATENT",
+                    {"tooltip": "A clip, from Video VAE Encode; best the one tuned on."},
+                ),
+                "timesteps": (
+                    "INT",
+                    {
+                        "default": 5,
+                        "min": 1,
+                        "max": 100,
+                        "step": 1,
+                        "tooltip": "How many timesteps are looked at, spread over the schedule; "
+                        "each is one model call. 5 is enough; raise it for smoother numbers.",
+                    },
+                ),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 0xFFFFFFFF,
+                        "step": 1,
+                        "control_after_generate": False,
+                        "tooltip": "Draws the noise on the clip; the same for both models.",
+                    },
+                ),
+            },
+            "optional": {
+                "other_model": (
+                    MODEL,
+                    {"tooltip": "A second inflated model to compare with, such as the baseline."},
+                ),
+            },
+        }
+
+    def measure(self, model, prompts, latent, timesteps: int, seed: int, other_model=None):
+        import torch
+
+        from ..pipelines.covariate_shift import covariate_shift, shift_table
+        from .charts import line_chart
+
+        models = [model] if other_model is None else [model, other_model]
+        bar = host.progress(timesteps * len(models))
+        shifts = {}
+        for number, each in enumerate(models):
+            z_0 = host.latents_from_host(latent["samples"], each.scaling_factor, each.shift_factor)
+            host.load(each, "unet", memory=_BYTES_PER_LATENT_PIXEL * z_0[:, :1].numel())
+            # Midpoints of equal parts of the schedule.
+            count = len(each.schedule)
+            times = [int(count * (i + 0.5) / timesteps) for i in range(timesteps)]
+            shifts[_name(each, number)] = covariate_shift(
+                getattr(each.unet, "temporal", {}),
+                each.eps_theta,
+                z_0.to(each.device),
+                prompts.embeddings.source.to(each.device),
+                each.schedule,
+                times,
+                seed=seed,
+                on_step=lambda done, before=number * timesteps: bar(before + done),
+            )
+        labels = [shift.label for shift in max(shifts.values(), key=len)]
+        charts = [
+            line_chart(
+                title,
+                {name: [getattr(s, field) for s in layers] for name, layers in shifts.items()},
+                labels,
+            )
+            for title, field in (
+                ("Shift of the mean, relative", "mean_shift"),
+                ("Variance after, relative to before", "variance_ratio"),
+                ("Shift of the covariance, relative", "covariance_shift"),
+            )
+        ]
+        return (torch.cat(charts), shift_table(shifts))
+
+
+def _name(model, number: int) -> str:
+    """What a model is called in a chart."""
+    variant = str(getattr(model.unet, "variant", model.kind))
+    tuning = getattr(model.unet, "tuning", None)
+    steps = f", {tuning.step} steps" if tuning is not None else ""
+    return f"{number + 1}: {variant}{steps}"
+
+
+NODE_CLASS_MAPPINGS = {"ReScoreCovariateShift": CovariateShift}
+NODE_DISPLAY_NAME_MAPPINGS = {"ReScoreCovariateShift": "Covariate Shift"}

@@ -1,0 +1,100 @@
+"""The node that makes a video model of an image model."""
+
+from dataclasses import replace
+from typing import Any
+
+from . import host
+from .sockets import MODEL
+
+CATEGORY = f"{host.CATEGORY}/tuning"
+
+
+class InflateImageModel:
+    """A Stable Diffusion 1.x model whose frames see each other."""
+
+    DESCRIPTION = (
+        "Makes a video model of an image model (Stable Diffusion 1.x) for One-Shot Tune: frames "
+        "read each other in self-attention, and attention along time is added to every block. The "
+        "image model itself stays as it is. EI2 (Zhang et al., 2023), each of its parts alone, and "
+        "Tune-A-Video (Wu et al., 2023) to compare it with."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "inflate"
+    RETURN_TYPES = (MODEL, "STRING")
+    RETURN_NAMES = ("model", "report")
+    OUTPUT_TOOLTIPS = (
+        "The video model: tune it, or load tuned weights into it.",
+        "What was put in, and how many weights tuning will train.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (
+                    MODEL,
+                    {
+                        "tooltip": "An image model, from Load Image Model (Stable Diffusion 1.4 is "
+                        "the paper's) or shapeworld-sd from Load Shape-World Model."
+                    },
+                ),
+                "variant": (
+                    [
+                        "ei2",
+                        "tune-a-video",
+                        "stam",
+                        "ffam",
+                        "centring",
+                        "spectral-norm",
+                        "instance-norm",
+                        "full-space-time",
+                        "per-frame",
+                    ],
+                    {
+                        "default": "ei2",
+                        "tooltip": "ei2: fine-coarse frame attention and shift-restricted temporal "
+                        "attention. tune-a-video: the baseline. stam, ffam: it with one of EI2's "
+                        "two modules; centring, spectral-norm, instance-norm: with a part of STAM. "
+                        "full-space-time: STAM with all tokens of all frames, far more memory. "
+                        "per-frame: frames see each other along time only. If edits do not follow "
+                        "the prompt, use ei2 or stam; if frames flicker, ei2 or ffam.",
+                    },
+                ),
+                "ratio": (
+                    "INT",
+                    {
+                        "default": 2,
+                        "min": 1,
+                        "max": 64,
+                        "step": 1,
+                        "tooltip": "How much coarser a frame sees the other frames (ei2, ffam). 2 "
+                        "or 4 in the paper; 4 takes less memory and time, 2 ties frames closer. 1 "
+                        "is full attention.",
+                    },
+                ),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 0xFFFFFFFF,
+                        "step": 1,
+                        "control_after_generate": False,
+                        "tooltip": "Draws the weights along time as they are before tuning. It "
+                        "hardly matters; keep it for results that can be repeated.",
+                    },
+                ),
+            }
+        }
+
+    def inflate(self, model, variant: str, ratio: int, seed: int):
+        from ..pipelines.inflation import VARIANTS, inflate_backbone
+        from ..pipelines.one_shot_tuning import trained_summary
+
+        chosen = replace(VARIANTS[variant], ratio=ratio)
+        video = inflate_backbone(model, chosen, seed=seed)
+        return (video, f"{model.name}, inflated: {chosen}. {trained_summary(video.unet)}")
+
+
+NODE_CLASS_MAPPINGS = {"ReScoreInflateImageModel": InflateImageModel}
+NODE_DISPLAY_NAME_MAPPINGS = {"ReScoreInflateImageModel": "Inflate Image Model"}

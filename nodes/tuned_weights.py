@@ -1,0 +1,175 @@
+"""Nodes that keep tuned weights in files."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from . import host
+from .inflation import CATEGORY
+from .sockets import MODEL
+
+FOLDER = "rescore_tuned"  # under the output folder, and under models
+_BASE = "base"  # the tensor that tells which model was inflated; no weight has this name
+
+
+class SaveTunedWeights:
+    """What a model has learned, to a file."""
+
+    DESCRIPTION = (
+        "Saves what One-Shot Tune has trained, and only that, with what it belongs to: base model, "
+        "variant, prompt, frames, size and steps. An older file of the name is replaced at once "
+        "when the new one is complete, and not before."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "save"
+    OUTPUT_NODE = True
+    RETURN_TYPES = (MODEL, "STRING")
+    RETURN_NAMES = ("model", "file")
+    OUTPUT_TOOLTIPS = ("The same model, for the graph to go on.", "Where the file lies.")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (MODEL, {"tooltip": "The tuned model, from One-Shot Tune."}),
+                "name": (
+                    "STRING",
+                    {
+                        "default": "tuned",
+                        "tooltip": f"The file is {FOLDER}/<name>.safetensors in the output "
+                        "folder; one of that name is replaced. Load Tuned Weights finds it there, "
+                        f"or under models/{FOLDER}.",
+                    },
+                ),
+            }
+        }
+
+    def save(self, model, name: str):
+        from ..pipelines.backbones.tuned_file import write_tuned
+        from ..pipelines.inflation import frozen_sample
+
+        tuning = getattr(model.unet, "tuning", None)
+        if tuning is None:
+            raise ValueError(
+                f"{model.name} has not been tuned, so there is nothing to save. Wire the model "
+                "that comes out of One-Shot Tune."
+            )
+        name = name.strip().removesuffix(".safetensors")
+        if not name or Path(name).name != name or name.startswith(".") or set(name) & set('\\:*?"'):
+            raise ValueError(f"{name!r} is no name for a file. Use letters, digits and dashes.")
+        file = host.own_folders(FOLDER)[0] / f"{name}.safetensors"
+        metadata = {key: str(value) for key, value in asdict(tuning).items()}
+        metadata |= {
+            "variant": str(model.unet.variant),
+            "base_name": model.name,
+            "base_fingerprint": model.unet.base,
+        }
+        tensors = model.unet.tuned_state() | {_BASE: frozen_sample(model.unet)}
+        write_tuned(file, tensors, metadata)
+        return {"ui": {"text": [f"Saved to {file}"]}, "result": (model, str(file))}
+
+
+class LoadTunedWeights:
+    """What a model has learned, from a file."""
+
+    DESCRIPTION = (
+        "Gives a model what One-Shot Tune has trained and Save Tuned Weights has saved. An image "
+        "model is inflated as the file says; an inflated one must be of the same variant. Any "
+        "number of frames and any size can be edited, those that were tuned on best."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = (MODEL, "STRING")
+    RETURN_NAMES = ("model", "report")
+    OUTPUT_TOOLTIPS = (
+        "The tuned model; the model that came in stays as it is.",
+        "What the weights were tuned on, and for how long.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        files = host.own_files_in(FOLDER, ".safetensors")
+        return {
+            "required": {
+                "model": (
+                    MODEL,
+                    {
+                        "tooltip": "The image model that was inflated and tuned, in any precision, "
+                        "or the same one inflated with the same variant."
+                    },
+                ),
+                "file": (
+                    files or [f"(nothing found: Save Tuned Weights writes to {FOLDER})"],
+                    {
+                        "tooltip": f"A file under {FOLDER} in the output folder or in models. A "
+                        "file saved just now shows after a refresh."
+                    },
+                ),
+            }
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, file: str, **_: Any) -> float:
+        path = _found(file)
+        return path.stat().st_mtime if path is not None else 0.0
+
+    def load(self, model, file: str):
+        from ..pipelines.backbones.tuned_file import read_tuned
+        from ..pipelines.inflation import (
+            Tuning,
+            Variant,
+            VideoUNet,
+            inflate_backbone,
+            same_base,
+        )
+
+        path = _found(file)
+        if path is None:
+            raise ValueError(
+                f"There is no file {file} in {' or '.join(map(str, host.own_folders(FOLDER)))}. "
+                "Save tuned weights first, refresh, and choose it."
+            )
+        tensors, words = read_tuned(path)
+        variant = Variant.parse(words["variant"])
+        if not isinstance(model.unet, VideoUNet):
+            model = inflate_backbone(model, variant)
+        if str(model.unet.variant) != str(variant):
+            raise ValueError(
+                f"{path.name} was tuned with the variant {variant}, and the model is inflated with "
+                f"{model.unet.variant}. Wire the image model itself, or inflate it with that "
+                "variant."
+            )
+        base = tensors.pop(_BASE)
+        if not same_base(model.unet, base):
+            raise ValueError(
+                f"{path.name} was tuned on {words['base_name']} (fingerprint "
+                f"{words['base_fingerprint']}), and {model.name} is another model (fingerprint "
+                f"{model.unet.base}). Load the model it was tuned on."
+            )
+        numbers = {key: int(words[key]) for key in ("frames", "height", "width", "step")}
+        tuning = Tuning(prompt=words["prompt"], **numbers)
+        tuned = replace(model, unet=model.unet.with_tuned(tensors, tuning))
+        factor = model.vae_factor
+        report = (
+            f'{path.name}: {variant}, tuned on {model.name} for {tuning.step} steps with "'
+            f'{tuning.prompt}" on {tuning.frames} frames of {tuning.width * factor} x '
+            f"{tuning.height * factor} pixels."
+        )
+        return (tuned, report)
+
+
+def _found(file: str) -> Path | None:
+    """The path of a chosen file, None if it is not there."""
+    if file not in host.own_files_in(FOLDER, ".safetensors"):
+        return None
+    return next(f / file for f in host.own_folders(FOLDER) if (f / file).is_file())
+
+
+NODE_CLASS_MAPPINGS = {
+    "ReScoreSaveTunedWeights": SaveTunedWeights,
+    "ReScoreLoadTunedWeights": LoadTunedWeights,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "ReScoreSaveTunedWeights": "Save Tuned Weights",
+    "ReScoreLoadTunedWeights": "Load Tuned Weights",
+}

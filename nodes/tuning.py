@@ -1,0 +1,316 @@
+"""The node that teaches an inflated model one clip."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+from . import host
+from .inflation import CATEGORY
+from .sockets import LOSSES, MODEL, PIXEL_SIZE, PROMPTS, TUNING
+
+log = logging.getLogger("rescore")
+
+# A rough bound on what training takes, in bytes per latent pixel; less with checkpointing.
+_BYTES_PER_LATENT_PIXEL = {False: 100_000, True: 30_000}
+_SMOOTHED_OVER = 25  # steps: single losses jump with the timestep that was drawn
+
+
+class OneShotTune:
+    """An inflated model learns a clip."""
+
+    DESCRIPTION = (
+        "Teaches an inflated model the motion of one clip, so that a new prompt changes what is "
+        "seen and not how it moves. Trains the query maps and what is added along time, nothing "
+        "else. Cancel keeps what was learned: queued again, the node goes on where it stopped, or "
+        "hands over what it has if steps is lowered to that. Needs a GPU for real models."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "tune"
+    RETURN_TYPES = (MODEL, TUNING, LOSSES, "IMAGE", "IMAGE", "STRING")
+    RETURN_NAMES = ("model", "state", "losses", "loss_curve", "previews", "report")
+    OUTPUT_TOOLTIPS = (
+        "The tuned model: invert and sample with it, or save its weights.",
+        "Where the run stands: wire it to another One-Shot Tune to go on.",
+        "One number per step, for the host's Plot Loss Graph.",
+        "The loss over the steps as a picture.",
+        "The middle frame of the clip, and of each preview edit.",
+        "What was trained, how long, and the loss.",
+    )
+
+    def __init__(self) -> None:
+        # What the last run learned, with what it learned it from. Resuming gives bit for bit what
+        # one long run gives, so going on from here never changes a result.
+        self._kept: tuple[str, Any] | None = None
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (MODEL, {"tooltip": "From Inflate Image Model."}),
+                "prompts": (
+                    PROMPTS,
+                    {
+                        "tooltip": "From Encode Prompt Pair, same model. The source prompt, which "
+                        "describes the clip, is what is learned; the target is for previews only."
+                    },
+                ),
+                "latent": (
+                    "LATENT",
+                    {
+                        "tooltip": "The clip, from Video VAE Encode. 8 to 24 frames in the papers; "
+                        "memory grows with their number and size."
+                    },
+                ),
+                "steps": (
+                    "INT",
+                    {
+                        "default": 500,
+                        "min": 0,
+                        "max": 10000,
+                        "step": 1,
+                        "tooltip": "Training steps, those of a resumed state included. 500 in the "
+                        "papers. If motion is not kept, raise it; if edits stop following the "
+                        "prompt, lower it.",
+                    },
+                ),
+                "learning_rate": (
+                    "FLOAT",
+                    {
+                        "default": 3e-5,
+                        "min": 1e-7,
+                        "max": 1e-1,
+                        "step": 1e-6,
+                        "round": 1e-8,
+                        "tooltip": "How far each step goes. 3e-5 in the papers; tiny models such "
+                        "as shapeworld-sd need about 1e-3. If nothing is learned, raise it; if "
+                        "the loss jumps or the run stops, lower it.",
+                    },
+                ),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 0xFFFFFFFF,
+                        "step": 1,
+                        "tooltip": "Draws the timesteps and noises; on a CPU the same seed gives "
+                        "the same weights bit for bit.",
+                    },
+                ),
+                "precision": (
+                    ["as loaded", "bf16", "fp16"],
+                    {
+                        "default": "as loaded",
+                        "tooltip": "What the model computes in while it learns. as loaded: what "
+                        "the loader chose. Trained weights are fp32 in any case. If fp16 stops "
+                        "with numbers that are not finite, choose bf16.",
+                    },
+                ),
+                "checkpointing": (
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "tooltip": "Compute features a second time rather than keep them: a third "
+                        "more time, far less memory, same result. Switch it off where memory is "
+                        "plenty.",
+                    },
+                ),
+                "preview_every": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 10000,
+                        "step": 1,
+                        "tooltip": "Edit the clip with the target prompt after every so many "
+                        "steps, to see when to stop. 0: never. 100 shows enough; each preview "
+                        "costs about preview_steps * 1.5 training steps.",
+                    },
+                ),
+                "preview_steps": (
+                    "INT",
+                    {
+                        "default": 20,
+                        "min": 1,
+                        "max": 200,
+                        "step": 1,
+                        "tooltip": "Steps of inversion, and as many of sampling, in a preview.",
+                    },
+                ),
+                "preview_cfg": (
+                    "FLOAT",
+                    {
+                        "default": 7.5,
+                        "min": 0.0,
+                        "max": 30.0,
+                        "step": 0.1,
+                        "tooltip": "Guidance of previews: uncond + cfg * (cond - uncond). 7.5 in "
+                        "EI2, 12.5 in Tune-A-Video.",
+                    },
+                ),
+            },
+            "optional": {
+                "state": (
+                    TUNING,
+                    {
+                        "tooltip": "A state to go on from, of the same model and clip: 300 steps "
+                        "and on to 500 equal 500 at once. The seed is then the state's.",
+                    },
+                ),
+            },
+        }
+
+    def tune(
+        self, model, prompts, latent, steps: int, learning_rate: float, seed: int, precision: str,
+        checkpointing: bool, preview_every: int, preview_steps: int, preview_cfg: float, state=None,
+    ):  # fmt: skip
+        from ..pipelines.one_shot_tuning import (
+            Diverged,
+            Progress,
+            Settings,
+            trained_summary,
+            tune,
+        )
+
+        settings = Settings(
+            steps, learning_rate, seed=seed, precision=precision, checkpointing=checkpointing
+        )
+        samples = latent["samples"]
+        mark = _mark(model, prompts, samples, settings)
+        if state is None:
+            state = self._resumed(mark, steps)
+        picture = _middle_frame(model, latent)
+        previews = [picture(samples)]
+        memory = _BYTES_PER_LATENT_PIXEL[checkpointing] * samples[:, :1].numel()
+        host.load(model, "unet", memory=memory)
+        done_before = 0 if state is None else state.step
+        bar = host.progress(max(steps - done_before, 1))
+        last: Progress | None = None
+
+        with host.differentiable():
+            # Tensors from inference mode cannot be trained on; a clone made here can.
+            z_0 = host.latents_from_host(
+                samples.clone(), model.scaling_factor, model.shift_factor
+            ).to(model.device)
+            cond = prompts.embeddings.source.clone().to(model.device)
+
+            def show(progress: Progress) -> None:
+                nonlocal last
+                last = progress
+                if preview_every and progress.step % preview_every == 0:
+                    edited = _preview(
+                        model, progress.model, z_0, prompts, preview_steps, preview_cfg
+                    )
+                    previews.append(picture(edited))
+                bar(progress.step - done_before, lambda: previews[-1][0])
+
+            try:
+                state = tune(
+                    model.unet,
+                    z_0,
+                    cond,
+                    model.schedule,
+                    settings,
+                    prompt=prompts.source,
+                    state=state,
+                    on_step=show,
+                )
+            except Diverged as error:
+                self._kept = (mark, error.state)
+                raise
+            except BaseException:
+                if last is not None:
+                    self._kept = (mark, last.state())
+                    log.info("One-Shot Tune stopped; the %d steps made are kept.", last.step)
+                raise
+        self._kept = (mark, state)
+        tuned = replace(model, unet=model.unet.with_tuned(state.weights, state.tuning))
+        return (
+            tuned,
+            state,
+            {"loss": list(state.losses)},
+            _loss_curve(state.losses),
+            _batch(previews),
+            f"{trained_summary(model.unet)} {_told(state, done_before)}",
+        )
+
+    def _resumed(self, mark: str, steps: int) -> Any:
+        """What the last run of this node learned from the very same inputs, if that is of use."""
+        if self._kept is None or self._kept[0] != mark or self._kept[1].step > steps:
+            return None
+        log.info("One-Shot Tune goes on at step %d, where it stopped.", self._kept[1].step)
+        return self._kept[1]
+
+
+def _mark(model, prompts, samples, settings) -> str:
+    """Tells apart the runs of which one can go on where another stopped, and those that cannot."""
+    digest = sha256(repr((model.fingerprint, prompts.source, tuple(samples.shape))).encode())
+    digest.update(samples.contiguous().float().cpu().numpy().tobytes())
+    digest.update(repr((settings.learning_rate, settings.seed, settings.precision)).encode())
+    return digest.hexdigest()
+
+
+def _preview(model, unet, z_0, prompts, steps: int, cfg: float):
+    """The clip edited by the model as it is now, as LATENT samples."""
+    import torch
+
+    from ..pipelines.tuned_edit import invert_and_edit
+
+    now = replace(model, unet=unet)
+    with torch.no_grad():
+        edited = invert_and_edit(
+            z_0,
+            now.eps_theta,
+            type(prompts.embeddings)(*(e.to(z_0.device) for e in prompts.embeddings)),
+            model.schedule,
+            steps=steps,
+            cfg=cfg,
+            on_step=lambda _: host.check_cancelled(),
+        )
+    return host.latents_to_host(edited, model.scaling_factor, model.shift_factor)
+
+
+def _middle_frame(model, latent) -> Callable[[Any], Any]:
+    """Makes IMAGE `[1, H, W, 3]` of the middle frame of LATENT samples."""
+    import torch
+    from einops import rearrange
+
+    from ..pipelines.video_vae import decode_video
+
+    @torch.no_grad()
+    def picture(samples):
+        middle = rearrange(samples[len(samples) // 2], "c h w -> 1 c 1 h w").float()
+        host.load(model, "vae")
+        return host.image_from_clip(
+            decode_video(middle, model.decode_frames, size=latent.get(PIXEL_SIZE))
+        )
+
+    return picture
+
+
+def _batch(pictures: list):
+    import torch
+
+    return torch.cat(pictures)
+
+
+def _loss_curve(losses):
+    from .charts import line_chart, running_mean
+
+    smooth = f"mean of {_SMOOTHED_OVER}"
+    series = {"loss": losses, smooth: running_mean(losses, _SMOOTHED_OVER)}
+    return line_chart("Loss while tuning", series, faint=["loss"])
+
+
+def _told(state, done_before: int) -> str:
+    losses = state.losses[-_SMOOTHED_OVER:]
+    told = f"{state.step} steps are made, {state.step - done_before} of them now."
+    if losses:
+        told += f" Loss over the last {len(losses)}: {sum(losses) / len(losses):.4g}."
+    return told
+
+
+NODE_CLASS_MAPPINGS = {"ReScoreOneShotTune": OneShotTune}
+NODE_DISPLAY_NAME_MAPPINGS = {"ReScoreOneShotTune": "One-Shot Tune"}
