@@ -52,6 +52,11 @@ class GuidanceSettings:
         """Whether spatial self-attention keys are held."""
         return self.strength > 0 and self.keys_foreground + self.keys_background > 0
 
+    @property
+    def active(self) -> bool:
+        """Whether there is any guidance; without, no pass is run for it."""
+        return self.temporal or self.keys
+
     def swapped(self) -> "GuidanceSettings":
         """The same with foreground and background exchanged, for editing the background."""
         return replace(

@@ -87,6 +87,61 @@ class Trajectory:
         return self.latents[level].to(like)
 
 
+@dataclass(frozen=True, eq=False)
+class NullText:
+    """What makes guided denoising follow a trajectory; also the state of a run that goes on.
+
+    Lists are in the order of denoising: entry i is for the step from level T - i down to the next.
+    """
+
+    trajectory: str  # fingerprint of the trajectory it belongs to
+    cfg: float
+    steps: int  # of the whole trajectory
+    z: Latents  # where the steps done have led
+    embeddings: tuple[Float[Tensor, "_ _ _"], ...] = ()  # [f, l, d], or [1, l, d] for the clip
+    guidance: tuple[Latents, ...] = ()  # G of each step; empty where there is none
+    strength: float = 0.0  # of the guidance
+    losses: tuple[float, ...] = ()  # mean squared error to the pivot that each step arrived at
+
+    @property
+    def done(self) -> int:
+        """The number of steps done."""
+        return len(self.embeddings)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it reaches down to the clip."""
+        return self.done == self.steps
+
+    def at(self, step: int) -> tuple[Float[Tensor, "1 ..."], Latents | None]:
+        """The unconditional embedding `[1, f, l, d]` or `[1, l, d]`, and G, of one step."""
+        embedding = self.embeddings[step]
+        shaped = embedding if len(embedding) == 1 else embedding[None]
+        return shaped, self.guidance[step] if self.guidance else None
+
+    def require(self, trajectory: Trajectory, cfg: float | None = None) -> None:
+        """Check that this belongs to a trajectory, is whole, and was made for this cfg.
+
+        Raises:
+            ValueError: otherwise.
+        """
+        if self.trajectory != trajectory.fingerprint:
+            raise ValueError(
+                "The null-text embeddings were optimised for another trajectory. Run Null-Text "
+                "Optimisation on this one."
+            )
+        if not self.finished:
+            raise ValueError(
+                f"The null-text optimisation has done {self.done} of {self.steps} steps. Let it "
+                "finish: wire its result to another Null-Text Optimisation."
+            )
+        if cfg is not None and cfg != self.cfg:
+            raise ValueError(
+                f"The null-text embeddings were optimised for cfg {self.cfg:g}, and this is "
+                f"{cfg:g}. Use the same cfg in both."
+            )
+
+
 def _described(shape: Sequence[int]) -> str:
     b, c, f, h, w = shape
     clips = f"{b} clips of " if b != 1 else ""

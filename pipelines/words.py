@@ -1,5 +1,6 @@
 """Words of a prompt, found among the tokens that the text encoder reads."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -62,3 +63,27 @@ def find_word(tokens: Sequence[str], wanted: str, cut: str = "") -> tuple[Positi
             f"the prompt; the words it reads are: {listed}."
         )
     raise ValueError(f'"{wanted}" is not in the prompt. Its words are: {listed}.')
+
+
+def parse_weights(text: str) -> dict[str, float]:
+    """Words and their weights from lines such as "white: 2", or several on a line, by commas.
+
+    Raises:
+        ValueError: for anything else, and for a word that is given twice.
+    """
+    weights: dict[str, float] = {}
+    for entry in filter(str.strip, re.split(r"[,;\n]", text)):
+        word, _, number = (part.strip() for part in entry.rpartition(":"))
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if not word or not math.isfinite(weight):
+            raise ValueError(
+                f'"{entry.strip()}" is no weight of a word. Write the word, a colon and a number, '
+                'such as "white: 2", one on each line.'
+            )
+        if word in weights:
+            raise ValueError(f'"{word}" is given two weights. Keep one of them.')
+        weights[word] = weight
+    return weights

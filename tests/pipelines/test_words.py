@@ -1,7 +1,7 @@
 """Words found among the tokens of a real CLIP tokenizer, whole or in pieces."""
 
 import pytest
-from rescore.pipelines.words import find_word, words_of
+from rescore.pipelines.words import find_word, parse_weights, words_of
 from rescore.shapeworld.tokenizer import load_tokenizer, write_tokenizer
 
 
@@ -84,3 +84,22 @@ def test_a_word_beyond_the_window_is_told(tokens):
         find_word(tokens("a red circle"), "square", cut="beside a blue square, moving")
     with pytest.raises(ValueError, match="is not in the prompt"):
         find_word(tokens("a red circle"), "square", cut="beside a blue squares")
+
+
+def test_weights_of_words():
+    assert parse_weights("white: 2, red circle:0.5\n\n a : -1;") == {
+        "white": 2.0,
+        "red circle": 0.5,
+        "a": -1.0,
+    }
+    assert parse_weights("  \n") == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["white", "white 2", ": 2", "white: x", "white: inf", "white: nan"]
+)
+def test_what_is_no_weight_is_told(text):
+    with pytest.raises(ValueError, match="is no weight of a word"):
+        parse_weights(text)
+    with pytest.raises(ValueError, match="two weights"):
+        parse_weights("white: 1, white: 2")
