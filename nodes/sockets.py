@@ -4,12 +4,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..pipelines.decoupled_guidance import GuidanceSettings
     from ..pipelines.prediction import Prompts
+    from ..pipelines.trajectory import Trajectory
 
 MODEL = "RESCORE_MODEL"  # pipelines.backbones.Backbone: a loaded model
 PROMPTS = "RESCORE_PROMPTS"  # PromptPair
 TERMS = "RESCORE_TERMS"  # tuple of pipelines.terms.Weighted
 STATE = "RESCORE_STATE"  # pipelines.score_distillation.State
+TRAJECTORY = "RESCORE_TRAJECTORY"  # Inversion
+GUIDANCE = "RESCORE_GUIDANCE"  # Guidance
+NULL_TEXT = "RESCORE_NULL_TEXT"  # pipelines.trajectory.NullText
 TUNING = "RESCORE_TUNING"  # pipelines.one_shot_tuning.State
 LOSSES = "LOSS_MAP"  # the host's own type: {"loss": [one number per step]}
 
@@ -25,3 +32,19 @@ class PromptPair:
     target: str
     negative: str
     embeddings: "Prompts"
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion:
+    """An inverted clip: its way to noise, and the size of its pixels if that is known."""
+
+    trajectory: "Trajectory"
+    pixel_size: tuple[int, int] | None  # (height, width) before it was padded
+
+
+@dataclass(frozen=True, eq=False)
+class Guidance:
+    """Decoupled guidance as it hangs on the wire: how strong, and where the foreground is."""
+
+    settings: "GuidanceSettings"
+    mask: "Tensor | None"  # [n, H, W]; without one, all is background

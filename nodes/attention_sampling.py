@@ -1,0 +1,234 @@
+"""The node that samples an edit along an inverted clip."""
+
+from typing import Any
+
+from . import host
+from .inversion import fitting, latent_of, load_unet, picture_of, shown
+from .sockets import MODEL, NULL_TEXT, PROMPTS, TRAJECTORY
+
+
+class AttentionControlledSampling:
+    """Denoising under the target prompt with the source's attention at hand."""
+
+    DESCRIPTION = (
+        "Denoises an inverted clip under the target prompt while the source, at its stored "
+        "latents, runs beside it in the same batch: first its self-attention maps set the layout "
+        "(SA-I), then its background is read too (SA-II), and words that both prompts share keep "
+        "their place (cross-attention control). Stage 2 of VideoDirector. With all three off it is "
+        "plain DDIM sampling from the inverted noise."
+    )
+    CATEGORY = f"{host.CATEGORY}/sampling"
+    FUNCTION = "sample"
+    RETURN_TYPES = ("LATENT", "STRING")
+    RETURN_NAMES = ("latent", "report")
+    OUTPUT_TOOLTIPS = (
+        "The edited latents, for Video VAE Decode.",
+        "Which controls acted in which steps, and what of mask and prompts is worth knowing.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (MODEL, {"tooltip": "The model the clip was inverted with."}),
+                "prompts": (
+                    PROMPTS,
+                    {"tooltip": "From Encode Prompt Pair; the source prompt as in the inversion."},
+                ),
+                "trajectory": (TRAJECTORY, {"tooltip": "The inverted clip, from DDIM Inversion."}),
+                "cfg": (
+                    "FLOAT",
+                    {
+                        "default": 8.5,
+                        "min": 0.0,
+                        "max": 30.0,
+                        "step": 0.1,
+                        "tooltip": "Guidance: uncond + cfg * (cond - uncond), the same as in "
+                        "Null-Text Optimisation. If the edit is too weak, raise it in both.",
+                    },
+                ),
+                "layout_control": (
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "tooltip": "SA-I: until tau_s the edit uses the source's self-attention "
+                        "maps. If the object cannot take its new shape, lower tau_s or switch "
+                        "this off.",
+                    },
+                ),
+                "background_control": (
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "tooltip": "SA-II: from tau_s on the edit also attends to the source, but "
+                        "not to what the mask covers. If the background changes, keep it on and "
+                        "lower tau_s.",
+                    },
+                ),
+                "prompt_control": (
+                    ["refine", "swap", "off"],
+                    {
+                        "default": "refine",
+                        "tooltip": "Until tau_c, words keep the place they have in the source. "
+                        "refine: shared words do, new ones find their own (prompts of any length). "
+                        "swap: each word takes its counterpart's place (equally many words). If "
+                        "the new word does not appear, use refine or lower tau_c.",
+                    },
+                ),
+                "tau_s": (
+                    "FLOAT",
+                    {
+                        "default": 0.4,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.05,
+                        "tooltip": "Share of the steps after which SA-I gives way to SA-II. 0.2 to "
+                        "0.5 in the paper. If nothing changes, lower it; if the layout is lost, "
+                        "raise it.",
+                    },
+                ),
+                "tau_c": (
+                    "FLOAT",
+                    {
+                        "default": 0.8,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.05,
+                        "tooltip": "Share of the steps until which prompt control acts. 0.8 in the "
+                        "paper. If nothing changes, lower it.",
+                    },
+                ),
+                "word_weights": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "multiline": True,
+                        "tooltip": "Words of the target prompt to read more or less, one on each "
+                        "line: white: 2. Needs prompt control. If a word is ignored, give it 2 to "
+                        "4; 0 leaves it out.",
+                    },
+                ),
+                "layout_tokens": (
+                    "INT",
+                    {
+                        "default": 1024,
+                        "min": 0,
+                        "max": 65536,
+                        "step": 64,
+                        "tooltip": "SA-I acts in layers of at most so many tokens a frame. 1024, "
+                        "32 x 32, in the paper: finer maps would hold the old texture.",
+                    },
+                ),
+                "background_sites": (
+                    "STRING",
+                    {
+                        "default": "up_blocks.*",
+                        "tooltip": "The layers SA-II acts in, by name pattern: the decoder in the "
+                        "paper. * is all layers.",
+                    },
+                ),
+            },
+            "optional": {
+                "null_text": (
+                    NULL_TEXT,
+                    {
+                        "tooltip": "From Null-Text Optimisation, with its guidance. Without it the "
+                        "negative prompt is used, and the clip is kept less well."
+                    },
+                ),
+                "mask": (
+                    "MASK",
+                    {
+                        "tooltip": "White is what the edit changes and does not read from the "
+                        "source; one for the clip or one per frame, at any size. For a change of "
+                        "shape, pass it through Ellipse Mask. Without it the old object may show."
+                    },
+                ),
+            },
+        }
+
+    def sample(
+        self, model, prompts, trajectory, cfg: float, layout_control: bool,
+        background_control: bool, prompt_control: str, tau_s: float, tau_c: float,
+        word_weights: str, layout_tokens: int, background_sites: str, null_text=None, mask=None,
+    ):  # fmt: skip
+        from ..pipelines.attention_sampling import AttentionControl, Source, sample_edit
+
+        path = fitting(trajectory, model, prompts)
+        control = AttentionControl(
+            layout_control, background_control, prompt_control != "off", tau_s, tau_c,
+            layout_tokens, background_sites,
+        )  # fmt: skip
+        tokens = _token_map(model, prompts, prompt_control, word_weights)
+        mask = None if mask is None else host.masks_from_host(mask)
+        picture = picture_of(model, path.latents[0])
+        load_unet(model, path.latents[0], 4)
+        bar = host.progress(path.steps)
+        z = sample_edit(
+            path,
+            model.eps_theta,
+            prompts.embeddings,
+            model.schedule.alphas_bar,
+            cfg,
+            control,
+            source=Source(model.unet, tokens, mask, shown(trajectory, model)),
+            null_text=null_text,
+            on_step=lambda now: bar(now.step, picture and (lambda: picture(now.z))),
+        )
+        report = _report(control, path.steps, prompts, mask)
+        return (latent_of(trajectory, model, z), report)
+
+
+def _token_map(model, prompts, prompt_control: str, word_weights: str):
+    """Which token of the source prompt each one of the target's follows; None without control."""
+    from ..attention.prompt_to_prompt import refine_mapper, reweighted, swap_mapper
+    from ..pipelines.words import find_word, parse_weights, words_of
+
+    weights = parse_weights(word_weights)
+    if prompt_control == "off":
+        if weights:
+            raise ValueError(
+                "word_weights act through prompt control, which is off. Choose refine or swap, or "
+                "leave word_weights empty."
+            )
+        return None
+    host.load(model, "text_encoder")
+    source, target = (model.encode_prompt(text) for text in (prompts.source, prompts.target))
+    length = prompts.embeddings.target.shape[1]
+    if prompt_control == "swap":
+        places = [[at for _, at in words_of(prompt.tokens)] for prompt in (source, target)]
+        tokens = swap_mapper(*places, length)
+    else:
+        tokens = refine_mapper(source.tokens, target.tokens, length)
+    found = {
+        places: weight
+        for word, weight in weights.items()
+        for places in find_word(target.tokens, word, target.cut)
+    }
+    return reweighted(tokens, found)
+
+
+def _report(control, steps: int, prompts, mask) -> str:
+    early = sum(step < control.tau_s * steps for step in range(steps))
+    worded = sum(step < control.tau_c * steps for step in range(steps))
+    lines = [
+        f"{steps} steps.",
+        f"SA-I (layout) in the first {early}." if control.layout else "SA-I (layout) is off.",
+        f"SA-II (background) in the last {steps - early}."
+        if control.background
+        else "SA-II (background) is off.",
+        f"Prompt control in the first {worded}." if control.prompt else "Prompt control is off.",
+    ]
+    if prompts.source.strip() == prompts.target.strip():
+        lines.append("Source and target prompt are the same: this reconstructs the clip.")
+    elif control.background and (mask is None or not bool(mask.any())):
+        lines.append("The mask is missing or black: the edit reads all of the source.")
+    elif control.background and bool((mask > 0).all()):
+        lines.append("The mask is white everywhere: the edit reads nothing of the source in SA-II.")
+    return "\n".join(lines)
+
+
+NODE_CLASS_MAPPINGS = {"ReScoreAttentionControlledSampling": AttentionControlledSampling}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "ReScoreAttentionControlledSampling": "Attention-Controlled Sampling",
+}

@@ -1,0 +1,168 @@
+"""The node that inverts a clip, and what all nodes along a trajectory share."""
+
+from dataclasses import replace
+from typing import Any
+
+from . import host
+from .sockets import MODEL, PIXEL_SIZE, PROMPTS, TRAJECTORY, Inversion
+
+CATEGORY = f"{host.CATEGORY}/inversion"
+# A rough bound on what a UNet's activations take, in bytes per latent pixel and row of the batch.
+BYTES_PER_LATENT_PIXEL = 20_000
+
+
+def picture_of(model, z_0):
+    """A map from latents `[1, c, f, h, w]` to a rough picture of the middle frame; None if unseen.
+
+    Fitted to the clip whose latents `z_0` are.
+    """
+    if not host.shows_previews():
+        return None
+    from ..pipelines.preview import fit_preview
+
+    middle = z_0.shape[2] // 2
+    host.load(model, "vae")
+    latent = z_0[:, :, middle] / model.scaling_factor + model.shift_factor
+    picture = fit_preview(z_0[0, :, middle], model.decode_frames(latent)[0] / 2 + 0.5)
+    return lambda z: picture(z[0, :, middle])
+
+
+def load_unet(model, z_0, rows: int) -> None:
+    """Bring the model to where it computes, with room for some clips at once."""
+    host.load(model, "unet", memory=BYTES_PER_LATENT_PIXEL * rows * z_0[:, :1].numel())
+
+
+def fitting(inversion: Inversion, model, prompts) -> Any:
+    """The trajectory on the model's device, if model and source prompt are those it was made with.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    trajectory = inversion.trajectory
+    trajectory.require(model=model.fingerprint, prompt=prompts.source)
+    return replace(trajectory, latents=trajectory.latents.to(model.device))
+
+
+def latent_of(inversion: Inversion, model, z) -> dict[str, Any]:
+    """Model latents as a LATENT that Video VAE Decode brings back to the clip's size."""
+    samples = host.latents_to_host(z, model.scaling_factor, model.shift_factor)
+    size = {} if inversion.pixel_size is None else {PIXEL_SIZE: inversion.pixel_size}
+    return {"samples": samples, **size}
+
+
+def shown(inversion: Inversion, model) -> tuple[float, float]:
+    """The share of the latent grid that the clip fills, the rest being padding."""
+    if inversion.pixel_size is None:
+        return 1.0, 1.0
+    grid = inversion.trajectory.latents.shape[-2:]
+    height, width = (
+        pixels / (cells * model.vae_factor)
+        for pixels, cells in zip(inversion.pixel_size, grid, strict=True)
+    )
+    return height, width
+
+
+class DDIMInversion:
+    """From a clip to noise, keeping the way."""
+
+    DESCRIPTION = (
+        "Runs sampling backwards: from the clip's latents to the noise from which the model would "
+        "make the clip under the source prompt. Keeps every latent on the way, for Null-Text "
+        "Optimisation, Reconstruct and Attention-Controlled Sampling, which use the same steps."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "invert"
+    RETURN_TYPES = (TRAJECTORY, "LATENT")
+    RETURN_NAMES = ("trajectory", "noise")
+    OUTPUT_TOOLTIPS = (
+        "The whole way, with the prompt and model it belongs to.",
+        "Its noisy end, for other samplers.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (MODEL, {"tooltip": "The model that will edit the clip; any kind."}),
+                "prompts": (
+                    PROMPTS,
+                    {"tooltip": "From Encode Prompt Pair, same model. The source prompt is used."},
+                ),
+                "latent": ("LATENT", {"tooltip": "The clip, from Video VAE Encode."}),
+                "steps": (
+                    "INT",
+                    {
+                        "default": 50,
+                        "min": 1,
+                        "max": 999,
+                        "step": 1,
+                        "tooltip": "Steps from clip to noise, and of everything that comes back "
+                        "along the trajectory. 50 is the paper's. If reconstructions are off, "
+                        "raise it; for a quick look 20 do.",
+                    },
+                ),
+                "cfg": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.0,
+                        "max": 30.0,
+                        "step": 0.1,
+                        "tooltip": "Guidance while inverting. 1 (none) is what all methods here "
+                        "use; more makes the noise leave what the model knows, and the clip "
+                        "cannot be found back.",
+                    },
+                ),
+                "refinements": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 50,
+                        "step": 1,
+                        "tooltip": "Extra model calls per step that make it the exact inverse of "
+                        "a denoising step. 0 is the paper's. If plain sampling does not find the "
+                        "clip back, try 2 to 5; each costs as much as the inversion itself.",
+                    },
+                ),
+            }
+        }
+
+    def invert(self, model, prompts, latent, steps: int, cfg: float, refinements: int):
+        import torch
+
+        from ..pipelines.ddim_inversion import Refinement, ddim_invert
+        from ..pipelines.guidance import guide
+
+        z_0 = host.latents_from_host(latent["samples"], model.scaling_factor, model.shift_factor)
+        picture = picture_of(model, z_0)
+        load_unet(model, z_0, 1 if cfg == 1 else 2)
+        bar = host.progress(steps)
+        source, _, negative = prompts.embeddings
+
+        def eps_theta(z, t: int):
+            if cfg == 1:
+                return model.eps_theta(z, t, source)
+            both = model.eps_theta(torch.cat([z, z]), t, torch.cat([negative, source]))
+            return guide(*both.chunk(2), cfg)
+
+        trajectory = ddim_invert(
+            z_0.to(model.device),
+            eps_theta,
+            model.schedule.alphas_bar,
+            model.schedule.timesteps(steps),
+            lambda now: bar(now.step, picture and (lambda: picture(now.z))),
+            refinement=Refinement(refinements),
+        )
+        trajectory = replace(
+            trajectory,
+            latents=trajectory.latents.cpu(),
+            prompt=prompts.source,
+            model=model.fingerprint,
+        )
+        inversion = Inversion(trajectory, latent.get(PIXEL_SIZE))
+        return (inversion, latent_of(inversion, model, trajectory.latents[-1]))
+
+
+NODE_CLASS_MAPPINGS = {"ReScoreDDIMInversion": DDIMInversion}
+NODE_DISPLAY_NAME_MAPPINGS = {"ReScoreDDIMInversion": "DDIM Inversion"}

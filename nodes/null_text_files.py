@@ -1,0 +1,140 @@
+"""Nodes that keep null-text embeddings in files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from . import host
+from .inversion import CATEGORY
+from .sockets import NULL_TEXT
+
+FOLDER = "rescore_null_text"  # under the output folder, and under models
+_WHAT = "null-text embeddings"
+
+
+class SaveNullText:
+    """Embeddings to a file."""
+
+    DESCRIPTION = (
+        "Saves the result of Null-Text Optimisation, finished or not, so that it need not be run "
+        "again. It can be used only with the very same trajectory: same clip, prompt, steps, model."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "save"
+    OUTPUT_NODE = True
+    RETURN_TYPES = (NULL_TEXT,)
+    RETURN_NAMES = ("null_text",)
+    OUTPUT_TOOLTIPS = ("The same embeddings, for the graph to go on.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "null_text": (NULL_TEXT, {"tooltip": "From Null-Text Optimisation."}),
+                "name": (
+                    "STRING",
+                    {
+                        "default": "clip",
+                        "tooltip": f"The file is {FOLDER}/<name>.safetensors in the output "
+                        "folder; one of that name is replaced. Load Null-Text finds it there, or "
+                        f"under models/{FOLDER}.",
+                    },
+                ),
+            }
+        }
+
+    def save(self, null_text, name: str):
+        import torch
+
+        from ..pipelines.backbones.tensor_file import write_tensors
+
+        name = name.strip().removesuffix(".safetensors")
+        if not name or Path(name).name != name or name.startswith(".") or set(name) & set('\\:*?"'):
+            raise ValueError(f"{name!r} is no name for a file. Use letters, digits and dashes.")
+        if not null_text.done:
+            raise ValueError("The null-text optimisation has done no step yet; nothing to save.")
+        tensors = {"z": null_text.z, "embeddings": torch.stack(null_text.embeddings)}
+        if null_text.guidance:
+            tensors["guidance"] = torch.stack(null_text.guidance)
+        metadata = {
+            "trajectory": null_text.trajectory,
+            "cfg": repr(null_text.cfg),
+            "steps": repr(null_text.steps),
+            "strength": repr(null_text.strength),
+            "losses": json.dumps(null_text.losses),
+        }
+        file = host.own_folders(FOLDER)[0] / f"{name}.safetensors"
+        write_tensors(file, _WHAT, tensors, metadata)
+        return {"ui": {"text": [f"Saved to {file}"]}, "result": (null_text,)}
+
+
+class LoadNullText:
+    """Embeddings from a file."""
+
+    DESCRIPTION = (
+        "Loads what Save Null-Text has saved. It belongs to one trajectory, and is refused with "
+        "any other."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = (NULL_TEXT,)
+    RETURN_NAMES = ("null_text",)
+    OUTPUT_TOOLTIPS = ("For Reconstruct, Attention-Controlled Sampling, or to go on.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        files = host.own_files_in(FOLDER, ".safetensors")
+        return {
+            "required": {
+                "file": (
+                    files or [f"(nothing found: Save Null-Text writes to {FOLDER})"],
+                    {
+                        "tooltip": f"A file under {FOLDER} in the output folder or in models. A "
+                        "file saved just now shows after a refresh."
+                    },
+                ),
+            }
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, file: str) -> float:
+        path = _found(file)
+        return path.stat().st_mtime if path is not None else 0.0
+
+    def load(self, file: str):
+        from ..pipelines.backbones.tensor_file import read_tensors
+        from ..pipelines.trajectory import NullText
+
+        path = _found(file)
+        if path is None:
+            raise ValueError(
+                f"There is no file {file} in {' or '.join(map(str, host.own_folders(FOLDER)))}. "
+                "Save null-text embeddings first, refresh, and choose it."
+            )
+        tensors, words = read_tensors(path, _WHAT)
+        return (
+            NullText(
+                words["trajectory"],
+                float(words["cfg"]),
+                int(words["steps"]),
+                tensors["z"],
+                tensors["embeddings"].unbind(),
+                tensors["guidance"].unbind() if "guidance" in tensors else (),
+                float(words["strength"]),
+                tuple(json.loads(words["losses"])),
+            ),
+        )
+
+
+def _found(file: str) -> Path | None:
+    """The path of a chosen file, None if it is not there."""
+    if file not in host.own_files_in(FOLDER, ".safetensors"):
+        return None
+    return next(f / file for f in host.own_folders(FOLDER) if (f / file).is_file())
+
+
+NODE_CLASS_MAPPINGS = {"ReScoreSaveNullText": SaveNullText, "ReScoreLoadNullText": LoadNullText}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "ReScoreSaveNullText": "Save Null-Text",
+    "ReScoreLoadNullText": "Load Null-Text",
+}

@@ -1,0 +1,125 @@
+"""Attention-Controlled Sampling as the host runs it."""
+
+import pytest
+import torch
+
+PROMPTS = {
+    "source_prompt": "a red circle moving right on a plain background",
+    "target_prompt": "a blue circle moving right on a plain background",
+}
+
+
+@pytest.fixture
+def inverted(run, load, clip):
+    def make(kind="animatediff", **prompts):
+        model = load(kind)
+        pair, _ = run("ReScoreEncodePromptPair", model=model, **{**PROMPTS, **prompts})
+        latent = run("ReScoreVideoVAEEncode", model=model, images=clip(2, 12, 14))[0]
+        found = run("ReScoreDDIMInversion", model=model, prompts=pair, latent=latent, steps=4)[0]
+        return {"model": model, "prompts": pair, "trajectory": found}
+
+    return make
+
+
+OFF = {"layout_control": False, "background_control": False, "prompt_control": "off"}
+
+
+def sample(run, given, **inputs):
+    return run("ReScoreAttentionControlledSampling", **given, **{"cfg": 3.0, **inputs})
+
+
+@pytest.mark.parametrize("kind", ["text-to-video", "image", "animatediff"])
+def test_an_edit_for_every_kind_of_model(run, inverted, kind):
+    given = inverted(kind)
+    mask = torch.zeros(2, 5, 9)
+    mask[:, 2:4, 3:6] = 1
+    latent, report = sample(run, given, mask=mask, word_weights="blue: 2")
+    assert "SA-I (layout) in the first 2." in report
+    assert "SA-II (background) in the last 2." in report
+    assert "Prompt control in the first 4." in report
+    edited = run("ReScoreVideoVAEDecode", model=given["model"], latent=latent)[0]
+    assert edited.shape == (2, 12, 14, 3)
+    off, report = sample(run, given, **OFF)
+    assert report.count("off") == 3
+    assert not torch.equal(off["samples"], latent["samples"])
+
+
+def test_identical_prompts_reconstruct(run, inverted):
+    given = inverted(target_prompt=PROMPTS["source_prompt"])
+    latent, report = sample(run, given, cfg=1.0)
+    assert "this reconstructs the clip" in report
+    found = run("ReScoreReconstruct", **given, cfg=1.0)[0]
+    clip = given["trajectory"].trajectory.latents[0, 0].transpose(0, 1)
+    clip = clip / given["model"].scaling_factor
+    errors = [float((x["samples"] - clip).square().mean()) for x in (latent, found)]
+    assert errors[0] <= 1.1 * errors[1]
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (None, "missing or black"),
+        (torch.zeros(1, 5, 9), "missing or black"),
+        (torch.ones(2, 5, 9), "white everywhere"),
+        (torch.ones(1, 1, 1), "white everywhere"),
+    ],
+)
+def test_masks_without_and_with_nothing_but_white_are_told(run, inverted, mask, words):
+    given = inverted("image")
+    latent, report = sample(run, given, **({} if mask is None else {"mask": mask}))
+    assert words in report
+    assert bool(torch.isfinite(latent["samples"]).all())
+
+
+def test_a_mask_of_other_frames_is_refused(run, inverted):
+    with pytest.raises(ValueError, match="mask has 3 frames and the clip has 2"):
+        sample(run, inverted("image"), mask=torch.ones(3, 5, 9))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        ({"word_weights": "wolf: 2"}, '"wolf" is not in the prompt. Its words are: a, blue'),
+        ({"word_weights": "blue 2"}, "is no weight of a word"),
+        ({"word_weights": "blue: 2", "prompt_control": "off"}, "prompt control, which is off"),
+        ({"tau_s": 1.5}, "tau_s is 1.5"),
+        ({"tau_c": -0.5}, "tau_c is -0.5"),
+        ({"background_sites": "nowhere.*"}, "matches no"),
+    ],
+)
+def test_mistakes_are_told(run, inverted, inputs, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        sample(run, inverted("image"), **inputs)
+
+
+def test_words_are_swapped_one_for_one_only(run, inverted):
+    assert sample(run, inverted("image"), prompt_control="swap")
+    longer = inverted("image", target_prompt="a large blue circle moving right on a background")
+    shorter = inverted("image", target_prompt="a circle")
+    assert sample(run, longer, prompt_control="refine")
+    with pytest.raises(ValueError, match="has 9 words and the target prompt 2"):
+        sample(run, shorter, prompt_control="swap")
+
+
+@pytest.mark.parametrize(("source", "target"), [("", "circle"), ("circle", "square")])
+def test_empty_and_one_word_prompts(run, inverted, source, target):
+    given = inverted("image", source_prompt=source, target_prompt=target)
+    latent, _ = sample(run, given)
+    assert bool(torch.isfinite(latent["samples"]).all())
+
+
+def test_a_word_beyond_the_window(run, inverted):
+    long = "a red circle " + "beside a red circle " * 9 + "on a green background"
+    given = inverted("image", target_prompt=long)
+    with pytest.raises(ValueError, match="stands beyond the part of the prompt"):
+        sample(run, given, word_weights="green: 2")
+    assert sample(run, given, word_weights="circle: 2")
+
+
+def test_another_trajectory_or_model_is_refused(run, load, inverted):
+    given = inverted("image")
+    with pytest.raises(ValueError, match="made with another model"):
+        sample(run, {**given, "model": load("animatediff")})
+    other = inverted("image", source_prompt="a green square")
+    with pytest.raises(ValueError, match="inverted with the prompt"):
+        sample(run, {**given, "prompts": other["prompts"]})

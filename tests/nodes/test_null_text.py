@@ -1,0 +1,173 @@
+"""Null-text nodes as the host runs them: in inference mode, resumed after Cancel, from files."""
+
+import pytest
+import rescore
+import rescore.nodes.host as host
+import torch
+
+PROMPTS = {
+    "source_prompt": "a red circle moving right on a plain background",
+    "target_prompt": "a blue circle moving right on a plain background",
+}
+STEPS = 3
+
+
+@pytest.fixture
+def inverted(run, load, clip):
+    """`inverted(kind)`: the inputs that all nodes along a trajectory share."""
+
+    def make(kind="animatediff", **prompts):
+        model = load(kind)
+        pair, _ = run("ReScoreEncodePromptPair", model=model, **{**PROMPTS, **prompts})
+        latent = run("ReScoreVideoVAEEncode", model=model, images=clip(2, 12, 14))[0]
+        found = run("ReScoreDDIMInversion", model=model, prompts=pair, latent=latent, steps=STEPS)[
+            0
+        ]
+        return {"model": model, "prompts": pair, "trajectory": found}
+
+    return make
+
+
+def optimise(run, given, **inputs):
+    return run("ReScoreNullTextOptimisation", **given, **{"inner_steps": 2, "cfg": 3.0, **inputs})
+
+
+def test_embeddings_guidance_and_reconstruction(run, inverted, clip):
+    given = inverted()
+    mask = torch.zeros(1, 6, 7)
+    mask[:, 2:4, 2:4] = 1
+    guidance = run("ReScoreDecoupledGuidance", mask=mask, strength=0.1)[0]
+    found, latent, losses, report = optimise(run, given, guidance=guidance)
+    assert found.finished and len(found.guidance) == STEPS
+    assert found.embeddings[0].shape[0] == 2
+    assert len(losses["loss"]) == STEPS
+    assert "3 of 3 steps" in report and "guidance of strength 0.1" in report
+    again, images, psnr, words = run(
+        "ReScoreReconstruct", **given, cfg=3.0, null_text=found, images=clip(2, 12, 14)
+    )
+    torch.testing.assert_close(again["samples"], latent["samples"], rtol=1e-3, atol=1e-3)
+    assert images.shape == (2, 12, 14, 3)
+    assert f"{psnr:.2f} dB" in words and "VAE alone" in words
+    decoded = run("ReScoreVideoVAEDecode", model=given["model"], latent=again)[0]
+    torch.testing.assert_close(decoded, images)
+
+
+@pytest.mark.parametrize("kind", ["text-to-video", "image"])
+def test_other_models_take_one_embedding_for_the_clip(run, inverted, kind):
+    given = inverted(kind)
+    found = optimise(run, given, embeddings="one for the clip", checkpointing=True)[0]
+    assert found.finished and found.embeddings[0].shape[0] == 1
+    if kind == "text-to-video":
+        with pytest.raises(ValueError, match="takes one text embedding for a whole clip"):
+            optimise(run, given)
+
+
+def test_checkpointing_changes_nothing(run, inverted):
+    given = inverted()
+    guidance = run("ReScoreDecoupledGuidance", strength=0.1)[0]
+    kept, again = (
+        optimise(run, given, guidance=guidance, checkpointing=on)[0] for on in (False, True)
+    )
+    torch.testing.assert_close(kept.z, again.z, rtol=1e-4, atol=1e-4)
+
+
+def test_two_nodes_do_what_one_does(run, inverted):
+    given = inverted()
+    whole = optimise(run, given)[0]
+    first, _, _, report = optimise(run, given, stop_after=2)
+    assert first.done == 2 and "Unfinished" in report
+    then = optimise(run, given, null_text=first)[0]
+    assert torch.equal(whole.z, then.z) and whole.losses == then.losses
+    with pytest.raises(ValueError, match="done 2 of 3 steps"):
+        run("ReScoreReconstruct", **given, cfg=3.0, null_text=first)
+
+
+class Cancelled(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_after", [0, 2])
+def test_a_cancelled_run_goes_on_where_it_was(run, inverted, monkeypatch, stop_after):
+    given = inverted()
+    node = rescore.NODE_CLASS_MAPPINGS["ReScoreNullTextOptimisation"]()
+    inputs = {
+        name: spec[1]["default"]
+        for name, spec in node.INPUT_TYPES()["required"].items()
+        if "default" in spec[1]
+    }
+    inputs |= {**given, "cfg": 3.0, "inner_steps": 2, "stop_after": stop_after}
+    calls = []
+    original = given["model"].eps_theta
+
+    def counted(z, t, cond):
+        calls.append(t)
+        return original(z, t, cond)
+
+    monkeypatch.setattr(given["model"], "eps_theta", counted)
+    cancels = iter([False, True])
+
+    def cancel():
+        if next(cancels, False):
+            raise Cancelled
+
+    monkeypatch.setattr(host, "check_cancelled", cancel)
+    with torch.inference_mode():
+        with pytest.raises(Cancelled):
+            node.optimise(**inputs)
+        calls.clear()
+        found = node.optimise(**inputs)[0]
+    assert max(calls) < 999  # the first step is not done again
+    assert torch.equal(found.z, optimise(run, given, stop_after=stop_after)[0].z)
+    assert not any("forward" in vars(module) for module in given["model"].unet.modules())
+
+
+def test_saved_and_loaded(run, inverted, tmp_path):
+    given = inverted()
+    guidance = run("ReScoreDecoupledGuidance", strength=0.1)[0]
+    with host.writing_to(tmp_path):
+        for name, inputs in {"with": {"guidance": guidance}, "half": {"stop_after": 1}}.items():
+            found = optimise(run, given, **inputs)[0]
+            assert run("ReScoreSaveNullText", null_text=found, name=name)[0] is found
+            loaded = run("ReScoreLoadNullText", file=f"{name}.safetensors")[0]
+            for part in ("trajectory", "cfg", "steps", "strength", "losses"):
+                assert getattr(loaded, part) == getattr(found, part)
+            assert torch.equal(loaded.z, found.z)
+            assert all(map(torch.equal, loaded.embeddings, found.embeddings))
+            assert all(map(torch.equal, loaded.guidance, found.guidance))
+        resumed = optimise(run, given, null_text=loaded)[0]
+        assert torch.equal(resumed.z, optimise(run, given)[0].z)
+
+
+@pytest.mark.parametrize("name", ["", "../clip", "a/b", ".hidden", "c:d", "a\\b"])
+def test_names_that_leave_the_folder_are_refused(run, inverted, tmp_path, name):
+    found = optimise(run, inverted("image"), stop_after=1, inner_steps=0)[0]
+    with host.writing_to(tmp_path), pytest.raises(ValueError, match="is no name for a file"):
+        run("ReScoreSaveNullText", null_text=found, name=name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_something_else(run, tmp_path):
+    folder = tmp_path / "rescore_null_text"
+    folder.mkdir()
+    (folder / "broken.safetensors").write_bytes(b"nothing")
+    with host.writing_to(tmp_path):
+        with pytest.raises(ValueError, match="is damaged"):
+            run("ReScoreLoadNullText", file="broken.safetensors")
+        with pytest.raises(ValueError, match="There is no file absent"):
+            run("ReScoreLoadNullText", file="absent.safetensors")
+
+
+def test_what_does_not_belong_together_is_refused(run, load, inverted, clip):
+    given = inverted()
+    found = optimise(run, given, stop_after=3, inner_steps=0)[0]
+    other = inverted(source_prompt="a green square")
+    with pytest.raises(ValueError, match="inverted with the prompt"):
+        optimise(run, {**given, "prompts": other["prompts"]})
+    with pytest.raises(ValueError, match="made with another model"):
+        optimise(run, {**given, "model": load("image")})
+    with pytest.raises(ValueError, match="optimised for another trajectory"):
+        run("ReScoreReconstruct", **other, cfg=3.0, null_text=found)
+    with pytest.raises(ValueError, match="optimised for cfg 3, and this is 8"):
+        run("ReScoreReconstruct", **given, cfg=8.0, null_text=found)
+    with pytest.raises(ValueError, match="Wire the clip that was encoded"):
+        run("ReScoreReconstruct", **given, cfg=1.0, images=clip(3, 12, 14))
