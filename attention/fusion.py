@@ -1,6 +1,7 @@
 """Weighted attention fusion: an edited clip also reads the keys and values of its source."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -36,6 +37,22 @@ def _fuse(
     return weight * own + (1 - weight) * attend(q, k_reference, v_reference)
 
 
+@dataclass(frozen=True)
+class Fusion:
+    """How much edited clips read of their sources: in how many of the last spatial layers, and how.
+
+    `weight` is what their own attention counts. ASSD leaves both open; the defaults are ours.
+    """
+
+    layers: int = 3
+    weight: float | int = 0.5
+
+    def __post_init__(self) -> None:
+        if self.layers < 1:
+            raise ValueError(f"Attention is fused in {self.layers} layers; it must be 1 or more.")
+        _check_weight(self.weight)
+
+
 class AttentionFusion:
     """Fused attention as a change: clips that are edited also read their reference clips.
 
@@ -49,8 +66,7 @@ class AttentionFusion:
     """
 
     def __init__(self, pairs: Mapping[int, int], weight: float | int) -> None:
-        if not 0 <= weight <= 1:
-            raise ValueError(f"The fusion weight is {weight}; it must lie within 0..1.")
+        _check_weight(weight)
         self.pairs, self.weight = dict(pairs), weight
         self._references: dict[tuple[Site, int], tuple[Tensor, Tensor]] = {}
 
@@ -87,3 +103,8 @@ class AttentionFusion:
                 f"seen at {layer.site.name}. References come first."
             )
         return self._references[layer.site, reference]
+
+
+def _check_weight(weight: float | int) -> None:
+    if not 0 <= weight <= 1:
+        raise ValueError(f"The fusion weight is {weight}; it must lie within 0..1.")

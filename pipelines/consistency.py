@@ -4,9 +4,15 @@ Inspired by the abstract of "Training-Free Video Editing via Optical Flow-Enhanc
 Distillation" (Zhu et al.), which names such a loss; the definition is ours.
 """
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from .keys import DECODER, loss_on_keys
+from .terms import Draw, Latents, Predictions, Result
 
 
 def global_consistency_loss(
@@ -29,3 +35,22 @@ def global_consistency_loss(
     strayed = (moved - moved.mean(dim=0)).square().sum(dim=-1).mean()
     size = source.square().sum(dim=-1).mean().clamp(min=torch.finfo(source.dtype).tiny)
     return strayed / size
+
+
+@dataclass(frozen=True)
+class GlobalConsistency:
+    """Global consistency of attention keys as a term. Its number is the loss.
+
+    The keys are those of the noised clips under their prompts, the source's being constant; the
+    gradient on the latents goes through the model and the noising, d z_t / d z = sqrt(a_t).
+    """
+
+    sites: str = DECODER
+    name: str = "global consistency"
+    needs: frozenset[str] = frozenset({"keys_target", "keys_source"})
+    compares_frames: ClassVar[bool] = True
+
+    def __call__(
+        self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
+    ) -> Result:
+        return loss_on_keys(predictions, self.sites, global_consistency_loss)

@@ -1,18 +1,24 @@
 """The distillation loop: a clip's latents descend along whatever terms hang on the wire."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from .masks import latent_mask
-from .prediction import EpsTheta, Prompts, predict
+from ..attention.fusion import Fusion
+from ..attention.sites import Site, find_sites, last_spatial_sites
+from .gradients import combined, mask_on_grid, shapings
+from .prediction import EpsTheta, Inside, Prompts, predict
 from .schedule import NoiseSchedule
-from .terms import Draw, Latents, Weighted
+from .terms import Draw, Keys, Latents, Predictions, Term, Weighted
+
+logger = logging.getLogger(__name__)
 
 OPTIMISERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
@@ -78,6 +84,8 @@ def distil(
     schedule: NoiseSchedule,
     settings: Settings,
     *,
+    unet: nn.Module | None = None,
+    fusion: Fusion | None = None,
     mask: Float[Tensor, "n H W"] | None = None,
     shown: tuple[float, float] = (1.0, 1.0),
     state: State | None = None,
@@ -86,7 +94,10 @@ def distil(
     """Descend from the source latents: z <- z - step_size * sum_k weight_k g_k.
 
     Every step draws one timestep and one noise, noises the edited and the source latents with them,
-    predicts what the terms ask for in one batched call, and steps along the sum of their gradients.
+    predicts what the terms ask for in the fewest calls, and steps along the sum of their gradients.
+    Losses of keys are taken back to the latents together, through one graph. `unet` is the model
+    within `eps_theta`; it is looked into where a term reads keys, and changed, during each call,
+    where attention is fused.
     `mask` (0..1, one for the clip or one per frame, at any resolution) confines the edit: it scales
     the summed gradient, and where it is 0 the result equals `z_source` bit for bit. `shown` is the
     share of the latent grid, vertical and horizontal, that masks cover (see `latent_mask`).
@@ -94,8 +105,8 @@ def distil(
     every step and may raise to stop the run.
 
     Raises:
-        ValueError: without terms, with values in `z_source` that are not finite, or with a `state`
-            of another size or optimiser.
+        ValueError: without terms, with values in `z_source` that are not finite, with a `state` of
+            another size or optimiser, or if layers that are asked for do not exist.
         FloatingPointError: at the first term whose gradient is not finite, by name and step.
     """
     _check(z_source, terms, settings, state)
@@ -109,20 +120,30 @@ def distil(
     if state.moments:
         remembered = {"state": {0: _cloned(state.moments)}}
         optimiser.load_state_dict({**optimiser.state_dict(), **remembered})
-    confined = None if mask is None else _on_grid((mask,), z, shown)
-    masks = [_on_grid(entry.masks, z, shown) for entry in terms]
+    confined = None if mask is None else mask_on_grid((mask,), z, shown)
+    shapes = shapings(terms, z, shown)
+    sites = [_sites(entry.term, unet) for entry in terms]
+    fused, weight = _fused(unet, fusion)
 
     values, last = list(state.values), state.step + settings.steps
     for step in range(state.step, last):
         draw = _draw(z, z_source, schedule, settings, generator)
         active = [i for i, entry in enumerate(terms) if entry.active(step, last)]
         needs = frozenset().union(*(terms[i].term.needs for i in active))
-        predictions = predict(needs, draw, eps_theta, prompts, settings.cfg)
-        total, numbers = torch.zeros_like(z), {}
-        for i in active:
-            gradient, numbers[terms[i].term.name] = terms[i].term(draw, predictions, z, z_source)
-            _check_finite(gradient, terms[i].term.name, step, settings)
-            total += masks[i] * (terms[i].weight * gradient)
+        keys = dict.fromkeys(site for i in active for site in sites[i])
+        inside = Inside(unet, tuple(keys), fused, weight) if keys or fused else None
+        predictions = predict(needs, draw, eps_theta, prompts, settings.cfg, inside)
+        results = {i: terms[i].term(draw, predictions, z, z_source) for i in active}
+        total = combined(
+            z,
+            terms,
+            results,
+            shapes,
+            partial(_pull_back, predictions, schedule, draw.t),
+            partial(_check_finite, step=step, settings=settings),
+        )
+        numbers = {terms[i].term.name: result.value for i, result in results.items()}
+        del predictions  # with its graph, which the next step's would come on top of
         z.grad = total if confined is None else confined * total
         optimiser.step()
         values.append(numbers)
@@ -152,16 +173,33 @@ def _draw(
     return Draw(t, noise, schedule.add_noise(z, noise, t), schedule.add_noise(z_source, noise, t))
 
 
+def _pull_back(predictions: Predictions, schedule: NoiseSchedule, t: int, on_keys: Keys) -> Latents:
+    """The gradient on z of one on keys: through the model to z_t, and d z_t / d z = sqrt(a_t)."""
+    return math.sqrt(schedule.alphas_bar[t]) * predictions.pull_back(on_keys)
+
+
 def _cloned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def _on_grid(masks: Sequence[Tensor], z: Latents, shown: tuple[float, float]) -> Tensor:
-    """The product of masks on the grid of the latents; 1 without any."""
-    product = torch.ones((), dtype=z.dtype, device=z.device)
-    for mask in masks:
-        product = product * latent_mask(mask, *z.shape[2:], shown=shown).to(z)
-    return product
+def _sites(term: Term, unet: nn.Module | None) -> tuple[Site, ...]:
+    """The layers whose keys a term reads."""
+    if term.needs.isdisjoint({"keys_target", "keys_source"}):
+        return ()
+    return find_sites(_known(unet, f"The term {term.name!r}"), term.sites, "spatial")
+
+
+def _fused(unet: nn.Module | None, fusion: Fusion | None) -> tuple[tuple[Site, ...], float | int]:
+    """The layers in which attention is fused, and the weight of fusion."""
+    if fusion is None:
+        return (), 1.0
+    return last_spatial_sites(_known(unet, "Attention fusion"), fusion.layers), fusion.weight
+
+
+def _known(unet: nn.Module | None, what: str) -> nn.Module:
+    if unet is None:
+        raise ValueError(f"{what} looks into the model, but was given only its predictions.")
+    return unet
 
 
 def _check(
@@ -174,6 +212,10 @@ def _check(
             "The source latents hold NaN or infinite values. Check the clip that was encoded; a "
             "VAE that overflows in float16 must run in float32."
         )
+    if z_source.shape[2] == 1:
+        for entry in terms:
+            if getattr(entry.term, "compares_frames", False):
+                logger.warning("%s: the clip has one frame, so this adds nothing.", entry.term.name)
     if state is None:
         return
     if state.z.shape != z_source.shape:
@@ -188,7 +230,7 @@ def _check(
         )
 
 
-def _check_finite(gradient: Latents, name: str, step: int, settings: Settings) -> None:
+def _check_finite(gradient: Tensor, name: str, step: int, settings: Settings) -> None:
     if not bool(torch.isfinite(gradient).all()):
         raise FloatingPointError(
             f"The gradient of the term {name!r} is not finite at step {step + 1}. The latents have "

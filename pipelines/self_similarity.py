@@ -1,9 +1,15 @@
 """Space-time self-similarity: the layout of a clip, compared by what is like what inside it."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
+
+from .keys import DECODER, loss_on_keys
+from .terms import Draw, Latents, Predictions, Result
 
 
 def spatial_self_similarity_loss(
@@ -61,3 +67,36 @@ def _normalised(keys: Tensor) -> Tensor:
 
 def _precise(keys: Tensor) -> Tensor:
     return keys.to(torch.promote_types(keys.dtype, torch.float32))
+
+
+@dataclass(frozen=True)
+class SpatialSelfSimilarity:
+    """Spatial self-similarity matching as a term. Its number is the loss.
+
+    The loss is of the keys for the noised clips under their prompts, the source's being constant;
+    its gradient on the latents goes through the model and the noising, d z_t / d z = sqrt(a_t).
+    """
+
+    sites: str = DECODER
+    name: str = "spatial self-similarity"
+    needs: frozenset[str] = frozenset({"keys_target", "keys_source"})
+
+    def __call__(
+        self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
+    ) -> Result:
+        return loss_on_keys(predictions, self.sites, spatial_self_similarity_loss)
+
+
+@dataclass(frozen=True)
+class TemporalSelfSimilarity:
+    """Temporal self-similarity matching as a term; otherwise as `SpatialSelfSimilarity`."""
+
+    sites: str = DECODER
+    name: str = "temporal self-similarity"
+    needs: frozenset[str] = frozenset({"keys_target", "keys_source"})
+    compares_frames: ClassVar[bool] = True
+
+    def __call__(
+        self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
+    ) -> Result:
+        return loss_on_keys(predictions, self.sites, temporal_self_similarity_loss)
