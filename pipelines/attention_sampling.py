@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from .prediction import EpsTheta, Prompts
 from .schedule import ddim_step
 from .terms import Latents
 from .trajectory import NullText, Trajectory
+from .windows import Windows, blended, text_of
 
 # The clips of a step's batch. References come first: where a model short of memory takes the batch
 # in slices, they have been seen when the edit reads them.
@@ -87,6 +89,7 @@ def sample_edit(
     *,
     source: Source | None = None,
     null_text: NullText | None = None,
+    windows: Windows | None = None,
     on_step: Callable[[SamplingProgress], None] | None = None,
 ) -> Latents:
     """Denoise a trajectory's noise under the target prompt, attending as the source did.
@@ -95,7 +98,7 @@ def sample_edit(
     edit, and the source at its pivot of that step, as far as the step's controls read it. With
     `null_text`, its embeddings replace the negative prompt and its guidance joins each step. With
     the source prompt as target and no control this reconstructs the clip; with no control at all it
-    is plain DDIM sampling.
+    is plain DDIM sampling. Clips longer than the model takes go through it in `windows`.
 
     Deviation: the source's unconditional clip is given the same embeddings as the edit's and not
     the negative prompt, so that an edit that changes nothing reads only what it has itself.
@@ -108,6 +111,8 @@ def sample_edit(
     if null_text is not None:
         null_text.require(trajectory, cfg)
     plans = _Plans(control, source, prompts, trajectory, cfg)
+    frames = trajectory.latents.shape[3]
+    spans = [slice(0, frames)] if windows is None else windows.over(frames)
     z = trajectory.latents[-1]
     for i in range(trajectory.steps):
         level = trajectory.steps - i
@@ -120,9 +125,18 @@ def sample_edit(
             EDIT_UNCOND: (z, uncond),
             EDIT_COND: (z, prompts.target),
         }
-        plan, needed = plans.at(i)
-        asked = {number: rows[number] for number in sorted(needed)}
-        eps = _predicted(asked, t, eps_theta, source.unet if source else None, plan)
+        parts = []
+        for span in spans:
+            plan, needed = plans.at(i, span)
+            asked = {
+                number: (rows[number][0][:, :, span], text_of(rows[number][1], span))
+                for number in sorted(needed)
+            }
+            parts.append(_predicted(asked, t, eps_theta, source.unet if source else None, plan))
+        eps = {
+            number: blended([part[number] for part in parts], spans, frames)
+            for number in plans.edited
+        }
         guided = guide(eps.get(EDIT_UNCOND, eps[EDIT_COND]), eps[EDIT_COND], cfg)
         strength = 0.0 if null_text is None else null_text.strength
         z = ddim_step(z, guided, a_from, a_to)
@@ -186,8 +200,8 @@ class _Plans:
         if self.background and self.mask is not None:
             latent_mask(self.mask, *self.size)  # a mask that does not fit is told at once
 
-    def at(self, step: int) -> tuple[list[Entry], set[int]]:
-        """What is changed at a step, and the clips that takes."""
+    def at(self, step: int, span: slice) -> tuple[list[Entry], set[int]]:
+        """What is changed at a step, for some of the frames, and the clips that takes."""
         pair = {EDIT_COND: SOURCE_COND}
         early = step < self.control.tau_s * self.steps
         plan, needed = [], set(self.edited)
@@ -197,7 +211,7 @@ class _Plans:
         if self.background and not early:
             like = {EDIT_COND: SOURCE_COND, EDIT_UNCOND: SOURCE_UNCOND}
             both = {edit: like[edit] for edit in self.edited}
-            plan.append(Entry(self.background, mutual(both, self._hidden)))
+            plan.append(Entry(self.background, mutual(both, partial(self._hidden, span))))
             needed |= {*both.values()}
         if self.cross and step < self.control.tau_c * self.steps:
             plan.append(Entry(self.cross, cross_control(pair, self.source.tokens)))
@@ -207,7 +221,7 @@ class _Plans:
     def _sites(self, wanted: bool, pattern: str, kind: str) -> tuple[Site, ...]:
         return find_sites(self.source.unet, pattern, kind) if wanted else ()
 
-    def _hidden(self, tokens: int) -> Bool[Tensor, "f n"]:
+    def _hidden(self, span: slice, tokens: int) -> Bool[Tensor, "f n"]:
         """Which tokens of the source the edit must not read."""
         if tokens not in self._foreground:
             frames, height, width = self.size
@@ -217,4 +231,4 @@ class _Plans:
                 covered = latent_mask(self.mask, frames, *grid, shown=self.source.shown)
                 hidden = foreground_tokens(rearrange(covered, "1 1 f h w -> f (h w)"))
             self._foreground[tokens] = hidden
-        return self._foreground[tokens]
+        return self._foreground[tokens][span]

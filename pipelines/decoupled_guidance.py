@@ -13,6 +13,8 @@ from .terms import Latents
 
 # What the authors' code multiplies the two losses with.
 TEMPORAL_WEIGHT, KEY_WEIGHT = 20000.0, 10000.0
+# The latent pixels of the paper's clips, for which these weights are: 16 frames of 64 x 64.
+PAPER_PIXELS = 16 * 64 * 64
 
 
 @dataclass(frozen=True)
@@ -135,11 +137,16 @@ def guidance_loss(
     maps: Mapping[str, tuple[Float[Tensor, "p h f k"], Float[Tensor, "p h f k"]]],
     keys: Mapping[str, tuple[Float[Tensor, "f n c"], Float[Tensor, "f n c"]]],
     foreground: Mapping[int, Float[Tensor, "f n"]],
+    pixels: int = PAPER_PIXELS,
 ) -> Float[Tensor, ""]:
     """The weighted sum of all four parts: its gradient is the guidance G (VideoDirector, Eq. 4).
 
     `maps` and `keys` hold (reference, current) of each layer, and are averaged over the layers;
     `foreground` the share of each token that the mask covers, by the number of tokens of a frame.
+
+    Deviation: scaled by the clip's number of latent pixels (frames x height x width), so that it
+    is the paper's at the paper's size. The gradient of a mean falls as the clip grows; so a
+    coefficient moves each pixel as much at any size and length.
     """
     parts = []
     for kind, loss, weight, layers in (
@@ -151,7 +158,7 @@ def guidance_loss(
             for place, selected in (("foreground", mask), ("background", 1 - mask)):
                 coefficient = getattr(settings, f"{kind}_{place}")
                 if coefficient > 0:
-                    scale = coefficient * weight / len(layers)
+                    scale = coefficient * weight / len(layers) * pixels / PAPER_PIXELS
                     parts.append(scale * loss(reference, current, selected))
     if not parts:
         raise ValueError("No coefficient of the guidance is above 0; there is nothing to hold.")

@@ -22,6 +22,7 @@ from .prediction import EpsTheta
 from .schedule import ddim_step
 from .terms import Latents
 from .trajectory import NullText, Trajectory
+from .windows import Windows, blended, windowed
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def optimise_null_text(
     settings: NullTextSettings = NullTextSettings(),
     *,
     guidance: DriftGuidance | None = None,
+    windows: Windows | None = None,
     state: NullText | None = None,
     steps: int | None = None,
     on_step: Callable[[NullTextProgress], None] | None = None,
@@ -94,6 +96,8 @@ def optimise_null_text(
     moves the embedding by Adam until the guided step from the current latents lands on the pivot,
     and goes on from where it led. Embeddings begin at `uncond` and then where the step before left
     them. With `guidance`, each step also moves against its G.
+
+    Clips longer than the model takes go through it in `windows`.
 
     With `state`, `steps` more steps (all, if None) follow those it has made. `on_step` is called
     after every step and may raise to stop the run.
@@ -107,14 +111,14 @@ def optimise_null_text(
     cond, uncond = _plain(cond), _plain(uncond)
     held = None
     if guidance is not None and guidance.settings.active:
-        held = _Held(guidance, cond, eps_theta)
+        held = _Held(guidance, cond, eps_theta, windows)
+    eps_theta = windowed(eps_theta, windows)
     if state is None:
         z_T = _plain(trajectory.latents[-1])
-        strength = 0.0 if held is None else held.guidance.settings.strength
         state = NullText(
-            trajectory.fingerprint, settings.cfg, trajectory.steps, z_T, strength=strength
+            trajectory.fingerprint, settings.cfg, trajectory.steps, z_T, strength=_strength(held)
         )
-    _check_state(state, trajectory, settings, held)
+    state.require_same(trajectory, settings.cfg, settings.per_frame, _strength(held))
     count = trajectory.latents.shape[3] if settings.per_frame else 1
     last = state.steps if steps is None else min(state.steps, state.done + steps)
 
@@ -212,8 +216,11 @@ def _fitted(
 class _Held:
     """The prediction under the source prompt and the guidance G, from one run with a graph."""
 
-    def __init__(self, guidance: DriftGuidance, cond: Tensor, eps_theta: EpsTheta) -> None:
-        self.guidance, self.cond, self.eps_theta = guidance, cond, eps_theta
+    def __init__(
+        self, guidance: DriftGuidance, cond: Tensor, eps_theta: EpsTheta, windows: Windows | None
+    ) -> None:
+        self.guidance, self.cond = guidance, cond
+        self.eps_theta, self.windows = eps_theta, windows
         settings = guidance.settings
         self.temporal = self._sites("temporal") if settings.temporal else ()
         self.spatial = self._sites("spatial") if settings.keys else ()
@@ -222,31 +229,44 @@ class _Held:
     def __call__(self, z: Latents, pivot: Latents, t: int) -> tuple[Latents, Latents]:
         if torch.equal(z, pivot):
             with torch.no_grad():
-                return self.eps_theta(z, t, self.cond), torch.zeros_like(z)
+                return windowed(self.eps_theta, self.windows)(z, t, self.cond), torch.zeros_like(z)
+        frames = z.shape[2]
+        spans = [slice(0, frames)] if self.windows is None else self.windows.over(frames)
         try:
-            with torch.no_grad():
-                reference, _ = self._observed(pivot, t, output=False)
-            with torch.enable_grad():
-                z = z.detach().clone().requires_grad_()
-                current, eps_cond = self._observed(z, t, picked=reference.frames)
-                loss = guidance_loss(
-                    self.guidance.settings,
-                    {name: (rows, current.rows[name]) for name, rows in reference.rows.items()},
-                    {name: (keys, current.keys[name]) for name, keys in reference.keys.items()},
-                    self._masks(z, [*reference.rows.values()], [*reference.keys.values()]),
-                )
-                (drift,) = torch.autograd.grad(loss, z)
+            parts = [self._window(z[:, :, s], pivot[:, :, s], t, s, frames) for s in spans]
         except (MemoryError, torch.OutOfMemoryError) as failed:
             raise MemoryError(
                 "There is not enough memory for the gradient of decoupled guidance. Switch "
                 "checkpointing on, use fewer frames, or make the clip smaller; sites of a single "
                 "decoder block (up_blocks.1.*) need less."
             ) from failed
+        eps_cond, drift = (blended(part, spans, frames) for part in zip(*parts, strict=True))
         if not bool(torch.isfinite(drift).all()):
             raise FloatingPointError(
                 f"The decoupled guidance is not finite at timestep {t}. Lower its coefficients; "
                 "with a float16 model, try bfloat16 or float32."
             )
+        return eps_cond, drift
+
+    def _window(
+        self, z: Latents, pivot: Latents, t: int, span: slice, frames: int
+    ) -> tuple[Latents, Latents]:
+        """The same for some frames of a clip."""
+        with torch.no_grad():
+            reference, _ = self._observed(pivot, t, output=False)
+        with torch.enable_grad():
+            z = z.detach().clone().requires_grad_()
+            current, eps_cond = self._observed(z, t, picked=reference.frames)
+            tokens = {len(rows) for rows in reference.rows.values()}
+            tokens |= {keys.shape[1] for keys in reference.keys.values()}
+            loss = guidance_loss(
+                self.guidance.settings,
+                {name: (rows, current.rows[name]) for name, rows in reference.rows.items()},
+                {name: (keys, current.keys[name]) for name, keys in reference.keys.items()},
+                {n: self._mask(z, n, frames)[span] for n in tokens},
+                pixels=math.prod(z.shape[2:]),
+            )
+            (drift,) = torch.autograd.grad(loss, z)
         return eps_cond, drift
 
     def _observed(self, z: Latents, t: int, **options):
@@ -263,49 +283,20 @@ class _Held:
     def _sites(self, kind: str):
         return find_sites(self.guidance.unet, self.guidance.settings.sites, kind)
 
-    def _masks(
-        self, z: Latents, rows: list[Tensor], keys: list[Tensor]
-    ) -> dict[int, Float[Tensor, "f n"]]:
-        """The share of each token that is foreground, for every number of tokens there is."""
-        for tokens in {*(len(r) for r in rows), *(k.shape[1] for k in keys)}:
-            if tokens not in self._foreground:
-                self._foreground[tokens] = self._mask(z, tokens)
-        return self._foreground
-
-    def _mask(self, z: Latents, tokens: int) -> Float[Tensor, "f n"]:
-        frames, height, width = z.shape[2:]
-        if self.guidance.mask is None:
-            return z.new_zeros(frames, tokens)
-        grid = token_grid(tokens, height, width)
-        shares = latent_mask(self.guidance.mask, frames, *grid, shown=self.guidance.shown)
-        return rearrange(shares, "1 1 f h w -> f (h w)").to(z)
+    def _mask(self, z: Latents, tokens: int, frames: int) -> Float[Tensor, "{frames} n"]:
+        """The share of each token of the whole clip that is foreground."""
+        if tokens not in self._foreground:
+            shares = z.new_zeros(frames, tokens)
+            if self.guidance.mask is not None:
+                grid = token_grid(tokens, *z.shape[3:])
+                covered = latent_mask(self.guidance.mask, frames, *grid, shown=self.guidance.shown)
+                shares = rearrange(covered, "1 1 f h w -> f (h w)").to(z)
+            self._foreground[tokens] = shares
+        return self._foreground[tokens]
 
 
-def _check_state(
-    state: NullText, trajectory: Trajectory, settings: NullTextSettings, held: _Held | None
-) -> None:
-    if state.trajectory != trajectory.fingerprint:
-        raise ValueError(
-            "The null-text embeddings to go on from belong to another trajectory. Start anew, or "
-            "wire the trajectory they were made for."
-        )
-    if state.cfg != settings.cfg:
-        raise ValueError(
-            f"The null-text embeddings to go on from were made for cfg {state.cfg:g}, and this is "
-            f"{settings.cfg:g}. Use the same cfg."
-        )
-    strength = 0.0 if held is None else held.guidance.settings.strength
-    if state.done and (state.strength != strength or bool(state.guidance) != (held is not None)):
-        raise ValueError(
-            "The null-text embeddings to go on from were made with another decoupled guidance. "
-            "Wire the same guidance, with the same strength."
-        )
-    frames = trajectory.latents.shape[3]
-    if state.embeddings and len(state.embeddings[-1]) != (frames if settings.per_frame else 1):
-        raise ValueError(
-            f"The embeddings to go on from are {len(state.embeddings[-1])} for a clip of {frames} "
-            "frames. Choose the same kind of embedding (per frame or shared) as before."
-        )
+def _strength(held: _Held | None) -> float:
+    return 0.0 if held is None else held.guidance.settings.strength
 
 
 def _plain(tensor: Tensor) -> Tensor:

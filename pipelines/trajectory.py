@@ -141,6 +141,37 @@ class NullText:
                 f"{cfg:g}. Use the same cfg in both."
             )
 
+    def require_same(
+        self, trajectory: Trajectory, cfg: float, per_frame: bool, strength: float
+    ) -> None:
+        """Check that an optimisation of this kind may go on from here.
+
+        Raises:
+            ValueError: if it is another trajectory, cfg, kind of embedding or guidance strength.
+        """
+        if self.trajectory != trajectory.fingerprint:
+            raise ValueError(
+                "The null-text embeddings to go on from belong to another trajectory. Start anew, "
+                "or wire the trajectory they were made for."
+            )
+        if self.cfg != cfg:
+            raise ValueError(
+                f"The null-text embeddings to go on from were made for cfg {self.cfg:g}, and this "
+                f"is {cfg:g}. Use the same cfg."
+            )
+        if self.embeddings and self.strength != strength:
+            raise ValueError(
+                "The null-text embeddings to go on from were made with another decoupled guidance. "
+                "Wire the same guidance, with the same strength."
+            )
+        frames = trajectory.latents.shape[3]
+        if self.embeddings and len(self.embeddings[-1]) != (frames if per_frame else 1):
+            raise ValueError(
+                f"The embeddings to go on from are {len(self.embeddings[-1])} for a clip of "
+                f"{frames} frames. Choose the same kind of embedding (per frame or shared) as "
+                "before."
+            )
+
 
 def _described(shape: Sequence[int]) -> str:
     b, c, f, h, w = shape

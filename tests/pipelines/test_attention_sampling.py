@@ -21,6 +21,7 @@ from rescore.pipelines.null_text import DriftGuidance, NullTextSettings, optimis
 from rescore.pipelines.prediction import Prompts
 from rescore.pipelines.sampling import ddim_sample
 from rescore.pipelines.schedule import NoiseSchedule
+from rescore.pipelines.windows import Windows, windowed
 from tiny_animatediff import TEXT_WIDTH, unet
 from tiny_animatediff import eps_theta as real
 
@@ -210,6 +211,37 @@ def test_progress_is_told_and_may_stop_it_without_a_trace(path, prompts):
     after = [model.get_submodule(site.name).processor for site in attention_sites(model)]
     assert seen == [(1, STEPS)]
     assert all(a is b for a, b in zip(before, after, strict=True))
+
+
+def test_a_long_clip_goes_through_in_windows(prompts):
+    """The model sees no more than a window; one window that holds the clip changes nothing."""
+    z = torch.randn(1, 4, 5, 4, 6, generator=torch.Generator().manual_seed(4))
+    windows = Windows(3, 1)
+    seen = set()
+
+    def model(z, t, cond):
+        seen.add(z.shape[2])
+        return real(z, t, cond)
+
+    eps_theta = windowed(model, windows)
+    long = ddim_invert(z, lambda z, t: eps_theta(z, t, prompts.source), A, SCHEDULE.timesteps(2))
+    mask = torch.zeros(5, 4, 6)
+    mask[3:, 1:3, 1:3] = 1
+    control = AttentionControl(tau_s=0.5)
+    found = sample_edit(
+        long, model, prompts, A, CFG, control, source=source(mask=mask), windows=windows
+    )
+    assert seen == {3}
+    assert found.shape == z.shape
+    elsewhere = sample_edit(
+        long, model, prompts, A, CFG, control, source=source(mask=mask.flip(0)), windows=windows
+    )
+    assert not torch.allclose(found, elsewhere, atol=1e-4)
+    held = [
+        sample_edit(long, real, prompts, A, CFG, control, source=source(mask=mask), windows=w)
+        for w in (None, Windows(5, 2))
+    ]
+    assert torch.equal(*held)
 
 
 def test_what_does_not_belong_together_is_refused(path, prompts, null_text):

@@ -126,6 +126,19 @@ def test_all_four_parts_add_up():
     torch.testing.assert_close(found, expected)
 
 
+def test_a_coefficient_means_the_same_at_any_size():
+    """A clip twice as long whose frames all drift alike: each gets the same gradient."""
+    held = GuidanceSettings(0.0, 0.0, 0.3, 0.7)
+    gradients = []
+    for times in (1, 2):
+        current = keys(1).repeat(times, 1, 1).requires_grad_()
+        pair = {"a": (keys(0).repeat(times, 1, 1), current)}
+        chosen = {N: mask().double().repeat(times, 1)}
+        guidance_loss(held, {}, pair, chosen, pixels=times * 1000).backward()
+        gradients.append(current.grad[:F])
+    torch.testing.assert_close(*gradients)
+
+
 def test_a_coefficient_of_zero_is_left_out():
     broken = {"a": (keys(0), keys(1) / 0)}
     chosen = {N: torch.ones(F, N, dtype=torch.float64)}

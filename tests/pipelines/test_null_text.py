@@ -12,6 +12,7 @@ from rescore.pipelines.ddim_inversion import ddim_invert
 from rescore.pipelines.decoupled_guidance import GuidanceSettings
 from rescore.pipelines.null_text import DriftGuidance, NullTextSettings, optimise_null_text
 from rescore.pipelines.schedule import NoiseSchedule
+from rescore.pipelines.windows import Windows
 from tiny_animatediff import TEXT_WIDTH, unet
 from tiny_animatediff import eps_theta as real
 
@@ -309,6 +310,28 @@ def test_masks_of_nothing_and_of_all(real_world, mask):
 def test_a_mask_of_other_frames_is_refused(real_world):
     with pytest.raises(ValueError, match="mask has 2 frames and the clip has 3"):
         optimise_null_text(*real_world, SETTINGS, guidance=held(torch.ones(2, 16, 24)), steps=2)
+
+
+def test_a_long_clip_goes_through_in_windows(real_world):
+    path, _, *rest = real_world
+    seen = set()
+
+    def model(z, t, cond):
+        seen.add((z.shape[2], cond.shape[1] if cond.ndim == 4 else None))
+        return real(z, t, cond)
+
+    settings = replace(SETTINGS, inner_steps=1)
+    found = optimise_null_text(
+        path, model, *rest, settings, guidance=held(), windows=Windows(2, 1), steps=2
+    )
+    assert seen == {(2, None), (2, 2)}
+    assert float(found.guidance[1].abs().min(dim=2).values.max()) > 0
+    whole, same = (
+        optimise_null_text(path, real, *rest, settings, guidance=held(), windows=w, steps=2)
+        for w in (None, Windows(FRAMES, 1))
+    )
+    assert torch.equal(whole.z, same.z)
+    assert not torch.equal(whole.z, found.z)
 
 
 def test_no_patch_stays(real_world):

@@ -1,0 +1,85 @@
+"""Clips longer than a model takes, in overlapping windows of frames that are blended."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .terms import Latents
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of `length` frames, of which neighbours share `overlap` or a few more."""
+
+    length: int
+    overlap: int
+
+    def __post_init__(self) -> None:
+        if self.length < 2 or not 0 <= self.overlap < self.length:
+            raise ValueError(
+                f"Windows of {self.length} frames with an overlap of {self.overlap} cannot cover a "
+                "clip: a window has at least 2 frames, and its overlap is shorter than that."
+            )
+
+    def over(self, frames: int) -> list[slice]:
+        """The windows over a clip, evenly spread; a clip no longer than one has one."""
+        if frames <= self.length:
+            return [slice(0, frames)]
+        last = frames - self.length
+        count = -(-last // (self.length - self.overlap)) + 1
+        starts = torch.linspace(0, last, count, dtype=torch.float64).round().long().tolist()
+        return [slice(start, start + self.length) for start in starts]
+
+
+def blended(
+    parts: Sequence[Float[Tensor, "b c _ h w"]], spans: Sequence[slice], frames: int
+) -> Float[Tensor, "b c {frames} h w"]:
+    """What was computed window by window, as one clip; a single window is handed on as it is.
+
+    Where windows overlap, each counts the more the deeper a frame lies inside it, so that nothing
+    jumps at its edges.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    total = first.new_zeros(*first.shape[:2], frames, *first.shape[3:])
+    weight = first.new_zeros(frames, 1, 1)
+    for part, span in zip(parts, spans, strict=True):
+        depth = _depth(span.stop - span.start).to(first)
+        padding = (0, 0, 0, 0, span.start, frames - span.stop)
+        total = total + torch.nn.functional.pad(depth * part, padding)
+        weight[span] += depth
+    return total / weight
+
+
+def windowed(
+    eps_theta: Callable[[Latents, int, Tensor], Latents], windows: Windows | None
+) -> Callable[[Latents, int, Tensor], Latents]:
+    """A prediction for clips of any length from one that takes windows of them.
+
+    The text embedding is one for the clip `[b, l, d]`, which all windows read, or one for each
+    frame `[b, f, l, d]`. Without windows, and for a clip that one window holds, `eps_theta` itself.
+    """
+    if windows is None:
+        return eps_theta
+
+    def predict(z: Latents, t: int, cond: Tensor) -> Latents:
+        spans = windows.over(z.shape[2])
+        parts = [eps_theta(z[:, :, span], t, text_of(cond, span)) for span in spans]
+        return blended(parts, spans, z.shape[2])
+
+    return predict
+
+
+def text_of(cond: Tensor, span: slice) -> Tensor:
+    """The part of a text embedding that a window reads."""
+    return cond if cond.ndim == 3 else cond[:, span]
+
+
+def _depth(length: int) -> Float[Tensor, "{length} 1 1"]:
+    """How deep each frame of a window lies inside it."""
+    frame = torch.arange(1, length + 1, dtype=torch.float64)
+    return torch.minimum(frame, length + 1 - frame)[:, None, None]
