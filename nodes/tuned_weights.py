@@ -9,6 +9,7 @@ from .inflation import CATEGORY
 from .sockets import MODEL
 
 FOLDER = "rescore_tuned"  # under the output folder, and under models
+_WHAT = "tuned weights"
 _BASE = "base"  # the tensor that tells which model was inflated; no weight has this name
 
 
@@ -45,7 +46,7 @@ class SaveTunedWeights:
         }
 
     def save(self, model, name: str):
-        from ..pipelines.backbones.tuned_file import write_tuned
+        from ..pipelines.backbones.tensor_file import write_tensors
         from ..pipelines.inflation import frozen_sample
 
         tuning = getattr(model.unet, "tuning", None)
@@ -65,7 +66,7 @@ class SaveTunedWeights:
             "base_fingerprint": model.unet.base,
         }
         tensors = model.unet.tuned_state() | {_BASE: frozen_sample(model.unet)}
-        write_tuned(file, tensors, metadata)
+        write_tensors(file, _WHAT, tensors, metadata)
         return {"ui": {"text": [f"Saved to {file}"]}, "result": (model, str(file))}
 
 
@@ -114,7 +115,7 @@ class LoadTunedWeights:
         return path.stat().st_mtime if path is not None else 0.0
 
     def load(self, model, file: str):
-        from ..pipelines.backbones.tuned_file import read_tuned
+        from ..pipelines.backbones.tensor_file import read_tensors
         from ..pipelines.inflation import (
             Tuning,
             Variant,
@@ -129,7 +130,7 @@ class LoadTunedWeights:
                 f"There is no file {file} in {' or '.join(map(str, host.own_folders(FOLDER)))}. "
                 "Save tuned weights first, refresh, and choose it."
             )
-        tensors, words = read_tuned(path)
+        tensors, words = read_tensors(path, _WHAT)
         variant = Variant.parse(words["variant"])
         if not isinstance(model.unet, VideoUNet):
             model = inflate_backbone(model, variant)

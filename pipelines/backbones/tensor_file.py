@@ -15,10 +15,11 @@ def write_tensors(
 ) -> None:
     """Write tensors and metadata to a safetensors file that holds `what`, such as "embeddings".
 
-    The file is made beside the old one and takes its place when it is whole.
+    The file is made beside the old one and takes its place when all of it is on the disk: whatever
+    happens before leaves the old file as it was.
 
     Raises:
-        OSError: if it cannot be written; an older file is then as it was.
+        OSError: if it cannot be written, with what to do.
     """
     content = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
@@ -31,13 +32,16 @@ def write_tensors(
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        kept = " The file that was there is as it was." if path.is_file() else ""
         raise OSError(
             f"The {what} ({len(content) / 2**20:.1f} MiB) cannot be written to {path}: "
-            f"{error.strerror or error}. Make room or choose another name, and queue again."
+            f"{error.strerror or error}.{kept} Make room or choose another name, and queue again."
         ) from error
 
 
