@@ -31,6 +31,8 @@ CATALOGUE = {
     "animatediff-motion-adapter-v1-5-3": Source(
         "guoyww/animatediff-motion-adapter-v1-5-3", "animatediff_models"
     ),
+    "clip-vit-large-patch14": Source("openai/clip-vit-large-patch14", "clip_vision"),
+    "PickScore_v1": Source("yuvalkirstain/PickScore_v1", "clip_vision"),
 }
 
 _PARTS = ("", "unet", "vae", "text_encoder", "tokenizer", "scheduler")

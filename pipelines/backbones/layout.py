@@ -26,11 +26,16 @@ EXPECTED = {
         "an AnimateDiff motion adapter: a folder with config.json (MotionAdapter) and its weights, "
         "or one file with the motion modules"
     ),
+    "clip": (
+        "a CLIP model as transformers saves it: a folder with config.json (CLIPModel), its "
+        "weights and the tokenizer"
+    ),
 }
 _EXAMPLE = {
     "text-to-video": "zeroscope_v2_576w",
     "image": "stable-diffusion-v1-5",
     "motion-adapter": "animatediff-motion-adapter-v1-5-3",
+    "clip": "clip-vit-large-patch14",
 }
 _KIND_OF_UNET = {"UNet3DConditionModel": "text-to-video", "UNet2DConditionModel": "image"}
 _CLASSES = {
@@ -74,7 +79,11 @@ def contained(path: Path, roots: Sequence[Path]) -> Path:
 
 def kind_of(folder: Path) -> str | None:
     """The kind of model in a folder, None if it holds none that is known here."""
-    for file, entry in (("model_index.json", "unet"), ("config.json", "_class_name")):
+    for file, entry in (
+        ("model_index.json", "unet"),
+        ("config.json", "_class_name"),
+        ("config.json", "architectures"),
+    ):
         try:
             found = json.loads((folder / file).read_text("utf-8"))
         except (OSError, ValueError):
@@ -84,6 +93,8 @@ def kind_of(folder: Path) -> str | None:
             return _KIND_OF_UNET.get(str(value[1]))
         if value == "MotionAdapter":
             return "motion-adapter"
+        if value == ["CLIPModel"]:
+            return "clip"
     return None
 
 

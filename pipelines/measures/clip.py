@@ -1,0 +1,66 @@
+"""What CLIP says of a clip: how well it fits a prompt, how much it stays the same, how it pleases.
+
+All take embeddings, whose length does not matter.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from .measure import Measure
+
+
+def text_alignment(frames: Float[Tensor, "f d"], prompt: Float[Tensor, "1 d"]) -> Measure:
+    """100 times the mean over frames of cos(frame, prompt), of CLIP's embeddings.
+
+    The frame-wise CLIP score of video editing papers, which like most of them stands times 100;
+    CLIPScore (Hessel et al., 2021) itself is 2.5 max(cos, 0).
+    """
+    return _summary("CLIP text", 100 * _cosines(frames, prompt), "x100")
+
+
+def pick_score(frames: Float[Tensor, "f d"], prompt: Float[Tensor, "1 d"], scale: float) -> Measure:
+    """The mean over frames of s = T cos(frame, prompt) (Kirstain et al., 2023), `scale` T.
+
+    With PickScore's model and its temperature, T = 100 about, pictures come to lie near 20. Of two
+    pictures, exp(s_1) / (exp(s_1) + exp(s_2)) is the share of people who would pick the first.
+    """
+    return _summary("PickScore", scale * _cosines(frames, prompt), "")
+
+
+def frame_consistency(
+    frames: Float[Tensor, "f d"], pairs: Literal["neighbours", "all pairs"]
+) -> Measure:
+    """100 times the mean cos of the CLIP embeddings of two frames.
+
+    Over all pairs of different frames, as Tune-A-Video (Wu et al., 2023) defines it, or over frames
+    that follow each other, as most later papers have it. A still clip has 100. `values` are one for
+    each frame, its mean with all others, or one for each two neighbours.
+
+    Raises:
+        ValueError: for less than two frames.
+    """
+    if len(frames) < 2:
+        raise ValueError(
+            "The clip has one frame; how much it stays the same is measured between two or more."
+        )
+    if pairs == "neighbours":
+        cosines = 100 * functional.cosine_similarity(frames[:-1].double(), frames[1:].double())
+        return _summary("CLIP consistency, neighbours", cosines, "x100", each="pair of neighbours")
+    unit = functional.normalize(frames.double(), dim=-1)
+    # Each frame with all, less with itself, which is 1.
+    others = 100 * (unit @ unit.sum(dim=0) - unit.square().sum(dim=-1)) / (len(frames) - 1)
+    return _summary("CLIP consistency, all pairs", others, "x100")
+
+
+def _cosines(frames: Float[Tensor, "f d"], prompt: Float[Tensor, "1 d"]) -> Float[Tensor, " f"]:
+    return functional.cosine_similarity(frames.double(), prompt.double())
+
+
+def _summary(name: str, values: Float[Tensor, " n"], unit: str, *, each: str = "frame") -> Measure:
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError("The model gave embeddings with NaN; its weights may be damaged.")
+    return Measure(name, values.mean().item(), unit, "higher", tuple(values.tolist()), each)

@@ -1,0 +1,199 @@
+"""LPIPS: how different two clips look to a network trained to see, region by region.
+
+Zhang et al. (2018), "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
+version 0.1. The networks are AlexNet and VGG16 as torchvision numbers and stores them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .measure import Measure, check_pair, mean
+from .region import Region
+
+SMALLEST = 32  # pixels, below which the networks have nothing left to look at
+# Mean and standard deviation of the training pictures, in -1..1, as LPIPS rounds them.
+_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+_TINY = 1e-8  # of squared length, so that features of length zero have no direction
+
+
+class _Network(NamedTuple):
+    layers: Callable[[], list[nn.Module]]
+    taps: tuple[int, ...]  # the layers, counted from 0, whose outputs are compared
+    trunk: str  # the file torchvision publishes
+    heads: str  # the file of LPIPS
+
+
+def _alexnet() -> list[nn.Module]:
+    return [
+        nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, stride=2),
+        nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, stride=2),
+        nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(),
+    ]  # fmt: skip
+
+
+def _vgg16() -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    channels = 3
+    for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(count):
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+            channels = width
+        layers.append(nn.MaxPool2d(2))
+    return layers[:-1]
+
+
+NETWORKS = {
+    "alex": _Network(_alexnet, (1, 4, 7, 9, 11), "alexnet-owt-7be5be79.pth", "alex.pth"),
+    "vgg": _Network(_vgg16, (3, 8, 15, 22, 29), "vgg16-397923af.pth", "vgg.pth"),
+}
+
+
+class PerceptualNet(nn.Module):
+    """The features of a network at some of its layers, and how much each channel counts there."""
+
+    def __init__(self, name: str, trunk: Mapping[str, Tensor], heads: Sequence[Tensor]) -> None:
+        """`trunk` is torchvision's state dict; `heads` holds one weight per channel of each tap."""
+        super().__init__()
+        self.name = name
+        network = NETWORKS[name]
+        layers = nn.Sequential(*network.layers())
+        layers.load_state_dict(
+            {key.removeprefix("features."): t for key, t in trunk.items() if "features." in key}
+        )
+        cuts = (0, *(tap + 1 for tap in network.taps))
+        self.slices = nn.ModuleList(layers[start:end] for start, end in pairwise(cuts))
+        self.heads = nn.ParameterList(nn.Parameter(head.flatten()) for head in heads)
+        self.eval().requires_grad_(False)
+
+    def forward(self, pictures: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """Features of unit length, `[b, c, h, w]` each, of pictures in 0..1."""
+        shift, scale = (pictures.new_tensor(x)[:, None, None] for x in (_SHIFT, _SCALE))
+        x = (2 * pictures - 1 - shift) / scale
+        features = []
+        for part in self.slices:
+            x = part(x)
+            features.append(x * torch.rsqrt(x.square().sum(dim=1, keepdim=True) + _TINY))
+        return features
+
+
+@torch.no_grad()
+def lpips(
+    source: Float[Tensor, "1 3 f H W"],
+    edited: Float[Tensor, "1 3 f2 H2 W2"],
+    region: Region,
+    net: PerceptualNet,
+    *,
+    on_frame: Callable[[int], None] | None = None,
+) -> Measure:
+    """Learned perceptual distance, 0 for equal clips: d = sum over layers of the mean over places
+    of |w * (a - b)|^2, with a and b the features, of unit length at every place.
+
+    For a region the source's pixels are put everywhere else in the edit, so that the network does
+    not see what may differ, and a place counts by the share of it that lies in the region. With
+    all pixels as region this is the LPIPS of the paper. The value is the mean over frames.
+
+    Raises:
+        ValueError: if the clips cannot be compared, or are smaller than 32 pixels.
+    """
+    check_pair(source, edited)
+    if min(source.shape[-2:]) < SMALLEST:
+        raise ValueError(
+            f"The clips are {source.shape[4]} x {source.shape[3]} pixels; LPIPS needs at least "
+            f"{SMALLEST} x {SMALLEST}. Enlarge them, or use PSNR or SSIM."
+        )
+    device = net.heads[0].device
+    values = []
+    for i, where in enumerate(region.where.to(source.device)):
+        if not bool(where.any()):
+            values.append(float("nan"))
+            continue
+        seen = torch.where(where, edited[:, :, i], source[:, :, i])
+        pair = torch.cat([source[:, :, i], seen]).float().to(device)
+        values.append(_distance(net, pair, where.float().to(device)))
+        if on_frame is not None:
+            on_frame(i + 1)
+    return Measure(region.title(f"LPIPS {net.name}"), mean(values), "", "lower", tuple(values))
+
+
+def _distance(
+    net: PerceptualNet, pair: Float[Tensor, "2 3 h w"], where: Float[Tensor, "h w"]
+) -> float:
+    total = 0.0
+    for head, features in zip(net.heads, net(pair), strict=True):
+        apart = (head[:, None, None] * (features[0] - features[1]).square()).sum(dim=0)
+        share = functional.adaptive_avg_pool2d(where[None], apart.shape)[0]
+        total += float((share * apart).sum() / share.sum())
+    return total
+
+
+def load_lpips(name: str, folders: Sequence[Path]) -> PerceptualNet:
+    """The network `name` ("alex" or "vgg") from files that are on this machine.
+
+    The trunk is looked for in `folders`, then where torchvision keeps what it has fetched; the
+    heads in `folders`, then in an installed torchmetrics or lpips, which carry them.
+
+    Raises:
+        FileNotFoundError: if a file is in none of these; it says where to get it.
+        ValueError: if a file is damaged or of another network.
+    """
+    network = NETWORKS[name]
+    trunk_file = _first([*folders, Path(torch.hub.get_dir()) / "checkpoints"], network.trunk)
+    heads_file = _first([*folders, *_packaged_heads()], network.heads)
+    addresses = {
+        f"https://download.pytorch.org/models/{network.trunk}": trunk_file,
+        "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/"
+        f"v0.1/{network.heads}": heads_file,
+    }
+    if missing := [address for address, file in addresses.items() if file is None]:
+        raise FileNotFoundError(
+            f"LPIPS needs weights that are not on this machine, and nothing is downloaded. Put "
+            f"{' and '.join(missing)} into {folders[0]}; or use PSNR or SSIM, which need none."
+        )
+    try:
+        trunk, heads = (
+            torch.load(file, map_location="cpu", weights_only=True)
+            for file in (trunk_file, heads_file)
+        )
+        weights = [heads[f"lin{i}.model.1.weight"] for i in range(len(network.taps))]
+        net = PerceptualNet(name, trunk, weights)
+        net(torch.zeros(1, 3, SMALLEST, SMALLEST))
+    # torch gives each kind of damage an exception of its own, some of them bare.
+    except Exception as error:
+        raise ValueError(
+            f"{trunk_file} and {heads_file} do not make the {name} network of LPIPS: one of them "
+            "is damaged or belongs to another network. Fetch them again."
+        ) from error
+    _check_heads(net, heads_file)
+    return net
+
+
+def _check_heads(net: PerceptualNet, file: Path | None) -> None:
+    widths = [part[-2].out_channels for part in net.slices]
+    found = [head.numel() for head in net.heads]
+    if found != widths:
+        raise ValueError(
+            f"{file} weighs {found} channels, but the layers of {net.name} have {widths}: it "
+            "belongs to another network. Fetch it again."
+        )
+
+
+def _packaged_heads() -> list[Path]:
+    """Folders of installed packages that carry LPIPS heads; the packages are not imported."""
+    inside = {"torchmetrics": "functional/image/lpips_models", "lpips": "weights/v0.1"}
+    specs = ((find_spec(package), part) for package, part in inside.items())
+    return [Path(spec.origin).parent / part for spec, part in specs if spec and spec.origin]
+
+
+def _first(folders: Sequence[Path], name: str) -> Path | None:
+    """The first file of that name."""
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)

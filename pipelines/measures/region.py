@@ -1,0 +1,67 @@
+"""Which pixels of a clip a measure looks at."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+Side: TypeAlias = Literal["outside", "inside", "everywhere"]
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Pixels of a clip, and what to call them behind a measure's name ("" for all of them)."""
+
+    name: str
+    where: Bool[Tensor, "f H W"]
+
+    def title(self, measure: str) -> str:
+        """The name of a measure taken here."""
+        return f"{measure} {self.name}".strip()
+
+
+def region(
+    mask: Float[Tensor, "n h w"] | None,
+    frames: int,
+    height: int,
+    width: int,
+    side: Side = "outside",
+    *,
+    threshold: float = 0.5,
+) -> Region:
+    """The pixels outside or inside a mask, or all: those of them with a mask of `threshold` or less
+    are outside.
+
+    The mask is for the whole clip (n = 1) or for each frame; one of another size is brought to the
+    clip's, smoothly, before the threshold. Without a mask it is all pixels.
+
+    Raises:
+        ValueError: if the number of masks is neither 1 nor the number of frames, a value is not in
+            0..1, or no pixel of any frame is left.
+    """
+    if mask is None or side == "everywhere":
+        return Region("", torch.ones(frames, height, width, dtype=torch.bool))
+    if mask.shape[0] not in (1, frames):
+        raise ValueError(
+            f"The mask has {mask.shape[0]} frames and the clip has {frames}. Give one mask for the "
+            "whole clip, or one for each frame."
+        )
+    if not mask.numel() or not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise ValueError("The mask is empty or holds values outside 0..1; a MASK is expected.")
+    if mask.shape[1:] != (height, width):
+        mask = functional.interpolate(
+            rearrange(mask, "n h w -> n 1 h w"), (height, width), mode="bilinear", antialias=True
+        )[:, 0]
+    white = (mask > threshold).expand(frames, -1, -1)
+    where = white if side == "inside" else ~white
+    if not bool(where.any()):
+        colour = "black" if side == "inside" else "white"
+        raise ValueError(
+            f"The mask is {colour} everywhere, so no pixel lies {side} of it. Check the mask, "
+            "change its threshold, or measure everywhere."
+        )
+    return Region(side, where)

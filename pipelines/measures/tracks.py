@@ -1,0 +1,109 @@
+"""Motion fidelity: whether an edit moves as its source does, by the tracks of points in both."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from kornia.geometry.transform import remap
+from torch import Tensor
+
+from ..flow import Flow
+from .measure import Measure
+
+_SURE = 0.999  # of a visibility that was interpolated: all pixels around are visible
+
+
+class Tracks(NamedTuple):
+    """Where points of the first frame go, (x, y) in pixels, and until when they are seen."""
+
+    places: Float[Tensor, "f n 2"]
+    seen: Bool[Tensor, "s n"]  # whether the step to the next frame is known; s = f - 1
+
+
+def grid(
+    height: int, width: int, side: int, where: Bool[Tensor, "h w"] | None = None
+) -> Float[Tensor, "n 2"]:
+    """Points (x, y), evenly spread, `side` in each row and column; of these, those in `where`.
+
+    Raises:
+        ValueError: if none is left.
+    """
+    rows = (torch.arange(side) + 0.5) * height / side - 0.5
+    columns = (torch.arange(side) + 0.5) * width / side - 0.5
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    points = torch.stack([x, y], dim=-1).reshape(-1, 2)
+    if where is not None:
+        nearest = points.round().long()
+        inside = where[nearest[:, 1].clamp(0, height - 1), nearest[:, 0].clamp(0, width - 1)]
+        points = points[inside]
+    if not len(points):
+        raise ValueError(
+            f"None of {side} x {side} points lies in the mask of the first frame. Use more points, "
+            "or a larger mask."
+        )
+    return points
+
+
+def follow(flow: Flow, points: Float[Tensor, "n 2"]) -> Tracks:
+    """The tracks of points of the first frame, by going along the flow from frame to frame.
+
+    A track ends for good where its flow is not confirmed by the flow back: what is hidden for a
+    while is not found again.
+    """
+    places, seen = [points.to(flow.forward)], []
+    alive = torch.ones(len(points), dtype=torch.bool, device=flow.forward.device)
+    for step, visible in zip(flow.forward, flow.visible_forward, strict=True):
+        x, y = places[-1].T[:, None, None]
+        known = torch.cat([step, visible[None].to(step)])[None]
+        found = remap(known, x, y, padding_mode="border", align_corners=True)[0, :, 0]
+        alive = alive & (found[2] >= _SURE)
+        places.append(places[-1] + torch.where(alive, found[:2], 0).T)
+        seen.append(alive)
+    empty = torch.ones(0, len(points), dtype=torch.bool)
+    return Tracks(torch.stack(places), torch.stack(seen) if seen else empty)
+
+
+def motion_fidelity(source: Tracks, edited: Tracks, *, still: float = 0.2) -> Measure:
+    """Motion fidelity (Yatim et al., 2024, "Space-Time Diffusion Features for Zero-Shot Text-Driven
+    Motion Transfer"), halved so that it ends at 1, where every track has found its like.
+
+    1/2 (mean over the edit's tracks of the best correlation with a track of the source, and the
+    other way round), the correlation of two tracks being the mean over time of the cosine between
+    their steps. Steps are compared in direction, not in length, and tracks wherever they lie.
+
+    Approximated: tracks are chained optical flow instead of CoTracker's, and end where they are
+    hidden, so that two are compared over the steps that both have, if those are at least half of
+    all. A step of less than `still` pixels counts as none, for which the paper's cosine is
+    undefined: two such agree (1), one such and a real one do not (0).
+
+    Raises:
+        ValueError: for clips of one frame or of different lengths, or if no two tracks last.
+    """
+    steps = len(source.seen)
+    if not steps or steps != len(edited.seen):
+        raise ValueError(
+            f"The clips have {steps + 1} and {len(edited.seen) + 1} frames. Motion is compared "
+            "between clips of the same length, of two frames or more."
+        )
+    # [steps n 3]: the direction, and whether there is none, where the track is known.
+    a, b = (_directions(tracks, still) for tracks in (source, edited))
+    shared = torch.einsum("sn,sm->nm", source.seen.double(), edited.seen.double())
+    correlation = torch.einsum("snc,smc->nm", a, b) / shared.clamp(min=1)
+    correlation = torch.where(2 * shared >= steps, correlation, -torch.inf)
+    best = [correlation.amax(dim=dim) for dim in (0, 1)]
+    best = [values[values.isfinite()] for values in best]
+    if not all(len(values) for values in best):
+        raise ValueError(
+            "No point can be followed through half of both clips, so their motion cannot be "
+            "compared. Try more points, no mask, or a clip without cuts."
+        )
+    value = sum(values.mean().item() for values in best) / 2
+    return Measure("motion fidelity", value, "", "higher")
+
+
+def _directions(tracks: Tracks, still: float) -> Float[Tensor, "s n 3"]:
+    steps = tracks.places.double().diff(dim=0)
+    length = steps.norm(dim=-1, keepdim=True)
+    moves = length > still
+    unit = torch.where(moves, steps / length.clamp(min=1e-12), 0)
+    return torch.cat([unit, (~moves).double()], dim=-1) * tracks.seen[..., None]
