@@ -1,0 +1,258 @@
+"""Nodes that measure with a model from the user's folders: CLIP, PickScore, LPIPS."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from . import host
+from .measures import (
+    CATEGORY,
+    CLIP,
+    EDITED,
+    MASK,
+    OUTPUT_NAMES,
+    OUTPUT_TOOLTIPS,
+    OUTPUTS,
+    REGION,
+    SOURCE,
+    THRESHOLD,
+    compared,
+)
+
+SCORER = "RESCORE_CLIP"  # pipelines.backbones.clip_scorer.ClipScorer
+
+_SCORER = (
+    SCORER,
+    {"tooltip": "From Load CLIP Scorer, such as clip-vit-large-patch14."},
+)
+
+
+def _embedded(clip, images, prompt: str | None = None):
+    """Embeddings of the frames, and of the prompt if there is one."""
+    from ..pipelines.measures.measure import check_clip
+
+    frames = host.clip_from_image(images)
+    check_clip(frames, "clip")
+    host.load(clip, "text_encoder")
+    text = None if prompt is None else clip.embed_prompt(prompt)
+    return clip.embed_frames(frames, on_frames=host.progress(frames.shape[2])), text
+
+
+class LoadClipScorer:
+    """CLIP with both towers, and PickScore, which is one."""
+
+    DESCRIPTION = (
+        "Loads a CLIP model for measuring: a folder as transformers saves it, under "
+        "models/clip_vision, such as clip-vit-large-patch14, or PickScore_v1 for PickScore. "
+        "Nothing is downloaded. Compare numbers only if they were taken with the same model."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = (SCORER,)
+    RETURN_NAMES = ("clip",)
+    OUTPUT_TOOLTIPS = ("The model, for CLIP Text Alignment, CLIP Frame Consistency, PickScore.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        from ..pipelines.backbones.layout import list_models
+
+        names = list_models(host.roots("clip_vision"), "clip")
+        return {
+            "required": {
+                "folder": (
+                    names or ["(nothing found: put a model into models/clip_vision)"],
+                    {
+                        "tooltip": "A folder under models/clip_vision with config.json, weights "
+                        "and tokenizer. clip-vit-large-patch14 and clip-vit-base-patch32 are what "
+                        "papers use."
+                    },
+                ),
+            }
+        }
+
+    def load(self, folder: str):
+        from ..pipelines.backbones.clip_scorer import load_clip
+        from ..pipelines.backbones.layout import find_model
+
+        if folder.startswith("("):
+            # The name of no folder, so that the error tells how to fetch one.
+            folder = "clip-vit-large-patch14"
+        path = find_model(folder, host.roots("clip_vision"), "clip")
+        return (load_clip(path, tokenizer_folder=host.clip_tokenizer()),)
+
+
+class ClipTextAlignment:
+    """Cosine between frames and prompt."""
+
+    DESCRIPTION = (
+        "How well a clip fits a prompt: 100 times the mean over frames of the cosine between the "
+        "CLIP embeddings of frame and prompt, as most editing papers report it (CLIPScore, Hessel "
+        "et al., 2021, is 2.5 max(cos, 0)). 20 is unrelated and 30 fits well, with clip-vit-large. "
+        "Measure the source with the target prompt, too: the difference is the edit."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "measure"
+    RETURN_TYPES = OUTPUTS
+    RETURN_NAMES = OUTPUT_NAMES
+    OUTPUT_TOOLTIPS = OUTPUT_TOOLTIPS
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "clip": _SCORER,
+                "images": CLIP,
+                "prompt": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "multiline": True,
+                        "tooltip": "What the clip should show: the target prompt of the edit.",
+                    },
+                ),
+            }
+        }
+
+    def measure(self, clip, images, prompt: str):
+        from ..pipelines.measures.clip import text_alignment
+
+        found = text_alignment(*_embedded(clip, images, prompt))
+        return (found, found.value)
+
+
+class PickScore:
+    """What people would pick."""
+
+    DESCRIPTION = (
+        "How people would like the frames as pictures of the prompt (Kirstain et al., 2023): the "
+        "mean over frames of T cos(frame, prompt), with the embeddings and the temperature T of "
+        "the PickScore model, a CLIP trained on people's choices. Around 20; a difference of 1 "
+        "means that 73 of 100 would pick the better one."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "measure"
+    RETURN_TYPES = OUTPUTS
+    RETURN_NAMES = OUTPUT_NAMES
+    OUTPUT_TOOLTIPS = OUTPUT_TOOLTIPS
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        described = dict(ClipTextAlignment.INPUT_TYPES()["required"])
+        tooltip = "From Load CLIP Scorer, with PickScore_v1; another CLIP gives no PickScore."
+        return {"required": described | {"clip": (SCORER, {"tooltip": tooltip})}}
+
+    def measure(self, clip, images, prompt: str):
+        from ..pipelines.measures.clip import pick_score
+
+        found = pick_score(*_embedded(clip, images, prompt), clip.scale)
+        return (found, found.value)
+
+
+class ClipFrameConsistency:
+    """Cosine between frames."""
+
+    DESCRIPTION = (
+        "How much a clip stays the same over time: 100 times the mean cosine between the CLIP "
+        "embeddings of two frames, over frames that follow each other (most papers) or over all "
+        "pairs (Tune-A-Video, Wu et al., 2023). Higher is steadier, a still clip has 100; compare "
+        "with the source's own value."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "measure"
+    RETURN_TYPES = OUTPUTS
+    RETURN_NAMES = OUTPUT_NAMES
+    OUTPUT_TOOLTIPS = OUTPUT_TOOLTIPS
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "clip": _SCORER,
+                "images": CLIP,
+                "pairs": (
+                    ["neighbours", "all pairs"],
+                    {
+                        "default": "neighbours",
+                        "tooltip": "neighbours sees flicker; all pairs also sees slow drift. The "
+                        "two are different numbers: compare like with like.",
+                    },
+                ),
+            }
+        }
+
+    def measure(self, clip, images, pairs: str):
+        from ..pipelines.measures.clip import frame_consistency
+
+        found = frame_consistency(_embedded(clip, images)[0], pairs)
+        return (found, found.value)
+
+
+@dataclass(frozen=True, eq=False)
+class _Loadable:
+    """A network as `host.load` takes it."""
+
+    net: Any
+
+    def modules(self) -> dict[str, Any]:
+        return {"vae": self.net}
+
+
+class MaskedLPIPS:
+    """Learned perceptual distance."""
+
+    DESCRIPTION = (
+        "How different the edit looks from the source (LPIPS 0.1, Zhang et al., 2018): the squared "
+        "distance between the features of a network, of unit length, weighted by channel and "
+        "averaged over places, summed over layers. For a region, the source's pixels are put "
+        "everywhere else in the edit, and places count by their share of it. 0 is equal, 0.1 "
+        "alike, 0.5 other; lower is better. Needs weights in models/lpips; the error says which."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "measure"
+    RETURN_TYPES = OUTPUTS
+    RETURN_NAMES = OUTPUT_NAMES
+    OUTPUT_TOOLTIPS = OUTPUT_TOOLTIPS
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "source": SOURCE,
+                "edited": EDITED,
+                "region": REGION,
+                "threshold": THRESHOLD,
+                "network": (
+                    ["alex", "vgg"],
+                    {
+                        "default": "alex",
+                        "tooltip": "alex judges as people do best and is fast; vgg is what some "
+                        "papers report. Their numbers do not compare.",
+                    },
+                ),
+            },
+            "optional": {"mask": MASK},
+        }
+
+    def measure(self, source, edited, region: str, threshold: float, network: str, mask=None):
+        from ..pipelines.measures.lpips import load_lpips, lpips
+
+        clips = compared(source, edited, mask, region, threshold)
+        net = load_lpips(network, host.roots("lpips"))
+        host.load(_Loadable(net), "vae")
+        found = lpips(*clips, net, on_frame=host.progress(clips[0].shape[2]))
+        return (found, found.value)
+
+
+NODE_CLASS_MAPPINGS = {
+    "ReScoreLoadClipScorer": LoadClipScorer,
+    "ReScoreClipTextAlignment": ClipTextAlignment,
+    "ReScoreClipFrameConsistency": ClipFrameConsistency,
+    "ReScorePickScore": PickScore,
+    "ReScoreLPIPS": MaskedLPIPS,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "ReScoreLoadClipScorer": "Load CLIP Scorer",
+    "ReScoreClipTextAlignment": "CLIP Text Alignment",
+    "ReScoreClipFrameConsistency": "CLIP Frame Consistency",
+    "ReScorePickScore": "PickScore",
+    "ReScoreLPIPS": "LPIPS",
+}

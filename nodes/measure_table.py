@@ -1,0 +1,144 @@
+"""Nodes that put measures of several edits together: a table to look at, CSV and JSON."""
+
+import re
+from typing import Any
+
+from . import host
+from .measures import CATEGORY, MEASURE, MEASURES
+
+FOLDER = "rescore_measures"  # in the host's output folder
+_SOCKETS = 8
+_NAME = r"\w[\w. -]{0,79}"
+
+
+class CollectMeasures:
+    """One edit's measures onto the wire."""
+
+    DESCRIPTION = (
+        "Gathers the measures of one edit under a label. Chain one of these for each edit, and one "
+        "for the source, through measures, and end with Measures Table. More than eight measures "
+        "of an edit: chain another with the same label."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "collect"
+    RETURN_TYPES = (MEASURES,)
+    RETURN_NAMES = ("measures",)
+    OUTPUT_TOOLTIPS = ("The measures so far, for the next edit's or for Measures Table.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        tooltip = "A measure of this edit, from any of the measure nodes."
+        return {
+            "required": {
+                "label": (
+                    "STRING",
+                    {
+                        "default": "edit",
+                        "tooltip": "What the row is called: the method, or what was changed. One "
+                        "label for each edit; `source` for the clip before the edit.",
+                    },
+                ),
+            },
+            "optional": {
+                "measures": (
+                    MEASURES,
+                    {"tooltip": "The measures of other edits, from another Collect Measures."},
+                ),
+                **{f"measure_{i}": (MEASURE, {"tooltip": tooltip}) for i in range(1, _SOCKETS + 1)},
+            },
+        }
+
+    def collect(self, label: str, measures=(), **given):
+        from ..pipelines.measures.table import collect
+
+        # In the order of the sockets, not of the graph's file.
+        found = [given.get(f"measure_{i}") for i in range(1, _SOCKETS + 1)]
+        found = [measure for measure in found if measure is not None]
+        if not found:
+            raise ValueError(
+                f"No measure is wired to the Collect Measures of {label!r}. Wire at least one."
+            )
+        return (collect(measures or (), label, found),)
+
+
+class MeasuresTable:
+    """Measures as a picture and as files."""
+
+    DESCRIPTION = (
+        "Shows the measures of all edits side by side, one row for each, the best of each column "
+        "marked, and writes them to output/rescore_measures as CSV (the table) and JSON (with the "
+        "values over time). Nothing is overwritten: files are numbered."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "show"
+    OUTPUT_NODE = True
+    RETURN_TYPES = ("IMAGE", "STRING", "STRING")
+    RETURN_NAMES = ("table", "csv", "json")
+    OUTPUT_TOOLTIPS = (
+        "The table as a picture, for Preview Image or Save Image.",
+        "What is in the CSV file.",
+        "What is in the JSON file.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "measures": (MEASURES, {"tooltip": "From the last Collect Measures."}),
+                "reference": (
+                    "STRING",
+                    {
+                        "default": "source",
+                        "tooltip": "The label of the row that edits are held against: it comes "
+                        "first, in grey, and is never marked as best.",
+                    },
+                ),
+                "name": (
+                    "STRING",
+                    {
+                        "default": "measures",
+                        "tooltip": "What the files in output/rescore_measures begin with; letters, "
+                        "digits, dots, dashes and blanks.",
+                    },
+                ),
+            }
+        }
+
+    def show(self, measures, reference: str, name: str):
+        from ..pipelines.measures.table import to_csv, to_json
+        from .table_picture import table_picture
+
+        texts = {".csv": to_csv(measures), ".json": to_json(measures)}
+        file = _write(name, texts)
+        ui = {"text": [f"Saved {file}.csv and {file}.json\n\n{texts['.csv']}"]}
+        picture = table_picture(measures, reference.strip())
+        return {"ui": ui, "result": (picture, *texts.values())}
+
+
+def _write(name: str, texts: dict[str, str]) -> str:
+    """Write the texts to new files, one for each suffix; their common name, without it."""
+    if not re.fullmatch(_NAME, name):
+        raise ValueError(
+            f"{name[:80]!r} is no name for a file. Use up to 80 letters, digits, dots, dashes and "
+            "blanks, beginning with a letter or digit; the files lie in output/rescore_measures."
+        )
+    folder = host.output_folder() / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while any((folder / f"{name}_{number:05d}{suffix}").exists() for suffix in texts):
+        number += 1
+    for suffix, text in texts.items():
+        # "x" refuses to write to what has appeared there since.
+        with open(folder / f"{name}_{number:05d}{suffix}", "x", encoding="utf-8") as file:
+            file.write(text)
+    return f"{FOLDER}/{name}_{number:05d}"
+
+
+NODE_CLASS_MAPPINGS = {
+    "ReScoreCollectMeasures": CollectMeasures,
+    "ReScoreMeasuresTable": MeasuresTable,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "ReScoreCollectMeasures": "Collect Measures",
+    "ReScoreMeasuresTable": "Measures Table",
+}

@@ -1,0 +1,184 @@
+"""The measure nodes: from IMAGE to a number, from numbers to a table and files."""
+
+import csv
+import io
+import json
+import math
+
+import pytest
+import rescore.nodes.host as host
+import torch
+from rescore.nodes.table_picture import table_picture
+from rescore.pipelines.measures.measure import Measure
+from rescore.pipelines.measures.table import collect
+from tiny_clip import write_random_lpips, write_tiny_clip
+
+PROMPT = "a small red circle moving right"
+KEEPING = ("ReScorePSNR", "ReScoreSSIM", "ReScoreLPIPS")
+MOVING = ("ReScoreMotionSmoothness", "ReScoreWarpingError", "ReScoreMotionFidelity")
+
+
+@pytest.fixture(scope="session")
+def measure_folders(model_folders):
+    write_tiny_clip(model_folders / "clip_vision" / "tiny")
+    write_random_lpips(model_folders / "lpips")
+    return model_folders
+
+
+@pytest.fixture
+def scorer(measure_folders, run):
+    return run("ReScoreLoadClipScorer", folder="tiny")[0]
+
+
+@pytest.fixture
+def still(clip):
+    """A clip in which nothing moves."""
+    return clip(frames=1, height=37, width=41).repeat(3, 1, 1, 1)
+
+
+@pytest.fixture
+def table():
+    def psnr(number):
+        return Measure("PSNR outside", number, "dB", "higher", (number,))
+
+    rows = collect((), "ours", [psnr(31.25), Measure("LPIPS alex", 0.125, "", "lower")])
+    return collect(rows, "source", [psnr(math.inf)])
+
+
+@pytest.mark.parametrize(
+    ("node", "perfect"), [("ReScorePSNR", math.inf), ("ReScoreSSIM", 1.0), ("ReScoreLPIPS", 0.0)]
+)
+def test_what_is_kept_outside_the_mask(measure_folders, run, still, node, perfect):
+    edited = still.clone()
+    edited[:, :, :15] = 1 - edited[:, :, :15]
+    mask = torch.zeros(1, 37, 41)
+    mask[..., :15] = 1
+    measure, value = run(node, source=still, edited=edited, mask=mask)
+    assert value == measure.value == pytest.approx(perfect, abs=1e-9)
+    assert measure.name.endswith(" outside")
+    assert len(measure.values) == 3
+    without = run(node, source=still, edited=edited)[0]
+    assert not without.name.endswith(" outside")
+    assert abs(without.value - perfect) > 0.01
+
+
+def test_motion_of_a_still_clip(run, still):
+    pytest.importorskip("cv2")
+    assert run("ReScoreMotionSmoothness", images=still)[1] == pytest.approx(0, abs=1e-3)
+    assert run("ReScoreWarpingError", images=still)[1] == pytest.approx(0, abs=1e-6)
+    assert run("ReScoreWarpingError", images=still, source=still)[1] == pytest.approx(0, abs=1e-6)
+    mask = torch.ones(3, 9, 7)
+    fidelity = run("ReScoreMotionFidelity", source=still, edited=still, points=5, mask=mask)
+    assert fidelity[1] == pytest.approx(1)
+
+
+def test_measures_by_clip(run, scorer, still):
+    aligned, value = run("ReScoreClipTextAlignment", clip=scorer, images=still, prompt=PROMPT)
+    assert -100 < value < 100
+    assert aligned.values == pytest.approx([value] * 3)
+    picked = run("ReScorePickScore", clip=scorer, images=still, prompt=PROMPT)[1]
+    assert picked == pytest.approx(scorer.scale * value / 100)
+    for pairs in ("neighbours", "all pairs"):
+        steady = run("ReScoreClipFrameConsistency", clip=scorer, images=still, pairs=pairs)
+        assert steady[1] == pytest.approx(100, abs=1e-3)
+
+
+def test_the_clip_folder_is_offered(measure_folders, run, monkeypatch):
+    import rescore
+
+    monkeypatch.setenv("RESCORE_MODELS", str(measure_folders))
+    types = rescore.NODE_CLASS_MAPPINGS["ReScoreLoadClipScorer"].INPUT_TYPES()
+    assert types["required"]["folder"][0] == ["tiny"]
+
+
+@pytest.mark.parametrize("folder", ["(nothing found: put a model into ...)", "absent"])
+def test_without_a_clip_model_it_says_how_to_get_one(measure_folders, run, folder):
+    with pytest.raises(ValueError, match=r"clip_vision.*does not exist.*fetch\.py"):
+        run("ReScoreLoadClipScorer", folder=folder)
+
+
+def test_a_clip_name_cannot_leave_the_model_folders(measure_folders, run):
+    with pytest.raises(ValueError, match="outside the model folders"):
+        run("ReScoreLoadClipScorer", folder="../diffusers/sd")
+
+
+@pytest.mark.parametrize("node", [*KEEPING, "ReScoreMotionFidelity"])
+@pytest.mark.parametrize(
+    ("size", "message"), [((2, 37, 41), "3 frames .* 2"), ((3, 41, 37), "41 x 37 .* 37 x 41")]
+)
+def test_clips_that_differ_are_told(measure_folders, run, still, clip, node, size, message):
+    with pytest.raises(ValueError, match=message):
+        run(node, source=still, edited=clip(*size))
+
+
+@pytest.mark.parametrize("node", [*KEEPING, *MOVING])
+def test_pixels_that_are_no_numbers_are_told(measure_folders, run, still, node):
+    broken = still.clone()
+    broken[1, 2, 3] = torch.nan
+    own = node in MOVING[:2]
+    clips = {"images": broken} if own else {"source": still, "edited": broken}
+    with pytest.raises(ValueError, match="NaN or infinite pixels"):
+        run(node, **clips)
+
+
+def test_one_frame_is_no_motion(run, clip):
+    one = clip(frames=1)
+    for node, message in zip(MOVING, ("3 frames", "2 frames", "2 frames"), strict=True):
+        clips = {"source": one, "edited": one} if node.endswith("Fidelity") else {"images": one}
+        with pytest.raises(ValueError, match=f"1 frame.* needs at least {message}"):
+            run(node, **clips)
+
+
+def test_measures_travel_to_a_table_and_files(run, still, tmp_path):
+    measured = [run(node, source=still, edited=still)[0] for node in KEEPING[:2]]
+    first = run("ReScoreCollectMeasures", label="source", measure_1=measured[0])[0]
+    # Sockets count in their order, and gaps are none.
+    second = run(
+        "ReScoreCollectMeasures",
+        label="ours",
+        measures=first,
+        measure_7=measured[1],
+        measure_3=measured[0],
+    )[0]
+    with host.writing_to(tmp_path):
+        for _ in range(2):
+            picture, csv_text, json_text = run("ReScoreMeasuresTable", measures=second)
+    rows = list(csv.reader(io.StringIO(csv_text)))
+    assert rows == [["edit", "PSNR (dB)", "SSIM"], ["source", "inf", ""], ["ours", "inf", "1.0"]]
+    assert picture.ndim == 4
+    assert picture.shape[::3] == (1, 3)
+    assert list(json.loads(json_text)) == ["source", "ours"]
+    folder = tmp_path / "rescore_measures"
+    assert sorted(file.name for file in folder.iterdir()) == [
+        f"measures_0000{i}.{kind}" for i in (1, 2) for kind in ("csv", "json")
+    ]
+    assert (folder / "measures_00002.csv").read_text("utf-8") == csv_text
+    assert (folder / "measures_00001.json").read_text("utf-8") == json_text
+
+
+def test_an_empty_collection_is_told(run):
+    with pytest.raises(ValueError, match="No measure is wired to the Collect Measures of 'edit'"):
+        run("ReScoreCollectMeasures")
+
+
+@pytest.mark.parametrize("name", ["", "../up", "/etc/x", "a/b", "a\\b", "C:x", ".hidden", "x" * 99])
+def test_file_names_stay_in_the_folder(run, table, tmp_path, name):
+    with host.writing_to(tmp_path / "out"), pytest.raises(ValueError, match="no name for a file"):
+        run("ReScoreMeasuresTable", measures=table, name=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_picture_marks_the_best_and_grows_with_the_table(table):
+    more = collect(table, "theirs", [Measure("PSNR outside", 29.0, "dB", "higher")])
+    small, large = (table_picture(rows, "source") for rows in (table, more))
+    assert large.shape[1] > small.shape[1]
+    assert float(large.min()) >= 0
+    assert float(large.max()) == 1
+
+    def green(picture):
+        red, green, blue = picture.unbind(-1)
+        return int(((green > red + 0.04) & (green > blue + 0.02)).sum())
+
+    # One edit beside the source has nothing to compete with.
+    assert green(small) == 0
+    assert green(large) > 1000
