@@ -173,6 +173,7 @@ class AttentionControlledSampling:
             control,
             source=Source(model.unet, tokens, mask, shown(trajectory, model)),
             null_text=null_text,
+            windows=trajectory.windows,
             on_step=lambda now: bar(now.step, picture and (lambda: picture(now.z))),
         )
         report = _report(control, path.steps, prompts, mask)

@@ -125,25 +125,55 @@ class DDIMInversion:
                         "clip back, try 2 to 5; each costs as much as the inversion itself.",
                     },
                 ),
+                "window": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 1024,
+                        "step": 1,
+                        "tooltip": "Longer clips go through the model in windows of so many "
+                        "frames, here and in all nodes along the trajectory. 0 is as many as the "
+                        "model knows. If memory runs out, 16 or 8.",
+                    },
+                ),
+                "overlap": (
+                    "INT",
+                    {
+                        "default": 4,
+                        "min": 0,
+                        "max": 1024,
+                        "step": 1,
+                        "tooltip": "Frames that neighbouring windows share and blend in. If there "
+                        "is a jump where windows meet, raise it; at most one less than the window.",
+                    },
+                ),
             }
         }
 
-    def invert(self, model, prompts, latent, steps: int, cfg: float, refinements: int):
+    def invert(
+        self, model, prompts, latent, steps: int, cfg: float, refinements: int, window: int = 0,
+        overlap: int = 4,
+    ):  # fmt: skip
         import torch
 
         from ..pipelines.ddim_inversion import Refinement, ddim_invert
         from ..pipelines.guidance import guide
+        from ..pipelines.windows import Windows, windowed
 
         z_0 = host.latents_from_host(latent["samples"], model.scaling_factor, model.shift_factor)
         picture = picture_of(model, z_0)
         load_unet(model, z_0, 1 if cfg == 1 else 2)
         bar = host.progress(steps)
         source, _, negative = prompts.embeddings
+        length = window or model.max_frames
+        windows = Windows(length, overlap) if length and z_0.shape[2] > length else None
+        predict = windowed(model.eps_theta, windows)
 
         def eps_theta(z, t: int):
             if cfg == 1:
-                return model.eps_theta(z, t, source)
-            both = model.eps_theta(torch.cat([z, z]), t, torch.cat([negative, source]))
+                return predict(z, t, source)
+            both = predict(torch.cat([z, z]), t, torch.cat([negative, source]))
             return guide(*both.chunk(2), cfg)
 
         trajectory = ddim_invert(
@@ -160,7 +190,7 @@ class DDIMInversion:
             prompt=prompts.source,
             model=model.fingerprint,
         )
-        inversion = Inversion(trajectory, latent.get(PIXEL_SIZE))
+        inversion = Inversion(trajectory, latent.get(PIXEL_SIZE), windows)
         return (inversion, latent_of(inversion, model, trajectory.latents[-1]))
 
 

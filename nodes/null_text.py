@@ -277,6 +277,7 @@ class NullTextOptimisation:
                 model.schedule.alphas_bar,
                 settings,
                 guidance=held,
+                windows=trajectory.windows,
                 state=state,
                 steps=steps,
                 on_step=show,

@@ -77,6 +77,7 @@ class Reconstruct:
             model.schedule.alphas_bar,
             cfg,
             null_text=null_text,
+            windows=trajectory.windows,
             on_step=lambda now: bar(now.step, picture and (lambda: picture(now.z))),
         )
         host.load(model, "vae")

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ..pipelines.decoupled_guidance import GuidanceSettings
     from ..pipelines.prediction import Prompts
     from ..pipelines.trajectory import Trajectory
+    from ..pipelines.windows import Windows
 
 MODEL = "RESCORE_MODEL"  # pipelines.backbones.Backbone: a loaded model
 PROMPTS = "RESCORE_PROMPTS"  # PromptPair
@@ -36,10 +37,11 @@ class PromptPair:
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """An inverted clip: its way to noise, and the size of its pixels if that is known."""
+    """An inverted clip: its way to noise, and how the clip is to be treated along it."""
 
     trajectory: "Trajectory"
-    pixel_size: tuple[int, int] | None  # (height, width) before it was padded
+    pixel_size: tuple[int, int] | None  # (height, width) before it was padded, if known
+    windows: "Windows | None" = None  # in which a long clip goes through the model
 
 
 @dataclass(frozen=True, eq=False)

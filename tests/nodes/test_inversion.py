@@ -40,8 +40,30 @@ def test_guidance_and_refinement_change_the_way(run, load, clip):
 
 
 def test_more_frames_than_the_motion_module_knows(run, load, clip):
+    """They go through it in windows, all along the trajectory; too long a window is refused."""
     model = load("animatediff")
     prompts, _ = run("ReScoreEncodePromptPair", model=model, **PROMPTS)
-    latent = run("ReScoreVideoVAEEncode", model=model, images=clip(model.max_frames + 1))[0]
+    latent = run("ReScoreVideoVAEEncode", model=model, images=clip(model.max_frames + 2, 8, 12))[0]
+    inputs = {"model": model, "prompts": prompts}
+    invert = {**inputs, "latent": latent, "steps": 2}
+    found = run("ReScoreDDIMInversion", **invert)[0]
+    assert (found.windows.length, found.windows.overlap) == (model.max_frames, 4)
+    along = {**inputs, "trajectory": found, "cfg": 3.0}
+    guidance = run("ReScoreDecoupledGuidance", strength=0.1)[0]
+    null_text = run("ReScoreNullTextOptimisation", **along, inner_steps=1, guidance=guidance)[0]
+    for node in ("ReScoreReconstruct", "ReScoreAttentionControlledSampling"):
+        edited = run(node, **along, null_text=null_text)[0]
+        assert edited["samples"].shape == latent["samples"].shape
     with pytest.raises(ValueError, match="Edit a shorter clip"):
-        run("ReScoreDDIMInversion", model=model, prompts=prompts, latent=latent, steps=2)
+        run("ReScoreDDIMInversion", **invert, window=model.max_frames + 1)
+    with pytest.raises(ValueError, match="cannot cover a clip"):
+        run("ReScoreDDIMInversion", **invert, window=3, overlap=3)
+
+
+def test_a_clip_that_one_window_holds_has_none(run, load, clip):
+    model = load("image")
+    prompts, _ = run("ReScoreEncodePromptPair", model=model, **PROMPTS)
+    latent = run("ReScoreVideoVAEEncode", model=model, images=clip())[0]
+    inputs = {"model": model, "prompts": prompts, "latent": latent, "steps": 2}
+    assert run("ReScoreDDIMInversion", **inputs)[0].windows is None
+    assert run("ReScoreDDIMInversion", **inputs, window=3)[0].windows is None
