@@ -3,6 +3,7 @@
 from typing import Any
 
 from . import host
+from .live import Numbers
 from .sockets import LOSSES, MODEL, PIXEL_SIZE, PROMPTS, STATE, TERMS
 
 # A rough bound on what a UNet's activations take, in bytes per latent pixel and row of the batch.
@@ -145,14 +146,17 @@ class ScoreDistillation:
         picture = _previewer(model, samples) if host.shows_previews() else None
         settings = Settings(steps, step_size, cfg, seed, t_min, t_max, optimiser)
         host.load(model, "unet", memory=_BYTES_PER_LATENT_PIXEL * 4 * samples[:, :1].numel())
-        bar = host.progress(steps)
+        bar, numbers = host.progress(steps), Numbers(steps)
         z_source = host.latents_from_host(samples, model.scaling_factor, model.shift_factor)
         z_source = z_source.to(model.device)
         done_before = 0 if state is None else state.step
 
         def show(progress: Progress) -> None:
-            frame = progress.z[0, :, progress.z.shape[2] // 2]
-            bar(progress.step - done_before, picture and (lambda: picture(frame)))
+            done = progress.step - done_before
+            # Another frame each time: the preview plays the clip while it changes.
+            frame = progress.z[0, :, done % progress.z.shape[2]]
+            numbers.add(done, progress.values)
+            bar(done, picture and (lambda: picture(frame)))
 
         state = distil(
             z_source,

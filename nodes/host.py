@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -87,6 +88,19 @@ def writing_to(folder: Path) -> Iterator[None]:
         yield
     finally:
         _output.reset(token)
+
+
+def temp_file(stem: str, suffix: str) -> tuple[Path, dict[str, str]] | None:
+    """A new file for the browser alone, and how the browser is told of it; None without a host.
+
+    The host empties the folder of such files when it starts.
+    """
+    folders = _host("folder_paths")
+    if folders is None:
+        return None
+    folder, name = Path(folders.get_temp_directory()), f"{stem}_{secrets.token_hex(8)}{suffix}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name, {"filename": name, "subfolder": "", "type": "temp"}
 
 
 def clip_tokenizer() -> Path | None:
@@ -200,6 +214,19 @@ def check_cancelled() -> None:
 def shows_previews() -> bool:
     """Whether anybody looks: the host's server is running."""
     return getattr(_host("comfy.utils"), "PROGRESS_BAR_HOOK", None) is not None
+
+
+def send(event: str, data: dict[str, Any]) -> None:
+    """Tell the browser that started this run something, as the event `rescore.<event>`.
+
+    The id of the node that is running goes along as `node`. Nothing happens where nobody looks.
+    """
+    if not shows_previews():
+        return
+    server = importlib.import_module("server").PromptServer.instance
+    execution = importlib.import_module("comfy_execution.utils").get_executing_context()
+    if execution is not None and server.client_id is not None:
+        server.send_sync(f"rescore.{event}", {"node": execution.node_id, **data}, server.client_id)
 
 
 def progress(total: int) -> Callable[[int, Callable[[], Any] | None], None]:

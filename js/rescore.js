@@ -1,0 +1,84 @@
+// What the pack adds to the front end: a plot in nodes that report numbers while they run, and a
+// player in the node that compares two clips. Without this file everything else still works.
+
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { nodeByExecutionId, nodeByLocator } from "./graph.js";
+import { PLAYER_HEIGHT, PLAYER_WIDTH, makePlayer } from "./player.js";
+import { PLOT_HEIGHT, makePlot } from "./plot.js";
+import { emptySeries, extended } from "./series.js";
+
+const MARGIN = 6; // around what is placed in a node
+const COMPARISON = "rescore_comparison"; // under this name the server's output tells of the clips
+
+const plots = new WeakMap(); // node -> {plot, series}
+const players = new WeakMap(); // node -> {player, file}
+
+/** Puts an element into a node, below its other widgets; nothing of it is saved. */
+function place(node, name, element, height, width = 0) {
+  const options = {
+    serialize: false,
+    hideOnZoom: false,
+    margin: MARGIN,
+    getMinHeight: () => height + 2 * MARGIN,
+  };
+  const widget = node.addDOMWidget(name, name, element, options);
+  widget.serialize = false;
+  const least = node.computeSize();
+  node.setSize([Math.max(node.size[0], least[0], width), Math.max(node.size[1], least[1])]);
+}
+
+function showProgress(node, message) {
+  if (!plots.has(node)) {
+    const plot = makePlot();
+    place(node, "rescore_plot", plot.element, PLOT_HEIGHT);
+    plots.set(node, { plot, series: emptySeries() });
+  }
+  const entry = plots.get(node);
+  entry.series = extended(entry.series, message);
+  entry.plot.show(entry.series);
+}
+
+function addPlayer(node) {
+  const player = makePlayer();
+  place(node, "rescore_player", player.element, PLAYER_HEIGHT, PLAYER_WIDTH);
+  players.set(node, { player, file: null });
+  const before = node.onRemoved;
+  node.onRemoved = function (...given) {
+    before?.apply(this, given);
+    player.close();
+  };
+}
+
+function showComparison(node, output) {
+  const entry = players.get(node);
+  const clip = output?.[COMPARISON]?.[0];
+  if (!entry || !clip || clip.filename === entry.file) return;
+  entry.file = clip.filename;
+  const { filename, subfolder, type } = clip;
+  entry.player.show(api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`), clip);
+}
+
+app.registerExtension({
+  name: "ReScore.View",
+  setup() {
+    api.addEventListener("rescore.progress", ({ detail }) => {
+      const node = nodeByExecutionId(app.graph.rootGraph ?? app.graph, detail.node);
+      if (node) showProgress(node, detail);
+    });
+    api.addEventListener("executed", ({ detail }) => {
+      const root = app.graph.rootGraph ?? app.graph;
+      showComparison(nodeByExecutionId(root, detail.display_node ?? detail.node), detail.output);
+    });
+  },
+  nodeCreated(node) {
+    if (node.comfyClass === "ReScoreViewComparison") addPlayer(node);
+  },
+  // Outputs come back when a tab or an earlier state of the graph does.
+  onNodeOutputsUpdated(outputs) {
+    const root = app.graph?.rootGraph ?? app.graph;
+    for (const [locator, output] of Object.entries(outputs)) {
+      if (output?.[COMPARISON]) showComparison(nodeByLocator(root, locator), output);
+    }
+  },
+});

@@ -1,0 +1,34 @@
+"""The numbers of a loop on their way to the plot that the browser draws in the node."""
+
+import math
+import time
+from collections.abc import Mapping
+
+from . import host
+
+_SECONDS_BETWEEN = 0.1  # more often, nobody sees
+
+
+class Numbers:
+    """Gathers the numbers of every step and sends them, at most ten times a second.
+
+    Each message is the event `rescore.progress`: `node`, `step` (the last one made, from 1),
+    `steps`, and `values`, by name one number for each step since the message before, None where
+    there was none. It never slows or stops a run; where nobody looks nothing is sent.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._waiting: list[dict[str, float]] = []
+        self._sent = -math.inf
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the numbers of `step`, which follows the one before."""
+        self._waiting.append({k: float(v) for k, v in values.items() if math.isfinite(v)})
+        now = time.monotonic()
+        if step < self._steps and now - self._sent < _SECONDS_BETWEEN:
+            return
+        names = dict.fromkeys(name for numbers in self._waiting for name in numbers)
+        columns = {name: [numbers.get(name) for numbers in self._waiting] for name in names}
+        host.send("progress", {"step": step, "steps": self._steps, "values": columns})
+        self._waiting, self._sent = [], now

@@ -1,0 +1,124 @@
+"""What the browser is given: the video of a comparison, and the numbers of a running loop."""
+
+import json
+from fractions import Fraction
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+import torch
+from rescore.headless.runner import run_workflow
+from rescore.nodes import host, live
+from rescore.nodes.view import ViewComparison
+from torch.nn import functional
+
+
+@pytest.fixture
+def view(tmp_path, monkeypatch):
+    """`view(source, edited, fps)`: the decoded frames, the rate, and what the browser is told."""
+
+    def temp_file(stem, suffix):
+        return tmp_path / f"{stem}{suffix}", {"filename": f"{stem}{suffix}", "type": "temp"}
+
+    monkeypatch.setattr(host, "temp_file", temp_file)
+
+    def call(source, edited, fps=7.0):
+        with torch.inference_mode():
+            answer = ViewComparison().view(source, edited, fps)
+        assert answer["result"][0] is edited
+        (told,) = json.loads(json.dumps(answer["ui"]))["rescore_comparison"]
+        with av.open(str(tmp_path / told["filename"])) as video:
+            stream = video.streams.video[0]
+            frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(stream)]
+            return np.stack(frames) / 255, stream, told
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("frames", "height", "width", "shown"),
+    [
+        (3, 21, 18, (252, 216)),  # small: each pixel becomes 12 x 12
+        (5, 129, 255, (129, 255)),  # odd: an edge is repeated
+        (2, 1000, 30, (768, 23)),  # large: reduced
+        (1, 1, 5, (51, 255)),
+    ],
+)
+def test_both_clips_lie_in_one_video(view, clip, frames, height, width, shown):
+    source = functional.interpolate(  # soft, so that coding changes it little
+        clip(frames, 3, 3).permute(0, 3, 1, 2), (height, width), mode="bilinear"
+    ).permute(0, 2, 3, 1)
+    edited = 1 - source
+    video, stream, told = view(source, edited)
+    assert stream.codec_context.name == "h264" and stream.pix_fmt == "yuv420p"
+    assert stream.average_rate == 7
+    assert len(video) == told["frames"] == frames
+    assert (told["height"], told["width"], told["fps"]) == (*shown, 7)
+    assert video.shape[1:3] == (2 * told["below"], shown[1] + shown[1] % 2)
+    upper, lower = video[:, : shown[0], : shown[1]], video[:, told["below"] :][:, : shown[0]]
+    expected = functional.interpolate(source.permute(0, 3, 1, 2), shown, mode="area")
+    expected = expected.permute(0, 2, 3, 1).numpy()
+    assert np.abs(upper - expected).mean() < 0.02
+    assert np.abs(lower[:, :, : shown[1]] - (1 - expected)).mean() < 0.02
+
+
+def test_the_rate_is_kept_where_it_is_no_whole_number(view, clip):
+    _, stream, _ = view(clip(), clip(), fps=24000 / 1001)
+    assert stream.average_rate == Fraction(24000, 1001)
+
+
+def test_clips_that_cannot_be_compared(view, clip):
+    with pytest.raises(ValueError, match="3 frames of 18 x 21 and 2 frames of 18 x 21"):
+        view(clip(), clip(2))
+    with pytest.raises(ValueError, match="empty"):
+        view(clip(0), clip(0))
+
+
+def test_without_a_browser_nothing_is_written(tmp_path, monkeypatch, clip):
+    monkeypatch.chdir(tmp_path)
+
+    class Frames:
+        RETURN_TYPES = ("IMAGE",)
+        FUNCTION = "make"
+        INPUT_TYPES = staticmethod(lambda: {"required": {}})
+        make = staticmethod(lambda: (clip(),))
+
+    workflow = {
+        "1": {"class_type": "Frames", "inputs": {}},
+        "2": {"class_type": "View", "inputs": {"source": ["1", 0], "edited": ["1", 0], "fps": 5}},
+    }
+    nodes = {"Frames": Frames, "View": ViewComparison}
+    result = run_workflow(workflow, out=tmp_path / "out", node_classes=nodes)
+    assert result.order == ["1", "2"] and result.ui == {}
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """The messages sent, while every look at the clock takes 0.03 seconds."""
+    messages, ticks = [], iter(range(10**6))
+    monkeypatch.setattr(host, "send", lambda event, data: messages.append((event, data)))
+    monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: 0.03 * next(ticks)))
+    return messages
+
+
+def test_every_number_arrives_in_few_messages(sent):
+    numbers = live.Numbers(steps=11)
+    for step in range(1, 12):
+        numbers.add(step, {"delta": step**2} if step < 7 else {"delta": step**2, "late": step})
+    assert [data["step"] for _, data in sent] == [1, 5, 9, 11]
+    assert {event for event, _ in sent} == {"progress"} and {d["steps"] for _, d in sent} == {11}
+    delta = [value for _, data in sent for value in data["values"]["delta"]]
+    assert delta == [step**2 for step in range(1, 12)]
+    assert sent[2][1]["values"]["late"] == [None, 7, 8, 9]
+
+
+def test_numbers_that_are_none_do_not_break_the_message(sent):
+    numbers = live.Numbers(steps=3)
+    numbers.add(1, {"a": float("nan"), "b": torch.tensor(2.0)})
+    assert json.dumps(sent[0][1]["values"], allow_nan=False) == '{"b": [2.0]}'
+
+
+def test_without_a_host_sending_is_nothing():
+    host.send("progress", {"step": 1})
