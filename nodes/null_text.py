@@ -56,9 +56,9 @@ class DecoupledGuidance:
                         "min": 0.0,
                         "max": 100.0,
                         "step": 0.05,
-                        "tooltip": "Multiplies the guidance as a whole. If the clip breaks up, "
-                        "lower it; small pictures need much less, because a mean over fewer "
-                        "tokens has larger gradients. 0 switches it off.",
+                        "tooltip": "Multiplies the guidance as a whole; it means the same at any "
+                        "size and length. If the clip breaks up, lower it; if the reconstruction "
+                        "drifts, raise it. 0 switches it off.",
                     },
                 ),
                 "top_k": (
