@@ -67,7 +67,7 @@ class SaveTunedWeights:
         }
         tensors = model.unet.tuned_state() | {_BASE: frozen_sample(model.unet)}
         write_tensors(file, _WHAT, tensors, metadata)
-        return {"ui": {"text": [f"Saved to {file}"]}, "result": (model, str(file))}
+        return (model, str(file))
 
 
 class LoadTunedWeights:
