@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from ..attention.fusion import Fusion
 from ..attention.sites import Site, find_sites, last_spatial_sites
-from .gradients import combined, mask_on_grid, shapings
+from .gradients import Shaping, mask_on_grid, shapings, summed
 from .prediction import EpsTheta, Inside, Prompts, predict
 from .schedule import NoiseSchedule
 from .terms import Draw, Keys, Latents, Predictions, Term, Weighted
+from .windows import Windows, blended
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ def distil(
     *,
     unet: nn.Module | None = None,
     fusion: Fusion | None = None,
+    windows: Windows | None = None,
     mask: Float[Tensor, "n H W"] | None = None,
     shown: tuple[float, float] = (1.0, 1.0),
     state: State | None = None,
@@ -97,7 +99,7 @@ def distil(
     predicts what the terms ask for in the fewest calls, and steps along the sum of their gradients.
     Losses of keys are taken back to the latents together, through one graph. `unet` is the model
     within `eps_theta`; it is looked into where a term reads keys, and changed, during each call,
-    where attention is fused.
+    where attention is fused. With `windows`, clips longer than one are seen window by window.
     `mask` (0..1, one for the clip or one per frame, at any resolution) confines the edit: it scales
     the summed gradient, and where it is 0 the result equals `z_source` bit for bit. `shown` is the
     share of the latent grid, vertical and horizontal, that masks cover (see `latent_mask`).
@@ -121,29 +123,15 @@ def distil(
         remembered = {"state": {0: _cloned(state.moments)}}
         optimiser.load_state_dict({**optimiser.state_dict(), **remembered})
     confined = None if mask is None else mask_on_grid((mask,), z, shown)
-    shapes = shapings(terms, z, shown)
-    sites = [_sites(entry.term, unet) for entry in terms]
-    fused, weight = _fused(unet, fusion)
+    descent = Descent(
+        terms, eps_theta, prompts, schedule, settings, z, unet, fusion, windows, shown
+    )
 
     values, last = list(state.values), state.step + settings.steps
     for step in range(state.step, last):
-        draw = _draw(z, z_source, schedule, settings, generator)
         active = [i for i, entry in enumerate(terms) if entry.active(step, last)]
-        needs = frozenset().union(*(terms[i].term.needs for i in active))
-        keys = dict.fromkeys(site for i in active for site in sites[i])
-        inside = Inside(unet, tuple(keys), fused, weight) if keys or fused else None
-        predictions = predict(needs, draw, eps_theta, prompts, settings.cfg, inside)
-        results = {i: terms[i].term(draw, predictions, z, z_source) for i in active}
-        total = combined(
-            z,
-            terms,
-            results,
-            shapes,
-            partial(_pull_back, predictions, schedule, draw.t),
-            partial(_check_finite, step=step, settings=settings),
-        )
-        numbers = {terms[i].term.name: result.value for i, result in results.items()}
-        del predictions  # with its graph, which the next step's would come on top of
+        draw = draw_step(z, z_source, schedule, settings, generator)
+        total, numbers = descent.gradient(draw, z, z_source, active, step)
         z.grad = total if confined is None else confined * total
         optimiser.step()
         values.append(numbers)
@@ -157,18 +145,85 @@ def distil(
     return State(z, last, generator.get_state(), settings.optimiser, moments, tuple(values))
 
 
-def _draw(
+class Descent:
+    """The direction of a step: everything about a run that does not change from step to step."""
+
+    def __init__(
+        self,
+        terms: Sequence[Weighted],
+        eps_theta: EpsTheta,
+        prompts: Prompts,
+        schedule: NoiseSchedule,
+        settings: Settings,
+        z: Latents,
+        unet: nn.Module | None = None,
+        fusion: Fusion | None = None,
+        windows: Windows | None = None,
+        shown: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        self.terms, self.eps_theta, self.prompts = terms, eps_theta, prompts
+        self.schedule, self.settings, self.unet = schedule, settings, unet
+        self.shapes = shapings(terms, z, shown)
+        self.sites = [_sites(entry.term, unet) for entry in terms]
+        self.fused, self.fusion_weight = _fused(unet, fusion)
+        self.frames = z.shape[2]
+        self.spans = [slice(0, self.frames)] if windows is None else windows.over(self.frames)
+
+    def gradient(
+        self, draw: Draw, z: Latents, z_source: Latents, active: Sequence[int], step: int
+    ) -> tuple[Latents, dict[str, float]]:
+        """The gradient on `z` of the terms with the numbers `active`, and each term's number.
+
+        A long clip is seen window by window; what the terms give back is blended before it is
+        smoothed and masked, and the numbers are means over the windows.
+        """
+        parts: dict[Shaping, list[Latents]] = {}
+        numbers: dict[str, float] = {}
+        for span in self.spans:
+            seen = Draw(draw.t, *(part[:, :, span] for part in draw[1:]))
+            sums, values = self._window(seen, z[:, :, span], z_source[:, :, span], active, step)
+            for shape, part in sums.items():
+                parts.setdefault(shape, []).append(part)
+            for name, value in values.items():
+                numbers[name] = numbers.get(name, 0.0) + value / len(self.spans)
+        total = torch.zeros_like(z)
+        for shape, windows in parts.items():
+            total += shape(blended(windows, self.spans, self.frames))
+        return total, numbers
+
+    def _window(
+        self, draw: Draw, z: Latents, z_source: Latents, active: Sequence[int], step: int
+    ) -> tuple[dict[Shaping, Latents], dict[str, float]]:
+        needs = frozenset().union(*(self.terms[i].term.needs for i in active))
+        keys = dict.fromkeys(site for i in active for site in self.sites[i])
+        inside = None
+        if keys or self.fused:
+            inside = Inside(self.unet, tuple(keys), self.fused, self.fusion_weight)
+        # Its graph goes with it: the next window's would come on top.
+        predictions = predict(needs, draw, self.eps_theta, self.prompts, self.settings.cfg, inside)
+        results = {i: self.terms[i].term(draw, predictions, z, z_source) for i in active}
+        sums = summed(
+            self.terms,
+            results,
+            self.shapes,
+            partial(_pull_back, predictions, self.schedule, draw.t),
+            partial(_check_finite, step=step, settings=self.settings),
+        )
+        return sums, {self.terms[i].term.name: result.value for i, result in results.items()}
+
+
+def draw_step(
     z: Latents,
     z_source: Latents,
     schedule: NoiseSchedule,
     settings: Settings,
     generator: torch.Generator,
 ) -> Draw:
+    """The timestep and the noise of a step, drawn on the CPU: a seed means the same anywhere."""
     lowest, highest = (
         round(share * (len(schedule) - 1)) for share in (settings.t_min, settings.t_max)
     )
     t = int(torch.randint(lowest, highest + 1, (), generator=generator))
-    # On the CPU, so that a seed means the same on every device.
     noise = torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device)
     return Draw(t, noise, schedule.add_noise(z, noise, t), schedule.add_noise(z_source, noise, t))
 
@@ -213,9 +268,9 @@ def _check(
             "VAE that overflows in float16 must run in float32."
         )
     if z_source.shape[2] == 1:
-        for entry in terms:
-            if getattr(entry.term, "compares_frames", False):
-                logger.warning("%s: the clip has one frame, so this adds nothing.", entry.term.name)
+        for part in (part for entry in terms for part in (entry.term, *entry.refinements)):
+            if getattr(part, "compares_frames", False):
+                logger.warning("%s: the clip has one frame, so this does nothing.", part.name)
     if state is None:
         return
     if state.z.shape != z_source.shape:

@@ -69,7 +69,10 @@ class Term(Protocol):
 
 @runtime_checkable
 class Refinement(Protocol):
-    """Something done to gradients before they move the latents, such as smoothing in time."""
+    """Something done to gradients before they move the latents, such as smoothing in time.
+
+    One that is nothing without several frames has a `name` and `compares_frames`, as a term.
+    """
 
     def on_grid(self, z: Latents, shown: tuple[float, float]) -> Callable[[Latents], Latents]:
         """What to do with gradients on latents like `z`, of which clips fill the share `shown`."""

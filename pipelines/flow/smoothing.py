@@ -6,7 +6,7 @@ Distillation" (Zhu et al.), which names such a smoothing; the definition is ours
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from einops import rearrange, repeat
@@ -101,6 +101,8 @@ class FlowSmoothing:
     flow: Flow
     strength: float | int = 0.5
     radius: int = 1
+    name: ClassVar[str] = "flow smoothing"
+    compares_frames: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check(self.strength, self.radius)

@@ -347,11 +347,13 @@ def test_gradients_are_smoothed_before_they_are_masked():
 
 
 def test_a_clip_of_one_frame_has_nothing_to_compare(caplog):
-    terms = (SPATIAL, TEMPORAL, CONSISTENCY)
+    still = Flow.of(*torch.zeros(2, 0, 2, 8 * HEIGHT, 8 * WIDTH))
+    smoothed = replace(SPATIAL, refinements=(FlowSmoothing(still),))
+    terms = (smoothed, TEMPORAL, CONSISTENCY)
     with caplog.at_level(logging.WARNING):
         one, _ = run("video", terms, z_source=clip(frames=1))
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        "temporal self-similarity", "global consistency",
+        "flow smoothing", "temporal self-similarity", "global consistency",
     ]  # fmt: skip
     only, _ = run("video", (SPATIAL,), z_source=clip(frames=1))
     assert torch.equal(one.z, only.z)
