@@ -10,5 +10,5 @@ export function nodeByExecutionId(graph, id) {
 /** The node of a locator: "7", or "<id of a subgraph>:7". */
 export function nodeByLocator(graph, locator) {
   const [id, subgraph] = String(locator).split(":").reverse();
-  return (subgraph ? graph.subgraphs?.get(subgraph) : graph)?.getNodeById(id);
+  return (subgraph ? graph?.subgraphs?.get(subgraph) : graph)?.getNodeById(id);
 }
