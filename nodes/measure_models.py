@@ -17,11 +17,10 @@ from .measures import (
     THRESHOLD,
     compared,
 )
-
-SCORER = "RESCORE_CLIP"  # pipelines.backbones.clip_scorer.ClipScorer
+from .sockets import CLIP_SCORER
 
 _SCORER = (
-    SCORER,
+    CLIP_SCORER,
     {"tooltip": "From Load CLIP Scorer, such as clip-vit-large-patch14."},
 )
 
@@ -47,7 +46,7 @@ class LoadClipScorer:
     )
     CATEGORY = CATEGORY
     FUNCTION = "load"
-    RETURN_TYPES = (SCORER,)
+    RETURN_TYPES = (CLIP_SCORER,)
     RETURN_NAMES = ("clip",)
     OUTPUT_TOOLTIPS = ("The model, for CLIP Text Alignment, CLIP Frame Consistency, PickScore.",)
 
@@ -138,7 +137,7 @@ class PickScore:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         described = dict(ClipTextAlignment.INPUT_TYPES()["required"])
         tooltip = "From Load CLIP Scorer, with PickScore_v1; another CLIP gives no PickScore."
-        return {"required": described | {"clip": (SCORER, {"tooltip": tooltip})}}
+        return {"required": described | {"clip": (CLIP_SCORER, {"tooltip": tooltip})}}
 
     def measure(self, clip, images, prompt: str):
         from ..pipelines.measures.clip import pick_score

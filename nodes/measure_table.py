@@ -4,7 +4,8 @@ import re
 from typing import Any
 
 from . import host
-from .measures import CATEGORY, MEASURE, MEASURES
+from .measures import CATEGORY
+from .sockets import MEASURE, MEASURES
 
 FOLDER = "rescore_measures"  # in the host's output folder
 _SOCKETS = 8

@@ -3,13 +3,11 @@
 from typing import Any
 
 from . import host
+from .sockets import MEASURE
 
 CATEGORY = f"{host.CATEGORY}/measures"
 
-# What travels on the wires between these nodes.
-MEASURE = "RESCORE_MEASURE"  # pipelines.measures.measure.Measure
-MEASURES = "RESCORE_MEASURES"  # pipelines.measures.table.Table
-
+# What every measure node gives.
 OUTPUTS = (MEASURE, "FLOAT")
 OUTPUT_NAMES = ("measure", "value")
 OUTPUT_TOOLTIPS = ("For Collect Measures, with its values over time.", "The number alone.")
@@ -198,8 +196,8 @@ class MotionFidelity:
         "both; each track finds the one of the other clip whose steps point its way, by the mean "
         "cosine over time; the score is the mean over the tracks of both clips. 1 is the same "
         "motion, 0 unlike, -1 opposite. Approximated: tracks are chained optical flow (dense "
-        "inverse search) instead of CoTracker's and end where they are hidden, and steps too "
-        "small to have a direction agree with each other only."
+        "inverse search) instead of CoTracker's and compared where the flow back confirms them, "
+        "and steps too small to have a direction agree with each other only."
     )
     CATEGORY = CATEGORY
     FUNCTION = "measure"

@@ -19,6 +19,9 @@ TRAJECTORY = "RESCORE_TRAJECTORY"  # Inversion
 GUIDANCE = "RESCORE_GUIDANCE"  # Guidance
 NULL_TEXT = "RESCORE_NULL_TEXT"  # pipelines.trajectory.NullText
 TUNING = "RESCORE_TUNING"  # pipelines.one_shot_tuning.State
+CLIP_SCORER = "RESCORE_CLIP"  # pipelines.backbones.clip_scorer.ClipScorer
+MEASURE = "RESCORE_MEASURE"  # pipelines.measures.measure.Measure
+MEASURES = "RESCORE_MEASURES"  # pipelines.measures.table.Table
 LOSSES = "LOSS_MAP"  # the host's own type: {"loss": [one number per step]}
 
 # Keys a LATENT of ours carries beside the host's "samples".

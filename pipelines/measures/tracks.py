@@ -10,14 +10,14 @@ from torch import Tensor
 from ..flow import Flow
 from .measure import Measure
 
-_SURE = 0.999  # of a visibility that was interpolated: all pixels around are visible
+_KNOWN = 0.5  # of a visibility between pixels: most of the point is visible
 
 
 class Tracks(NamedTuple):
-    """Where points of the first frame go, (x, y) in pixels, and until when they are seen."""
+    """Where points of the first frame go, (x, y) in pixels, and which of their steps are known."""
 
     places: Float[Tensor, "f n 2"]
-    seen: Bool[Tensor, "s n"]  # whether the step to the next frame is known; s = f - 1
+    seen: Bool[Tensor, "s n"]  # of each step to the next frame; s = f - 1
 
 
 def grid(
@@ -47,18 +47,20 @@ def grid(
 def follow(flow: Flow, points: Float[Tensor, "n 2"]) -> Tracks:
     """The tracks of points of the first frame, by going along the flow from frame to frame.
 
-    A track ends for good where its flow is not confirmed by the flow back: what is hidden for a
-    while is not found again.
+    A step is known where the flow back confirms it. A point that gets hidden goes on with what
+    hides it, for dense flow knows no better; one that leaves the picture ends there.
     """
     places, seen = [points.to(flow.forward)], []
+    height, width = flow.forward.shape[2:]
     alive = torch.ones(len(points), dtype=torch.bool, device=flow.forward.device)
     for step, visible in zip(flow.forward, flow.visible_forward, strict=True):
         x, y = places[-1].T[:, None, None]
         known = torch.cat([step, visible[None].to(step)])[None]
         found = remap(known, x, y, padding_mode="border", align_corners=True)[0, :, 0]
-        alive = alive & (found[2] >= _SURE)
+        outer = places[-1].new_tensor([width, height]) - 0.5
+        alive = alive & ((places[-1] >= -0.5) & (places[-1] <= outer)).all(dim=1)
         places.append(places[-1] + torch.where(alive, found[:2], 0).T)
-        seen.append(alive)
+        seen.append(alive & (found[2] >= _KNOWN))
     empty = torch.ones(0, len(points), dtype=torch.bool)
     return Tracks(torch.stack(places), torch.stack(seen) if seen else empty)
 
@@ -71,13 +73,13 @@ def motion_fidelity(source: Tracks, edited: Tracks, *, still: float = 0.2) -> Me
     other way round), the correlation of two tracks being the mean over time of the cosine between
     their steps. Steps are compared in direction, not in length, and tracks wherever they lie.
 
-    Approximated: tracks are chained optical flow instead of CoTracker's, and end where they are
-    hidden, so that two are compared over the steps that both have, if those are at least half of
-    all. A step of less than `still` pixels counts as none, for which the paper's cosine is
-    undefined: two such agree (1), one such and a real one do not (0).
+    Approximated: tracks are chained optical flow instead of CoTracker's, and two are compared over
+    the steps that are known of both, if those are at least half of all. A step of less than `still`
+    pixels counts as none, for which the paper's cosine is undefined: two such agree (1), one such
+    and a real one do not (0).
 
     Raises:
-        ValueError: for clips of one frame or of different lengths, or if no two tracks last.
+        ValueError: for clips of one frame or of different lengths, or if no two tracks are known.
     """
     steps = len(source.seen)
     if not steps or steps != len(edited.seen):

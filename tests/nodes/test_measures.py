@@ -8,6 +8,7 @@ import math
 import pytest
 import rescore.nodes.host as host
 import torch
+from rescore.headless.runner import run_workflow
 from rescore.nodes.table_picture import table_picture
 from rescore.pipelines.measures.measure import Measure
 from rescore.pipelines.measures.table import collect
@@ -182,3 +183,34 @@ def test_the_picture_marks_the_best_and_grows_with_the_table(table):
     # One edit beside the source has nothing to compete with.
     assert green(small) == 0
     assert green(large) > 1000
+
+
+def test_a_graph_of_measures_runs_headless_and_writes_to_its_folder_alone(tmp_path):
+    nodes = {
+        "grey": ("SolidMask", {"value": 0.5, "width": 37, "height": 41}),
+        "source": ("MaskToImage", {"mask": ["grey", 0]}),
+        "lighter": ("SolidMask", {"value": 0.6, "width": 37, "height": 41}),
+        "edited": ("MaskToImage", {"mask": ["lighter", 0]}),
+        "psnr": (
+            "ReScorePSNR",
+            {
+                "source": ["source", 0],
+                "edited": ["edited", 0],
+                "region": "everywhere",
+                "threshold": 0.5,
+            },
+        ),
+        "row": ("ReScoreCollectMeasures", {"label": "ours", "measure_2": ["psnr", 0]}),
+        "table": (
+            "ReScoreMeasuresTable",
+            {"measures": ["row", 0], "reference": "source", "name": "run"},
+        ),
+    }
+    workflow = {
+        name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()
+    }
+    run_workflow(workflow, out=tmp_path / "out")
+    written = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*"))
+    assert written == [f"out/rescore_measures/run_00001.{kind}" for kind in ("csv", "json")]
+    found = json.loads((tmp_path / written[1]).read_text("utf-8"))
+    assert found["ours"]["PSNR"]["value"] == pytest.approx(20, abs=1e-4)
