@@ -50,36 +50,35 @@ def mask_on_grid(masks: Sequence[Tensor], z: Latents, shown: tuple[float, float]
     return product
 
 
-def combined(
-    z: Latents,
+def summed(
     terms: Sequence[Weighted],
     results: Mapping[int, Result],
     shapes: Sequence[Shaping],
-    pull_back: Callable[[Keys], Latents] | None,
+    pull_back: Callable[[Keys], Latents],
     check: Callable[[Tensor, str], None],
-) -> Latents:
-    """The weighted sum of what terms give back, by their numbers, each shaped in its own way.
+) -> dict[Shaping, Latents]:
+    """The weighted sums of what terms give back, by their numbers, apart for each shaping.
 
     `pull_back` takes gradients on keys to the latents. That is linear, so all that are shaped alike
     go together. `check` is shown every gradient with the names of the terms it is of, and may
     raise.
     """
-    total = torch.zeros_like(z)
+    sums: dict[Shaping, Latents] = {}
     on_keys: dict[Shaping, dict[str, Tensor]] = {}
     names: dict[Shaping, list[str]] = {}
     for i, result in results.items():
         entry, shape = terms[i], shapes[i]
         if result.gradient is not None:
             check(result.gradient, entry.term.name)
-            total += shape(entry.weight * result.gradient)
+            sums[shape] = sums.get(shape, 0) + entry.weight * result.gradient
         for name, gradient in result.on_keys.items():
             check(gradient, entry.term.name)
-            sums = on_keys.setdefault(shape, {})
-            sums[name] = sums.get(name, 0) + entry.weight * gradient
+            keys = on_keys.setdefault(shape, {})
+            keys[name] = keys.get(name, 0) + entry.weight * gradient
         if result.on_keys:
             names.setdefault(shape, []).append(entry.term.name)
-    for shape, sums in on_keys.items():
-        gradient = pull_back(sums)
+    for shape, keys in on_keys.items():
+        gradient = pull_back(keys)
         check(gradient, " + ".join(names[shape]))
-        total += shape(gradient)
-    return total
+        sums[shape] = sums.get(shape, 0) + gradient
+    return sums

@@ -55,6 +55,12 @@ class NoiseSchedule:
             and torch.equal(self.alphas_bar, other.alphas_bar)
         )
 
+    def same_noise(self, other: "NoiseSchedule") -> bool:
+        """Whether both leave the same signal at every timestep, whatever is predicted from it."""
+        return self.alphas_bar.shape == other.alphas_bar.shape and torch.allclose(
+            self.alphas_bar, other.alphas_bar, rtol=1e-6, atol=0
+        )
+
     __hash__ = None  # equality is by value, and tensors have no hash
 
     def add_noise(

@@ -51,7 +51,7 @@ LOOPS |= {"gradients", "prediction", "score_distillation"}
 LOOPS.add("tuned_edit")
 LOOPS.add("inflation")  # no loop, but what puts attention into a model
 # The leaves every leaf may build on (formulas and the words they share); it knows no other leaf.
-BASIC_LEAVES = {"guidance", "keys", "schedule", "shapes", "terms"}
+BASIC_LEAVES = {"delta_denoising", "guidance", "keys", "schedule", "shapes", "terms"}
 # A leaf and what else it builds on: how a clip moves is measured along its optical flow.
 FOUNDATIONS = {"measures": {"flow"}}
 
