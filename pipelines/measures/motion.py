@@ -50,17 +50,26 @@ def warping_error(clip: Float[Tensor, "1 3 f H W"], flow: Flow, *, name: str = "
             nothing stays visible.
     """
     check_clip(clip, "clip", frames=2)
-    if flow.frames != clip.shape[2] or flow.forward.shape[2:] != clip.shape[3:]:
-        height, width = flow.forward.shape[2:]
-        raise ValueError(
-            f"The flow is of {flow.frames} frames of {width} x {height}, and the clip has "
-            f"{clip.shape[2]} of {clip.shape[4]} x {clip.shape[3]}. Both must be alike."
-        )
+    check_flow(clip, flow)
     frames = rearrange(clip, "1 c f h w -> f c h w").float()
     change = (frames[:-1] - warp(frames[1:], flow.forward.float())).square().mean(dim=1)
     visible = _weights(flow.visible_forward)[:, 0] >= _SURE
     title = f"warping error {name}".strip()
     return _pooled(title, 1000 * change, visible, "x1000", "pair of neighbours")
+
+
+def check_flow(clip: Float[Tensor, "1 3 f H W"], flow: Flow) -> None:
+    """See that a flow can be the clip's.
+
+    Raises:
+        ValueError: if it is of another length or size.
+    """
+    if flow.frames != clip.shape[2] or flow.forward.shape[2:] != clip.shape[3:]:
+        height, width = flow.forward.shape[2:]
+        raise ValueError(
+            f"The flow is of {flow.frames} frames of {width} x {height}, and the clip has "
+            f"{clip.shape[2]} of {clip.shape[4]} x {clip.shape[3]}. Compute the flow of this clip."
+        )
 
 
 def _weights(visible: Tensor) -> Float[Tensor, "n 1 h w"]:

@@ -10,6 +10,7 @@ import rescore.nodes.host as host
 import torch
 from rescore.headless.runner import run_workflow
 from rescore.nodes.table_picture import table_picture
+from rescore.pipelines.flow import Flow
 from rescore.pipelines.measures.measure import Measure
 from rescore.pipelines.measures.table import collect
 from tiny_clip import write_random_lpips, write_tiny_clip
@@ -71,6 +72,27 @@ def test_motion_of_a_still_clip(run, still):
     mask = torch.ones(3, 9, 7)
     fidelity = run("ReScoreMotionFidelity", source=still, edited=still, points=5, mask=mask)
     assert fidelity[1] == pytest.approx(1)
+
+
+def test_a_flow_that_is_given_is_used(run, still):
+    def shift(*steps):
+        forward = torch.tensor(steps)[:, :, None, None].expand(-1, -1, 37, 41)
+        seen = torch.ones(len(steps), 37, 41, dtype=torch.bool)
+        return Flow(forward, -forward, seen, seen)
+
+    right, up = shift((1.0, 0.0), (3.0, 0.0)), shift((0.0, -1.0), (0.0, -1.0))
+    rough = run("ReScoreMotionSmoothness", images=still, flow=right)[1]
+    assert rough == pytest.approx(2000 / math.hypot(37, 41), rel=1e-5)
+    own, guided = (
+        run("ReScoreWarpingError", images=still, flow=right, **more)[0]
+        for more in ({}, {"source": still})
+    )
+    assert own.value == guided.value > 10
+    assert guided.name == "warping error along the source"
+    both = {"source": still, "edited": still, "source_flow": right, "edited_flow": up}
+    assert run("ReScoreMotionFidelity", **both)[1] == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="flow is of 2 frames of 41 x 37, and the clip has 3"):
+        run("ReScoreMotionSmoothness", images=still, flow=shift((1.0, 0.0)))
 
 
 def test_measures_by_clip(run, scorer, still):
