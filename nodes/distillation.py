@@ -4,7 +4,7 @@ from typing import Any
 
 from . import host
 from .live import Numbers
-from .sockets import LOSSES, MODEL, PIXEL_SIZE, PROMPTS, STATE, TERMS
+from .sockets import FUSION, LOSSES, MODEL, PIXEL_SIZE, PROMPTS, STATE, TERMS
 
 # A rough bound on what a UNet's activations take, in bytes per latent pixel and row of the batch.
 _BYTES_PER_LATENT_PIXEL = 20_000
@@ -130,18 +130,49 @@ class ScoreDistillation:
                         "once. The seed is then the state's.",
                     },
                 ),
+                "fusion": (
+                    FUSION,
+                    {"tooltip": "From Attention Fusion: the edit also attends to the source."},
+                ),
+                "window": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 1024,
+                        "step": 1,
+                        "tooltip": "Frames the model sees at once; 0 is the whole clip. 16 edits a "
+                        "clip of any length with the memory of 16 frames.",
+                    },
+                ),
+                "overlap": (
+                    "INT",
+                    {
+                        "default": 4,
+                        "min": 0,
+                        "max": 512,
+                        "step": 1,
+                        "tooltip": "Frames that neighbouring windows share and blend. If the clip "
+                        "jumps where windows meet, raise it; a quarter of the window is usual.",
+                    },
+                ),
             },
         }
 
     def run(
         self, model, prompts, latent, terms, steps: int, step_size: float, cfg: float, seed: int,
-        t_min: float, t_max: float, optimiser: str, mask=None, state=None,
+        t_min: float, t_max: float, optimiser: str, mask=None, state=None, fusion=None,
+        window: int = 0, overlap: int = 4,
     ):  # fmt: skip
         import torch
         from einops import rearrange
 
+        from ..pipelines.joint_guidance import check_joint
         from ..pipelines.score_distillation import Progress, Settings, distil
+        from ..pipelines.windows import Windows
 
+        check_joint(terms, model.schedule, latent_space(model), model.name)
+        windows = Windows(window, overlap) if window else None
         samples = latent["samples"]
         picture = _previewer(model, samples) if host.shows_previews() else None
         settings = Settings(steps, step_size, cfg, seed, t_min, t_max, optimiser)
@@ -165,6 +196,9 @@ class ScoreDistillation:
             prompts.embeddings,
             model.schedule,
             settings,
+            unet=model.unet,
+            fusion=fusion,
+            windows=windows,
             mask=None if mask is None else host.masks_from_host(mask),
             shown=_shown(latent, model.vae_factor),
             state=state,
@@ -176,6 +210,15 @@ class ScoreDistillation:
         edited = torch.where(untouched, samples.to(edited), edited)
         losses = {"loss": [sum(values.values()) for values in state.values]}
         return ({**latent, "samples": edited}, state, losses)
+
+
+def latent_space(model):
+    """What a model's latents are like, to be compared with another model's."""
+    from ..pipelines.joint_guidance import LatentSpace
+
+    return LatentSpace(
+        model.unet.config.in_channels, model.vae_factor, model.scaling_factor, model.shift_factor
+    )
 
 
 def _previewer(model, samples):

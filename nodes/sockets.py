@@ -19,6 +19,7 @@ TRAJECTORY = "RESCORE_TRAJECTORY"  # Inversion
 GUIDANCE = "RESCORE_GUIDANCE"  # Guidance
 NULL_TEXT = "RESCORE_NULL_TEXT"  # pipelines.trajectory.NullText
 FLOW = "RESCORE_FLOW"  # pipelines.flow.Flow
+FUSION = "RESCORE_FUSION"  # attention.fusion.Fusion
 TUNING = "RESCORE_TUNING"  # pipelines.one_shot_tuning.State
 CLIP_SCORER = "RESCORE_CLIP"  # pipelines.backbones.clip_scorer.ClipScorer
 MEASURE = "RESCORE_MEASURE"  # pipelines.measures.measure.Measure

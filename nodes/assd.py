@@ -1,0 +1,233 @@
+"""Nodes of adaptive sliding score distillation (ASSD): term, fusion, joint guidance, one step."""
+
+from typing import Any
+
+from . import host
+from .distillation import ScoreDistillation, latent_space
+from .sockets import FUSION, LOSSES, MODEL, PROMPTS, STATE, TERMS
+from .terms import CATEGORY, END, JOINED, START, WEIGHT, hang
+
+
+class AdaptiveSliding:
+    """Adaptive sliding score distillation, in the place of delta denoising."""
+
+    DESCRIPTION = (
+        "Delta denoising whose reference is averaged over neighbouring frames wherever source and "
+        "target prompt hardly differ, which keeps errors from piling up outside the edit. Use it "
+        "instead of Delta Denoising. From ASSD (Zhu et al., 2024, Eq. 6 to 10); step size 0.1, 200 "
+        "steps."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "build"
+    RETURN_TYPES = (TERMS,)
+    RETURN_NAMES = ("terms",)
+    OUTPUT_TOOLTIPS = ("The terms so far, for another term or for Score Distillation.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "weight": WEIGHT,
+                "window": (
+                    "STRING",
+                    {
+                        "default": "0.25, 0.5, 0.25",
+                        "tooltip": "Weights of the sliding window, an odd number of them, the "
+                        "middle one the frame's own; they are normalised. If slow flicker is left, "
+                        "give five. The paper says three and leaves the weights open.",
+                    },
+                ),
+                "tau": (
+                    "FLOAT",
+                    {
+                        "default": 0.1,
+                        "min": 0.0,
+                        "max": 10.0,
+                        "step": 0.01,
+                        "tooltip": "How far a difference must lie below its largest in time to be "
+                        "smoothed: larger is stricter, so less is smoothed (Eq. 9; the paper's "
+                        "text says the opposite). If the edit smears, raise it. Inspect Gradient "
+                        "shows the mask.",
+                    },
+                ),
+                "start": START,
+                "end": END,
+            },
+            "optional": {"terms": JOINED},
+        }
+
+    def build(self, weight: float, window: str, tau: float, start: float, end: float, terms=None):
+        from ..pipelines.adaptive_sliding import AdaptiveSliding as Term
+
+        return hang(Term(_numbers(window), tau), weight, start, end, terms)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise ValueError(
+            f"The window {text!r} is no list of numbers; write them like 0.25, 0.5, 0.25."
+        ) from None
+
+
+class AttentionFusion:
+    """Weighted attention fusion."""
+
+    DESCRIPTION = (
+        "Lets the edited clip attend to the source clip, too, in the last self-attention layers: "
+        "weight * self + (1 - weight) * reference. Wire it to fusion of Score Distillation. From "
+        "ASSD (Zhu et al., 2024, Eq. 11 to 13). Costs no extra model call."
+    )
+    CATEGORY = f"{host.CATEGORY}/distillation"
+    FUNCTION = "build"
+    RETURN_TYPES = (FUSION,)
+    RETURN_NAMES = ("fusion",)
+    OUTPUT_TOOLTIPS = ("For Score Distillation.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "layers": (
+                    "INT",
+                    {
+                        "default": 3,
+                        "min": 1,
+                        "max": 64,
+                        "step": 1,
+                        "tooltip": "In how many of the last spatial self-attention layers. The "
+                        "paper says the last few. If the edit loses the source, raise it.",
+                    },
+                ),
+                "weight": (
+                    "FLOAT",
+                    {
+                        "default": 0.5,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.05,
+                        "tooltip": "What the edit's own attention counts; 1 is no fusion. If the "
+                        "edit does not come, raise it; if it drifts from the source, lower it.",
+                    },
+                ),
+            }
+        }
+
+    def build(self, layers: int, weight: float):
+        from ..attention.fusion import Fusion
+
+        return (Fusion(layers, weight),)
+
+
+class ImageDeltaDenoising:
+    """Joint guidance by an image model."""
+
+    DESCRIPTION = (
+        "Delta denoising by an image model, frame by frame, beside the video model's: sharper "
+        "objects than a video model alone knows. Both models must share latent space and noise "
+        "schedule, as Stable Diffusion 1.5 and ZeroScope do. From ASSD (Zhu et al., 2024, Eq. 14 "
+        "and 15). Costs one more model call a step."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "build"
+    RETURN_TYPES = (TERMS,)
+    RETURN_NAMES = ("terms",)
+    OUTPUT_TOOLTIPS = ("The terms so far, for another term or for Score Distillation.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "image_model": (MODEL, {"tooltip": "From Load Image Model."}),
+                "image_prompts": (
+                    PROMPTS,
+                    {
+                        "tooltip": "From an Encode Prompt Pair of its own with the image model. "
+                        "Describe a frame; leave the movement out."
+                    },
+                ),
+                "cfg": (
+                    "FLOAT",
+                    {
+                        "default": 9.0,
+                        "min": 0.0,
+                        "max": 100.0,
+                        "step": 0.1,
+                        "tooltip": "Guidance of the image model: uncond + cfg * (cond - uncond). "
+                        "If frames differ too much from each other, lower it or the weight.",
+                    },
+                ),
+                "weight": WEIGHT,
+                "start": START,
+                "end": END,
+            },
+            "optional": {"terms": JOINED},
+        }
+
+    def build(
+        self, image_model, image_prompts, cfg: float, weight: float, start: float, end: float,
+        terms=None,
+    ):  # fmt: skip
+        from ..pipelines.joint_guidance import ImageDeltaDenoising as Term
+        from ..pipelines.prediction import predict
+
+        both = frozenset({"eps_target", "eps_source"})
+
+        def pair(draw):
+            host.load(image_model, "unet")
+            prompts = image_prompts.embeddings
+            eps = predict(both, draw, image_model.eps_theta, prompts, cfg)
+            return eps.eps_target, eps.eps_source
+
+        term = Term(pair, image_model.schedule, latent_space(image_model), image_model.name)
+        return hang(term, weight, start, end, terms)
+
+
+class ASSDStep:
+    """One step of the loop."""
+
+    DESCRIPTION = (
+        "One step of Score Distillation, for experiments node by node: state in, state out. A "
+        "chain of n of these equals a loop of n steps, bit for bit."
+    )
+    CATEGORY = f"{host.CATEGORY}/distillation"
+    FUNCTION = "step"
+    RETURN_TYPES = ("LATENT", STATE, LOSSES)
+    RETURN_NAMES = ("latent", "state", "losses")
+    OUTPUT_TOOLTIPS = (
+        "The latents after this step.",
+        "For the next step.",
+        "The terms' magnitudes added up, of all steps so far.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        loop = ScoreDistillation.INPUT_TYPES()
+        step_size = ("FLOAT", {**loop["required"]["step_size"][1], "default": 0.1})
+        names = ("model", "prompts", "latent", "terms", "cfg", "seed", "t_min", "t_max")
+        return {
+            "required": {
+                **{name: loop["required"][name] for name in names[:4]},
+                "step_size": step_size,
+                **{name: loop["required"][name] for name in names[4:]},
+            },
+            "optional": {name: loop["optional"][name] for name in ("state", "mask", "fusion")},
+        }
+
+    def step(self, **inputs):
+        return ScoreDistillation().run(**inputs, steps=1, optimiser="sgd")
+
+
+NODE_CLASS_MAPPINGS = {
+    "ReScoreAdaptiveSliding": AdaptiveSliding,
+    "ReScoreAttentionFusion": AttentionFusion,
+    "ReScoreImageDeltaDenoising": ImageDeltaDenoising,
+    "ReScoreASSDStep": ASSDStep,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "ReScoreAdaptiveSliding": "Adaptive Sliding (ASSD)",
+    "ReScoreAttentionFusion": "Attention Fusion (ASSD)",
+    "ReScoreImageDeltaDenoising": "Image Delta Denoising (joint guidance)",
+    "ReScoreASSDStep": "ASSD Step",
+}

@@ -1,0 +1,158 @@
+"""Nodes that compute a clip's optical flow, show it, and smooth gradients along it."""
+
+from dataclasses import replace
+from typing import Any
+
+from . import host
+from .sockets import FLOW, TERMS
+from .terms import CATEGORY as TERMS_CATEGORY
+
+CATEGORY = f"{host.CATEGORY}/flow"
+
+
+class OpticalFlow:
+    """The optical flow of a clip, both ways."""
+
+    DESCRIPTION = (
+        "Computes where every pixel of a clip goes in the next frame, and where it came from. dis "
+        "needs no weights (OpenCV's dense inverse search); raft is more exact and needs "
+        "torchvision with weights that are already on this machine."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "compute"
+    RETURN_TYPES = (FLOW,)
+    RETURN_NAMES = ("flow",)
+    OUTPUT_TOOLTIPS = ("The flow, for Flow Smoothing and Show Flow.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "images": ("IMAGE", {"tooltip": "The source clip, at full size."}),
+                "method": (
+                    ["dis", "raft"],
+                    {
+                        "default": "dis",
+                        "tooltip": "dis runs anywhere and is fast. If Show Flow looks ragged or "
+                        "misses fast motion, try raft.",
+                    },
+                ),
+            }
+        }
+
+    def compute(self, images, method: str):
+        from ..pipelines.flow.estimation import estimate_flow
+
+        clip = host.clip_from_image(images)
+        bar = host.progress(max(clip.shape[2] - 1, 1))
+        return (estimate_flow(clip, method, on_pair=lambda done, _: bar(done)),)
+
+
+class ShowFlow:
+    """A flow as pictures."""
+
+    DESCRIPTION = (
+        "Shows optical flow as the usual colour wheel: the hue is the direction (right is red, "
+        "down yellow-green, left cyan, up violet), the strength of the colour the speed, white "
+        "stands still. Places that the next frame hides are black."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "show"
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("images",)
+    OUTPUT_TOOLTIPS = ("One picture for every two neighbouring frames.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "flow": (FLOW, {"tooltip": "From Optical Flow."}),
+                "longest": (
+                    "FLOAT",
+                    {
+                        "default": 0.0,
+                        "min": 0.0,
+                        "max": 1000.0,
+                        "step": 0.5,
+                        "tooltip": "Pixels a frame that get the full colour; 0 takes the fastest "
+                        "of the clip. Set it to compare clips.",
+                    },
+                ),
+            }
+        }
+
+    def show(self, flow, longest: float):
+        from einops import rearrange
+
+        from ..pipelines.flow.colours import flow_picture
+
+        pictures = flow_picture(flow.forward, longest or None)
+        pictures = pictures * rearrange(flow.visible_forward, "n h w -> n 1 h w").to(pictures)
+        if not len(pictures):
+            raise ValueError("A clip of one frame has no flow to show. Load a longer clip.")
+        return (rearrange(pictures, "n c h w -> n h w c").cpu(),)
+
+
+class FlowSmoothing:
+    """Flow-guided gradient smoothing, as we define it."""
+
+    DESCRIPTION = (
+        "Smooths the gradients of all terms on the wire so far along the source clip's optical "
+        "flow: each point moves as it does in the neighbouring frames, which removes flicker. "
+        "Inspired by the abstract of flow-enhanced score distillation (arXiv 2406.04888v3); the "
+        "definition is ours."
+    )
+    CATEGORY = TERMS_CATEGORY
+    FUNCTION = "apply"
+    RETURN_TYPES = (TERMS,)
+    RETURN_NAMES = ("terms",)
+    OUTPUT_TOOLTIPS = ("The same terms, smoothed.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "terms": (TERMS, {"tooltip": "The terms to smooth."}),
+                "flow": (FLOW, {"tooltip": "The source clip's flow, from Optical Flow."}),
+                "strength": (
+                    "FLOAT",
+                    {
+                        "default": 0.5,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.05,
+                        "tooltip": "0 leaves gradients as they are, 1 takes the mean of a point's "
+                        "neighbours in time alone. If the edit flickers, raise it.",
+                    },
+                ),
+                "radius": (
+                    "INT",
+                    {
+                        "default": 1,
+                        "min": 1,
+                        "max": 16,
+                        "step": 1,
+                        "tooltip": "How many frames on each side take part. If slow flicker is "
+                        "left, raise it.",
+                    },
+                ),
+            }
+        }
+
+    def apply(self, terms: tuple, flow, strength: float, radius: int):
+        from ..pipelines.flow import FlowSmoothing as Smoothing
+
+        smoothing = Smoothing(flow, strength, radius)
+        return (tuple(replace(e, refinements=(*e.refinements, smoothing)) for e in terms),)
+
+
+NODE_CLASS_MAPPINGS = {
+    "ReScoreOpticalFlow": OpticalFlow,
+    "ReScoreShowFlow": ShowFlow,
+    "ReScoreFlowSmoothing": FlowSmoothing,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "ReScoreOpticalFlow": "Optical Flow",
+    "ReScoreShowFlow": "Show Flow",
+    "ReScoreFlowSmoothing": "Flow Smoothing (inspired by)",
+}
