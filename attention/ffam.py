@@ -4,7 +4,6 @@ import logging
 from functools import cache
 
 import torch
-from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -40,15 +39,6 @@ def fine_coarse_tokens(
         others = rearrange(others, "b others k d -> b (others k) d")
         own_and_others.append(torch.cat([z[:, i], others], dim=1))
     return torch.stack(own_and_others, dim=1)
-
-
-def fine_coarse_attention(
-    attn: Attention, z: Float[Tensor, "b f n d"], height: int, width: int, *, ratio: int
-) -> Float[Tensor, "b f n d"]:
-    """A spatial self-attention layer whose keys and values are the fine-coarse tokens (Eq. 10)."""
-    context = rearrange(fine_coarse_tokens(z, height, width, ratio), "b f m d -> (b f) m d")
-    read = attn(rearrange(z, "b f n d -> (b f) n d"), encoder_hidden_states=context)
-    return rearrange(read, "(b f) n d -> b f n d", b=len(z))
 
 
 def _average_pooled(z: Tensor, height: int, width: int, ratio: int) -> Tensor:

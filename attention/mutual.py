@@ -11,6 +11,7 @@ from torch.nn import functional
 from .counterparts import Counterparts, Parts
 from .install import Layer
 from .processor import Attend
+from .sites import Site
 
 
 def mutual_attention(
@@ -58,15 +59,16 @@ def source_layout(pairs: Mapping[int, int], max_tokens: int) -> Counterparts:
 
 
 def mutual(
-    pairs: Mapping[int, int], foreground: Callable[[int], Bool[Tensor, "s n"]]
+    pairs: Mapping[int, int], foreground: Callable[[Site, int], Bool[Tensor, "s m"]]
 ) -> Counterparts:
     """SA-II: clips attend to the background of their counterpart and to themselves.
 
-    `foreground` tells for a number of tokens which of each sample's are the source's foreground.
+    `foreground` tells for a layer and its number of tokens which of those that each sample reads
+    are the source's foreground: its own, or in an inflated model also other frames'.
     """
 
     def read(layer: Layer, own: Parts, source: Parts, attend: Attend) -> Tensor:
         q, k, v = own
-        return mutual_attention(q, source[1], source[2], k, v, foreground(q.shape[2]))
+        return mutual_attention(q, source[1], source[2], k, v, foreground(layer.site, q.shape[2]))
 
     return Counterparts(pairs, read)

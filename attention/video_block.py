@@ -1,31 +1,31 @@
 """The transformer block of a video model: an image model's, with time put into it."""
 
 from collections.abc import Callable
-from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from diffusers import Transformer2DModel, UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.attention_processor import Attention
 from einops import rearrange
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .ffam import fine_coarse_attention
+from .ffam import fine_coarse_tokens
 from .linear import TrainedLinear
-from .space_time import frame_attention, space_time_attention
-from .sparse_causal import sparse_causal_attention
+from .sites import Site
+from .space_time import attend_over, frame_tokens, space_time_tokens
+from .sparse_causal import sparse_causal_tokens
 from .temporal import TemporalAttention
 
-# How a self-attention layer reads: (layer, z [b, f, n, d], height, width) -> [b, f, n, d].
-Spatial: TypeAlias = Callable[[Attention, Tensor, int, int], Tensor]
+# What each frame reads in self-attention: (z [b, f, n, d], height, width, ratio) -> [b, f, m, d].
+Spatial: TypeAlias = Callable[[Tensor, int, int, int], Tensor]
 SPATIAL: MappingProxyType[str, Spatial] = MappingProxyType(
     {
-        "frame": frame_attention,
-        "sparse-causal": sparse_causal_attention,
-        "fine-coarse": fine_coarse_attention,  # takes a ratio
-        "space-time": space_time_attention,
+        "frame": lambda z, *_: frame_tokens(z),
+        "sparse-causal": lambda z, *_: sparse_causal_tokens(z),
+        "fine-coarse": fine_coarse_tokens,
+        "space-time": lambda z, *_: space_time_tokens(z),
     }
 )
 CLIP = "clip"  # what a block is told through the UNet's `cross_attention_kwargs`: a `ClipSize`
@@ -47,13 +47,17 @@ class VideoBlock(nn.Module):
     """
 
     def __init__(
-        self, block: BasicTransformerBlock, spatial: Spatial, temporal: TemporalAttention | None
+        self,
+        block: BasicTransformerBlock,
+        spatial: str,
+        ratio: int,
+        temporal: TemporalAttention | None,
     ) -> None:
         super().__init__()
         self.norm1, self.attn1 = block.norm1, block.attn1
         self.norm2, self.attn2 = block.norm2, block.attn2
         self.norm3, self.ff = block.norm3, block.ff
-        self.spatial = spatial
+        self.spatial, self.ratio = spatial, ratio
         self.temporal = temporal
         for layer in (self.attn1, self.attn2):
             layer.to_q = TrainedLinear(layer.to_q.weight, layer.to_q.bias)
@@ -75,7 +79,7 @@ class VideoBlock(nn.Module):
         height, width = _map_size(clip, hidden_states.shape[1])
 
         z = rearrange(self.norm1(hidden_states), "(b f) n d -> b f n d", f=frames)
-        read = self.spatial(self.attn1, z, height, width)
+        read = attend_over(self.attn1, z, self.context(z, height, width))
         z = rearrange(read, "b f n d -> (b f) n d") + hidden_states
         z = self.attn2(self.norm2(z), encoder_hidden_states=encoder_hidden_states) + z
         z = self.ff(self.norm3(z)) + z
@@ -83,6 +87,12 @@ class VideoBlock(nn.Module):
             return z
         along_time = rearrange(z, "(b f) n d -> b n f d", f=frames)
         return rearrange(self.temporal(along_time), "b n f d -> (b f) n d")
+
+    def context(
+        self, z: Float[Tensor, "b f n d"], height: int, width: int
+    ) -> Float[Tensor, "b f m d"]:
+        """What each frame's self-attention reads, of anything that tokens have."""
+        return SPATIAL[self.spatial](z, height, width, self.ratio)
 
     @torch.no_grad()
     def refine_norms(self) -> None:
@@ -128,16 +138,27 @@ def video_block(
             "A transformer block of this model has not both a self-attention and a text "
             "cross-attention layer. Use a Stable Diffusion 1.x model."
         )
-    read = SPATIAL[spatial]
-    if spatial == "fine-coarse":
-        read = partial(fine_coarse_attention, ratio=ratio)
     time = None
     if temporal is not None:
         heads = block.attn1.heads
         time = temporal(
             block.attn1.query_dim, heads, block.attn1.inner_dim // heads, generator=generator
         ).to(block.attn1.to_q.weight.device)
-    return VideoBlock(block, read, time)
+    return VideoBlock(block, spatial, ratio, time)
+
+
+def marked_of_read(
+    unet: nn.Module, site: Site, marked: Bool[Tensor, "f n"], height: int, width: int
+) -> Bool[Tensor, "f m"]:
+    """Which of the tokens that each frame reads at a layer are marked, or mix in one that is.
+
+    In a `VideoBlock` those are other frames' too; in all other models a frame's own.
+    """
+    block = unet.get_submodule(site.name.rpartition(".")[0])
+    if not isinstance(block, VideoBlock):
+        return marked
+    own = rearrange(marked.float(), "f n -> 1 f n 1")
+    return rearrange(block.context(own, height, width) > 0, "1 f m 1 -> f m")
 
 
 def _map_size(clip: ClipSize, tokens: int) -> tuple[int, int]:

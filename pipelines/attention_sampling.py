@@ -15,6 +15,7 @@ from ..attention.install import Entry, Plan, installed
 from ..attention.mutual import mutual, source_layout
 from ..attention.prompt_to_prompt import TokenMap, cross_control
 from ..attention.sites import Site, find_sites
+from ..attention.video_block import marked_of_read
 from .ddim_inversion import check_grid
 from .decoupled_guidance import guided_step
 from .guidance import guide
@@ -221,14 +222,14 @@ class _Plans:
     def _sites(self, wanted: bool, pattern: str, kind: str) -> tuple[Site, ...]:
         return find_sites(self.source.unet, pattern, kind) if wanted else ()
 
-    def _hidden(self, span: slice, tokens: int) -> Bool[Tensor, "f n"]:
-        """Which tokens of the source the edit must not read."""
+    def _hidden(self, span: slice, site: Site, tokens: int) -> Bool[Tensor, "f m"]:
+        """Which tokens of the source, of those a layer reads, the edit must not read."""
+        frames, height, width = self.size
+        grid = token_grid(tokens, height, width)
         if tokens not in self._foreground:
-            frames, height, width = self.size
             hidden = torch.zeros(frames, tokens, dtype=torch.bool)
             if self.mask is not None:
-                grid = token_grid(tokens, height, width)
                 covered = latent_mask(self.mask, frames, *grid, shown=self.source.shown)
                 hidden = foreground_tokens(rearrange(covered, "1 1 f h w -> f (h w)"))
             self._foreground[tokens] = hidden
-        return self._foreground[tokens][span]
+        return marked_of_read(self.source.unet, site, self._foreground[tokens][span], *grid)

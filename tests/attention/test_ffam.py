@@ -8,9 +8,9 @@ import torch
 from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from rescore.attention import ffam
-from rescore.attention.ffam import fine_coarse_attention, fine_coarse_tokens
-from rescore.attention.space_time import frame_attention, space_time_attention
-from rescore.attention.sparse_causal import sparse_causal_attention, sparse_causal_tokens
+from rescore.attention.ffam import fine_coarse_tokens
+from rescore.attention.space_time import attend_over, frame_tokens, space_time_tokens
+from rescore.attention.sparse_causal import sparse_causal_tokens
 
 B, F, H, W, D, HEADS = 2, 5, 7, 3, 6, 2
 
@@ -82,7 +82,7 @@ def test_the_papers_count_where_the_ratio_divides_the_map():
 @pytest.mark.parametrize("ratio", [1, 2, 3, 4, 8])
 def test_fine_coarse_attention_is_dense_attention_over_those_tokens(layer, ratio):
     z = features()
-    read = fine_coarse_attention(layer, z, H, W, ratio=ratio)
+    read = attend_over(layer, z, fine_coarse_tokens(z, H, W, ratio))
     for b in range(B):
         for f in range(F):
             others = [windows_by_hand(z[b, j], H, W, ratio) for j in range(F) if j != f]
@@ -92,27 +92,29 @@ def test_fine_coarse_attention_is_dense_attention_over_those_tokens(layer, ratio
 
 def test_ratio_one_is_full_attention(layer):
     z = features()
-    one = fine_coarse_attention(layer, z, H, W, ratio=1)
-    torch.testing.assert_close(one, space_time_attention(layer, z, H, W), rtol=1e-12, atol=1e-12)
+    one = attend_over(layer, z, fine_coarse_tokens(z, H, W, 1))
+    full = attend_over(layer, z, space_time_tokens(z))
+    torch.testing.assert_close(one, full, rtol=1e-12, atol=1e-12)
 
 
 def test_one_frame_is_the_image_models_attention(layer):
     z = features(1)
-    for attend in (sparse_causal_attention, space_time_attention):
-        torch.testing.assert_close(attend(layer, z, H, W), frame_attention(layer, z, H, W))
-    fine = fine_coarse_attention(layer, z, H, W, ratio=2)
-    torch.testing.assert_close(fine, frame_attention(layer, z, H, W), rtol=1e-12, atol=1e-12)
+    expected = layer(z[:, 0])
+    contexts = sparse_causal_tokens(z), space_time_tokens(z), fine_coarse_tokens(z, H, W, 2)
+    for context in contexts:
+        read = attend_over(layer, z, context)[:, 0]
+        torch.testing.assert_close(read, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_frame_attention_is_the_layer_itself_frame_by_frame(layer):
+def test_frames_that_read_themselves_alone_are_the_layer_itself(layer):
     z = features()
     expected = layer(rearrange(z, "b f n d -> (b f) n d"))
-    assert torch.equal(frame_attention(layer, z, H, W).flatten(0, 1), expected)
+    assert torch.equal(attend_over(layer, z, frame_tokens(z)).flatten(0, 1), expected)
 
 
 def test_full_attention_reads_the_whole_clip(layer):
     z = features()
-    read = space_time_attention(layer, z, H, W)
+    read = attend_over(layer, z, space_time_tokens(z))
     for f in range(F):
         expected = dense(layer, z[1, f], z[1].flatten(0, 1))
         torch.testing.assert_close(read[1, f], expected, rtol=1e-12, atol=1e-12)
@@ -124,7 +126,7 @@ def test_sparse_causal_tokens_are_the_first_frames_and_the_last_ones(layer):
     assert tokens.shape == (B, F, 2 * H * W, D)
     for f in range(F):
         assert torch.equal(tokens[:, f], torch.cat([z[:, 0], z[:, max(f - 1, 0)]], dim=1))
-    read = sparse_causal_attention(layer, z, H, W)
+    read = attend_over(layer, z, tokens)
     torch.testing.assert_close(read[0, 3], dense(layer, z[0, 3], tokens[0, 3]))
 
 
@@ -132,8 +134,9 @@ def test_clips_do_not_see_each_other(layer):
     z = features()
     other = z.clone()
     other[1] += 1
-    for attend in (sparse_causal_attention, space_time_attention, frame_attention):
-        assert torch.equal(attend(layer, z, H, W)[0], attend(layer, other, H, W)[0])
+    for tokens in (sparse_causal_tokens, space_time_tokens, frame_tokens):
+        read = [attend_over(layer, each, tokens(each))[0] for each in (z, other)]
+        assert torch.equal(*read)
     assert torch.equal(fine_coarse_tokens(z, H, W, 2)[0], fine_coarse_tokens(other, H, W, 2)[0])
 
 

@@ -106,7 +106,7 @@ def plain(unet, same=False):
         return unet(z, t, text).sample.unflatten(0, (2, FRAMES))
 
 
-def none_hidden(tokens):
+def none_hidden(site, tokens):
     return torch.zeros(FRAMES, tokens, dtype=torch.bool)
 
 
@@ -155,7 +155,7 @@ def test_fine_layers_keep_their_layout(unet):
 def test_what_is_hidden_of_the_source_does_not_reach_the_edit(unet):
     """With one layer changed and all of the source hidden, the edit is as without a source."""
 
-    def all_hidden(tokens):
+    def all_hidden(site, tokens):
         return torch.ones(FRAMES, tokens, dtype=torch.bool)
 
     result = run(unet, mutual({EDIT: SOURCE}, all_hidden))

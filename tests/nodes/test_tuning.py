@@ -273,3 +273,29 @@ def test_covariate_shift_of_two_models(run, scene, tune):
     assert report.count("mean ") == 2
     with pytest.raises(ValueError, match="no modules along time"):
         run("ReScoreCovariateShift", model=image, **inputs)
+
+
+@pytest.mark.parametrize("control", ["none", "prompt", "layout", "background"])
+@pytest.mark.parametrize("variant", ["ei2", "tune-a-video"])
+def test_a_tuned_model_edits_with_and_without_attention_control(run, scene, tune, variant, control):
+    image, _, inputs = scene
+    video, _ = run("ReScoreInflateImageModel", model=image, variant=variant)
+    model = tune(video, inputs, steps=1)["model"]
+    inverted = run("ReScoreDDIMInversion", model=model, steps=3, cfg=0.0, **inputs)[0]
+    mask = torch.zeros(1, 11, 14)
+    mask[:, 3:7, 4:9] = 1
+    edited = run(
+        "ReScoreAttentionControlledSampling",
+        model=model,
+        prompts=inputs["prompts"],
+        trajectory=inverted,
+        cfg=7.5,
+        prompt_control="refine" if control == "prompt" else "off",
+        layout_control=control == "layout",
+        background_control=control == "background",
+        tau_s=0.5,
+        mask=mask,
+    )[0]["samples"]
+    assert edited.shape == inputs["latent"]["samples"].shape
+    assert torch.isfinite(edited).all()
+    assert not torch.equal(edited, inputs["latent"]["samples"])

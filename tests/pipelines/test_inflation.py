@@ -11,6 +11,7 @@ from einops import rearrange, repeat
 from rescore.attention import ffam
 from rescore.attention.install import Entry, installed
 from rescore.attention.sites import attention_sites, find_sites
+from rescore.attention.video_block import marked_of_read
 from rescore.pipelines.backbones.load import load_image, load_text_to_video
 from rescore.pipelines.ddim_inversion import ddim_invert
 from rescore.pipelines.inflation import (
@@ -375,3 +376,23 @@ def test_the_base_is_known_again_in_any_precision():
         parameter.data *= 1.02
     for other in (nearly, tiny_unet("2D", seed=1), tiny_unet("2D", block_out_channels=(16, 16))):
         assert not same_base(inflate(other, "ei2"), frozen_sample(tuned))
+
+
+def test_marks_go_where_tokens_go(image):
+    """Which of the tokens a frame reads are marked: its own, and coarse ones that mix in one."""
+    marked = torch.zeros(3, 4 * 6, dtype=torch.bool)
+    marked[1, 2 * 6 + 5] = True  # row 2, column 5 of frame 1: in the last of 2 x 3 windows
+    own, coarse = marked.float(), torch.zeros(3, 6)
+    coarse[1, 5] = 1
+    expected = {
+        "per-frame": own,
+        "tune-a-video": torch.cat([own[[0, 0, 0]], own[[0, 0, 1]]], dim=1),
+        "ei2": torch.cat([own, coarse[[1, 0, 0]], coarse[[2, 2, 1]]], dim=1),
+        "full-space-time": own.reshape(1, -1).expand(3, -1),
+    }
+    for variant, found in expected.items():
+        model = inflate(image, variant)
+        site = find_sites(model, kind="spatial")[0]
+        assert torch.equal(marked_of_read(model, site, marked, 4, 6), found.bool()), variant
+    site = find_sites(image, kind="spatial")[0]
+    assert torch.equal(marked_of_read(image, site, marked, 4, 6), marked)
