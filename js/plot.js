@@ -13,6 +13,7 @@ const STYLE = `
   .rescore-plot { position: relative; min-height: ${PLOT_HEIGHT}px; box-sizing: border-box;
     display: flex; flex-direction: column; font: 11px sans-serif; border-radius: 4px;
     color: var(--fg-color, #ddd); background: var(--comfy-input-bg, #222); padding: 4px; }
+  .rescore-plot[hidden] { display: none; }
   .rescore-plot-legend { display: flex; flex-wrap: wrap; gap: 0 10px; }
   .rescore-plot-legend :last-child { margin-left: auto; color: var(--descrip-text, #999); }
   .rescore-plot-room { position: relative; flex: 1; min-height: 0; }

@@ -8,6 +8,7 @@ import { PLAYER_HEIGHT, PLAYER_WIDTH, makePlayer } from "./player.js";
 import { PLOT_HEIGHT, makePlot } from "./plot.js";
 import { emptySeries, extended } from "./series.js";
 
+const LOSSES = "LOSS_MAP"; // nodes of ours that give it report numbers while they run
 const MARGIN = 6; // around what is placed in a node
 const COMPARISON = "rescore_comparison"; // under this name the server's output tells of the clips
 
@@ -15,33 +16,46 @@ const plots = new WeakMap(); // node -> {plot, series}
 const players = new WeakMap(); // node -> {player, file}
 
 /** Puts an element into a node, below its other widgets; nothing of it is saved. */
-function place(node, name, element, height, width = 0) {
-  const options = {
+function place(node, name, element, height) {
+  const widget = node.addDOMWidget(name, name, element, {
     serialize: false,
     hideOnZoom: false,
     margin: MARGIN,
-    getMinHeight: () => height + 2 * MARGIN,
-  };
-  const widget = node.addDOMWidget(name, name, element, options);
+    getMinHeight: () => (element.hidden ? 0 : height + 2 * MARGIN),
+    getMaxHeight: () => (element.hidden ? 0 : undefined),
+  });
   widget.serialize = false;
+}
+
+/** Makes a node at least as wide as told, and high enough for what is in it. */
+function grow(node, width = 0) {
   const least = node.computeSize();
   node.setSize([Math.max(node.size[0], least[0], width), Math.max(node.size[1], least[1])]);
 }
 
+/** A plot, unseen until there is something to plot; the new renderer misses widgets added later. */
+function addPlot(node) {
+  const plot = makePlot();
+  plot.element.hidden = true;
+  place(node, "rescore_plot", plot.element, PLOT_HEIGHT);
+  plots.set(node, { plot, series: emptySeries() });
+}
+
 function showProgress(node, message) {
-  if (!plots.has(node)) {
-    const plot = makePlot();
-    place(node, "rescore_plot", plot.element, PLOT_HEIGHT);
-    plots.set(node, { plot, series: emptySeries() });
-  }
   const entry = plots.get(node);
+  if (!entry) return;
   entry.series = extended(entry.series, message);
+  if (entry.plot.element.hidden) {
+    entry.plot.element.hidden = false;
+    grow(node);
+  }
   entry.plot.show(entry.series);
 }
 
 function addPlayer(node) {
   const player = makePlayer();
-  place(node, "rescore_player", player.element, PLAYER_HEIGHT, PLAYER_WIDTH);
+  place(node, "rescore_player", player.element, PLAYER_HEIGHT);
+  grow(node, PLAYER_WIDTH);
   players.set(node, { player, file: null });
   const before = node.onRemoved;
   node.onRemoved = function (...given) {
@@ -72,6 +86,8 @@ app.registerExtension({
     });
   },
   nodeCreated(node) {
+    const ours = node.comfyClass?.startsWith("ReScore");
+    if (ours && node.outputs.some(({ type }) => type === LOSSES)) addPlot(node);
     if (node.comfyClass === "ReScoreViewComparison") addPlayer(node);
   },
   // Outputs come back when a tab or an earlier state of the graph does.

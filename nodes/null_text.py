@@ -5,6 +5,7 @@ from typing import Any
 
 from . import host
 from .inversion import CATEGORY, fitting, latent_of, load_unet, picture_of, shown
+from .live import Numbers
 from .sockets import GUIDANCE, LOSSES, MODEL, NULL_TEXT, PROMPTS, TRAJECTORY, Guidance
 
 
@@ -261,11 +262,13 @@ class NullTextOptimisation:
             done = self._left[1].done - (0 if null_text is None else null_text.done)
             state, steps = self._left[1], steps and steps - done
         first = 0 if state is None else state.done
-        bar = host.progress(min(path.steps, first + (steps or path.steps)))
+        last = min(path.steps, first + (steps or path.steps))
+        bar, numbers = host.progress(last), Numbers(last)
         bar(first)
 
         def show(now) -> None:
             self._left = (run, now.state)
+            numbers.add(now.step, {"squared error": now.loss})
             bar(now.step, picture and (lambda: picture(now.z)))
 
         with host.differentiable(), checkpointed(model.unet) if checkpointing else nullcontext():
