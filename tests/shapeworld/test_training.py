@@ -1,4 +1,4 @@
-"""Training, two steps at a time: it resumes exactly, and what it exports loads as real models do."""
+"""Training, two steps at a time: it resumes exactly, and its exports load as real models do."""
 
 import json
 
