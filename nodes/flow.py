@@ -66,7 +66,7 @@ class ShowFlow:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "flow": (FLOW, {"tooltip": "From Optical Flow."}),
+                "flow": (FLOW, {"tooltip": "The flow to show, from Optical Flow."}),
                 "longest": (
                     "FLOAT",
                     {
@@ -112,7 +112,7 @@ class FlowSmoothing:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "terms": (TERMS, {"tooltip": "The terms to smooth."}),
+                "terms": (TERMS, {"tooltip": "The terms whose gradients are smoothed."}),
                 "flow": (FLOW, {"tooltip": "The source clip's flow, from Optical Flow."}),
                 "strength": (
                     "FLOAT",
