@@ -43,7 +43,7 @@ function addPlot(node) {
 
 function showProgress(node, message) {
   const entry = plots.get(node);
-  if (!entry) return;
+  if (!entry || message.steps < 2) return; // a single number is no curve
   entry.series = extended(entry.series, message);
   if (entry.plot.element.hidden) {
     entry.plot.element.hidden = false;

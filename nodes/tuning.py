@@ -8,6 +8,7 @@ from typing import Any
 
 from . import host
 from .inflation import CATEGORY
+from .live import Numbers
 from .sockets import LOSSES, MODEL, PIXEL_SIZE, PROMPTS, TUNING
 
 log = logging.getLogger("rescore")
@@ -188,7 +189,8 @@ class OneShotTune:
         memory = _BYTES_PER_LATENT_PIXEL[checkpointing] * samples[:, :1].numel()
         host.load(model, "unet", memory=memory)
         done_before = 0 if state is None else state.step
-        bar = host.progress(max(steps - done_before, 1))
+        to_do = max(steps - done_before, 1)
+        bar, numbers = host.progress(to_do), Numbers(to_do)
         last: Progress | None = None
 
         with host.differentiable():
@@ -206,6 +208,7 @@ class OneShotTune:
                         model, progress.model, z_0, prompts, preview_steps, preview_cfg
                     )
                     previews.append(picture(edited))
+                numbers.add(progress.step - done_before, {"loss": progress.loss})
                 bar(progress.step - done_before, lambda: previews[-1][0])
 
             try:
