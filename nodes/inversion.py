@@ -1,6 +1,7 @@
 """The node that inverts a clip, and what all nodes along a trajectory share."""
 
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from . import host
@@ -12,9 +13,10 @@ BYTES_PER_LATENT_PIXEL = 20_000
 
 
 def picture_of(model, z_0):
-    """A map from latents `[1, c, f, h, w]` to a rough picture of the middle frame; None if unseen.
+    """A map from latents `[1, c, f, h, w]` to a rough picture of a frame; None if unseen.
 
-    Fitted to the clip whose latents `z_0` are.
+    Each call shows the next frame, so that the clip plays while it changes. Fitted to the middle
+    frame of the clip whose latents `z_0` are.
     """
     if not host.shows_previews():
         return None
@@ -24,7 +26,8 @@ def picture_of(model, z_0):
     host.load(model, "vae")
     latent = z_0[:, :, middle] / model.scaling_factor + model.shift_factor
     picture = fit_preview(z_0[0, :, middle], model.decode_frames(latent)[0] / 2 + 0.5)
-    return lambda z: picture(z[0, :, middle])
+    calls = count()
+    return lambda z: picture(z[0, :, next(calls) % z.shape[2]])
 
 
 def load_unet(model, z_0, rows: int) -> None:

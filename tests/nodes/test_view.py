@@ -10,6 +10,7 @@ import pytest
 import torch
 from rescore.headless.runner import run_workflow
 from rescore.nodes import host, live
+from rescore.nodes.inversion import picture_of
 from rescore.nodes.view import ViewComparison
 from torch.nn import functional
 
@@ -118,6 +119,17 @@ def test_numbers_that_are_none_do_not_break_the_message(sent):
     numbers = live.Numbers(steps=3)
     numbers.add(1, {"a": float("nan"), "b": torch.tensor(2.0)})
     assert json.dumps(sent[0][1]["values"], allow_nan=False) == '{"b": [2.0]}'
+
+
+def test_previews_play_the_clip(load, monkeypatch):
+    monkeypatch.setattr(host, "shows_previews", lambda: True)
+    model, z = load("text-to-video"), torch.randn(1, 4, 3, 5, 7)
+    with torch.inference_mode():
+        picture = picture_of(model, z)
+        first, second, third, again = (picture(z) for _ in range(4))
+    assert first.shape == (5, 7, 3)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second) and not torch.equal(second, third)
 
 
 def test_without_a_host_sending_is_nothing():
