@@ -1,317 +1,403 @@
-"""Writes the shipped graphs, each for people (UI format) and for tools (API), and their clips.
+"""Writes the shipped graphs, their clips, and a picture of what each makes of its clip.
 
-    python workflows/make.py
-
-One description serves both formats, so the twins cannot drift apart. Widget values, slots and types
-are taken from the nodes themselves.
+python workflows/make.py                graphs and clips
+python workflows/make.py --pictures     runs every graph headless for its thumbnail, too
 """
 
+import argparse
 import json
-from collections import defaultdict
+import tempfile
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import rescore
 import torch
-from rescore.headless.core_nodes import core_nodes
-from rescore.headless.paths import Folders
+from graph import Graph, Node
+from rescore.headless.demo import save_strip
+from rescore.headless.runner import run_workflow
 from rescore.headless.video import VideoComponents
 from rescore.headless.video_write import encode_mp4
 from rescore.shapeworld.edits import edited
+from rescore.shapeworld.scene import caption
 from rescore.shapeworld.showcase import FPS, SHOWCASE
 
 HERE = Path(__file__).resolve().parent
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-COLUMN, GAP, WIDTH, HEADER = 400, 40, 340, 80
-GROUPS = ("Load", "Describe", "Edit", "Result")
-COLOURS = {"Load": "#3f789e", "Describe": "#8a8", "Edit": "#a1309b", "Result": "#b58b2a"}
 
-
-class Output(NamedTuple):
-    """One output of a node, to be wired to an input of another."""
-
-    node: "Node"
-    slot: int
-
-
-class Node:
-    """A node of a graph: its class, its title, the group it stands in, and all its inputs."""
-
-    def __init__(self, number: int, cls: type, kind: str, title: str, group: str, inputs) -> None:
-        self.number, self.cls, self.kind, self.title, self.group = number, cls, kind, title, group
-        sections = cls.INPUT_TYPES()
-        self.declared = {**sections.get("required", {}), **sections.get("optional", {})}
-        self.required = sections.get("required", {})
-        if unknown := inputs.keys() - self.declared.keys():
-            raise ValueError(f"{kind} has no input {', '.join(sorted(unknown))}.")
-        self.inputs = {
-            name: inputs.get(name, options(spec).get("default"))
-            for name, spec in self.declared.items()
-            if name in inputs or is_widget(spec)
-        }
-
-    def __getitem__(self, name: str) -> Output:
-        names = getattr(self.cls, "RETURN_NAMES", self.cls.RETURN_TYPES)
-        return Output(self, tuple(names).index(name))
-
-    @property
-    def height(self) -> int:
-        tall = sum(90 for spec in self.declared.values() if options(spec).get("multiline"))
-        return HEADER + 24 * (len(self.declared) + len(self.cls.RETURN_TYPES)) + tall
-
-
-def is_widget(spec: tuple) -> bool:
-    return isinstance(spec[0], list) or spec[0] in WIDGETS
-
-
-def options(spec: tuple) -> dict[str, Any]:
-    return spec[1] if len(spec) > 1 else {}
-
-
-def widget_values(node: Node) -> list[Any]:
-    """The values of a node's widgets as the front end stores them: by position."""
-    values, upload = [], False
-    for name, spec in node.declared.items():
-        if not is_widget(spec):
-            continue
-        value = node.inputs[name]
-        values.append(options(spec).get("default", 0) if isinstance(value, Output) else value)
-        seeds = spec[0] == "INT" and name in ("seed", "noise_seed")
-        if options(spec).get("control_after_generate", seeds):
-            values.append("fixed")
-        upload |= bool(options(spec).get("video_upload") or options(spec).get("image_upload"))
-    return [*values, "image"] if upload else values
-
-
-class Graph:
-    """One workflow, built node by node."""
-
-    def __init__(self, name: str, note: str) -> None:
-        self.name, self.note, self.nodes = name, note, []
-        folders = Folders(out=HERE, inputs=(HERE / "input",))
-        self.classes = {**core_nodes(folders), **rescore.NODE_CLASS_MAPPINGS}
-
-    def add(self, kind: str, group: str, title: str | None = None, **inputs: Any) -> Node:
-        title = title or rescore.NODE_DISPLAY_NAME_MAPPINGS.get(kind, kind)
-        node = Node(len(self.nodes) + 1, self.classes[kind], kind, title, group, inputs)
-        self.nodes.append(node)
-        return node
-
-    def api(self) -> dict[str, Any]:
-        def value(v: Any) -> Any:
-            return [str(v.node.number), v.slot] if isinstance(v, Output) else v
-
-        return {
-            str(node.number): {
-                "class_type": node.kind,
-                "inputs": {name: value(v) for name, v in node.inputs.items()},
-                "_meta": {"title": node.title},
-            }
-            for node in self.nodes
-        }
-
-    def ui(self) -> dict[str, Any]:
-        links = [
-            (source, node, name)
-            for node in self.nodes
-            for name, source in node.inputs.items()
-            if isinstance(source, Output)
-        ]
-        numbered = {(node.number, name): i + 1 for i, (_, node, name) in enumerate(links)}
-        places, groups, top = self._layout()
-        return {
-            "id": f"rescore-{self.name}",
-            "revision": 0,
-            "last_node_id": len(self.nodes) + 1,
-            "last_link_id": len(links),
-            "nodes": [
-                *(self._ui_node(node, places[node.number], numbered) for node in self.nodes),
-                self._note(top),
-            ],
-            "links": [
-                [
-                    numbered[node.number, name],
-                    source.node.number,
-                    source.slot,
-                    node.number,
-                    [n for n in node.declared if self._is_slot(node, n)].index(name),
-                    source.node.cls.RETURN_TYPES[source.slot],
-                ]
-                for source, node, name in links
-            ],
-            "groups": groups,
-            "config": {},
-            "extra": {"ds": {"scale": 0.7, "offset": [60, 260]}},
-            "version": 0.4,
-        }
-
-    @staticmethod
-    def _is_slot(node: Node, name: str) -> bool:
-        """Sockets are slots; a widget becomes one when it is wired."""
-        return not is_widget(node.declared[name]) or isinstance(node.inputs.get(name), Output)
-
-    def _layout(self) -> tuple[dict[int, list[int]], list[dict[str, Any]], int]:
-        """Nodes in one column for each group and depth of it; every group in a frame."""
-        depth: dict[int, int] = {}
-        for node in self.nodes:
-            feeds = [v.node for v in node.inputs.values() if isinstance(v, Output)]
-            depth[node.number] = max(
-                (depth[f.number] + 1 for f in feeds if f.group == node.group), default=0
-            )
-        places, groups, x = {}, [], 0
-        for index, group in enumerate(g for g in GROUPS if any(n.group == g for n in self.nodes)):
-            bottoms: dict[int, int] = defaultdict(int)
-            members = [n for n in self.nodes if n.group == group]
-            for node in members:
-                column = depth[node.number]
-                places[node.number] = [x + column * COLUMN, bottoms[column]]
-                bottoms[column] += node.height + GAP
-            columns = max(depth[n.number] for n in members) + 1
-            groups.append(
-                {
-                    "id": index + 1,
-                    "title": group,
-                    "bounding": [
-                        x - GAP // 2,
-                        -HEADER,
-                        columns * COLUMN - GAP // 2,
-                        max(bottoms.values()) + HEADER,
-                    ],
-                    "color": COLOURS[group],
-                    "font_size": 24,
-                    "flags": {},
-                }
-            )
-            x += columns * COLUMN + GAP
-        return places, groups, -HEADER
-
-    def _ui_node(self, node: Node, place: list[int], numbered) -> dict[str, Any]:
-        own = node.kind in rescore.NODE_CLASS_MAPPINGS
-        names = getattr(node.cls, "RETURN_NAMES", node.cls.RETURN_TYPES)
-        outputs = defaultdict(list)
-        for user in self.nodes:
-            for name, source in user.inputs.items():
-                if isinstance(source, Output) and source.node is node:
-                    outputs[source.slot].append(numbered[user.number, name])
-        slots = []
-        for name, spec in node.declared.items():
-            if not self._is_slot(node, name):
-                continue
-            kind = "COMBO" if isinstance(spec[0], list) else spec[0]
-            slot = {"name": name, "type": kind, "link": numbered.get((node.number, name))}
-            if is_widget(spec):
-                slot["widget"] = {"name": name}
-            elif name not in node.required:
-                slot["shape"] = 7  # drawn hollow: optional
-            slots.append(slot)
-        return {
-            "id": node.number,
-            "type": node.kind,
-            "pos": place,
-            "size": [WIDTH, node.height - HEADER // 2],
-            "flags": {},
-            "order": node.number - 1,
-            "mode": 0,
-            "title": node.title,
-            "inputs": slots,
-            "outputs": [
-                {"name": name, "type": kind, "links": outputs[slot] or None, "slot_index": slot}
-                for slot, (name, kind) in enumerate(zip(names, node.cls.RETURN_TYPES, strict=True))
-            ],
-            "properties": {
-                "cnr_id": "rescore" if own else "comfy-core",
-                "ver": "0.1.0" if own else "0.8.0",
-                "Node name for S&R": node.kind,
-            },
-            "widgets_values": widget_values(node),
-        }
-
-    def _note(self, top: int) -> dict[str, Any]:
-        height = 60 + 22 * (self.note.count("\n") + len(self.note) // 90)
-        return {
-            "id": len(self.nodes) + 1,
-            "type": "MarkdownNote",
-            "pos": [-GAP // 2, top - height - GAP],
-            "size": [760, height],
-            "flags": {},
-            "order": len(self.nodes),
-            "mode": 0,
-            "title": "About this graph",
-            "inputs": [],
-            "outputs": [],
-            "properties": {},
-            "widgets_values": [self.note],
-            "color": "#432",
-            "bgcolor": "#653",
-        }
-
-
-REAL_MODELS = """**With a real model:** replace *Load Shape-World Model* by *Load Video Model* and \
+VIDEO_MODEL = """**With a real model:** replace *Load Shape-World Model* by *Load Video Model* and \
 choose `zeroscope_v2_576w` (huggingface.co/cerspense/zeroscope_v2_576w, diffusers layout, in \
 `models/diffusers/`; 576 x 320, 8 to 24 frames). Describe your clip in the source prompt, change \
 the words that are to change in the target prompt, and paint or load a mask (white may change)."""
 
+ANIMATEDIFF = """**With a real model:** replace *Load Shape-World Model* by *Load Image Model* (a \
+Stable Diffusion 1.5 checkpoint such as Realistic Vision 5.1 in `models/checkpoints/`) and *Load \
+AnimateDiff Model* (`v3_sd15_mm.ckpt`, huggingface.co/guoyww/animatediff, in \
+`models/animatediff_models/`); 512 x 512, 16 frames."""
+
+IMAGE_MODEL = """**With a real model:** replace *Load Shape-World Model* by *Load Image Model* \
+(Stable Diffusion 1.4 or 1.5 in `models/checkpoints/` or `models/diffusers/`); 512 x 512, 8 \
+frames, 500 steps, learning rate 0.00003."""
+
+
+class Start:
+    """What every graph begins with: a clip, its frames, a model, the pair of prompts, latents."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        model: str,
+        clip: str,
+        *,
+        target: str | None = None,
+        motion: bool = True,
+    ) -> None:
+        edit = SHOWCASE[clip]
+        self.graph = graph
+        video = graph.add("LoadVideo", "Load", "Clip to edit", file=f"{clip}.mp4")
+        self.parts = graph.add("GetVideoComponents", "Load", "Frames", video=video["VIDEO"])
+        self.model = graph.add("ReScoreLoadShapeWorldModel", "Load", model=model)["model"]
+        self.prompts = graph.add(
+            "ReScoreEncodePromptPair",
+            "Describe",
+            model=self.model,
+            source_prompt=caption(edit.source, motion=motion),
+            target_prompt=target or caption(edit.target, motion=motion),
+            negative_prompt="",
+        )["prompts"]
+        self.latent = graph.add(
+            "ReScoreVideoVAEEncode", "Edit", model=self.model, images=self.parts["images"]
+        )["latent"]
+
+    def painted_mask(self, clip: str) -> object:
+        """The MASK that a user has painted for a clip: a video in black and white."""
+        add = self.graph.add
+        video = add("LoadVideo", "Load", "Mask: white may change", file=f"{clip}_mask.mp4")
+        parts = add("GetVideoComponents", "Load", "Frames of the mask", video=video["VIDEO"])
+        red = add("ImageToMask", "Describe", image=parts["images"], channel="red")
+        return add("ThresholdMask", "Describe", mask=red["MASK"], value=0.5)["MASK"]
+
+    def finish(self, latent: object, model: object | None = None) -> Node:
+        """Decode, save as a video with the clip's sound and rate, and show both side by side."""
+        add = self.graph.add
+        frames = add("ReScoreVideoVAEDecode", "Result", model=model or self.model, latent=latent)
+        video = add(
+            "CreateVideo",
+            "Result",
+            images=frames["images"],
+            fps=self.parts["fps"],
+            audio=self.parts["audio"],
+        )
+        add(
+            "SaveVideo",
+            "Result",
+            "Save the edit",
+            video=video["VIDEO"],
+            filename_prefix=f"rescore/{self.graph.name}",
+        )
+        pair = add(
+            "ReScoreCompareClips", "Result", source=self.parts["images"], edited=frames["images"]
+        )
+        add("PreviewImage", "Result", "Source and edit", images=pair["images"])
+        return frames
+
+
+def _distil(start: Start, terms: object, **inputs: object) -> Node:
+    """The loop over the terms, from the clip's latents."""
+    settings = {"steps": 100, "step_size": 0.1, "cfg": 9.0} | inputs
+    return start.graph.add(
+        "ReScoreScoreDistillation",
+        "Edit",
+        model=start.model,
+        prompts=start.prompts,
+        latent=start.latent,
+        terms=terms,
+        **settings,
+    )
+
 
 def delta_denoising() -> Graph:
-    """The first edit: video delta denoising within a mask."""
     graph = Graph(
         "delta_denoising",
         "## Video delta denoising\nThe red circle becomes blue. The clip's own latents move, step "
         "by step, from the source prompt to the target prompt; outside the mask they stay exactly "
-        "the source's.\n\n" + REAL_MODELS,
+        "the source's.\n\n" + VIDEO_MODEL,
     )
-    clip = graph.add("LoadVideo", "Load", "Clip to edit", file="red_circle.mp4")
-    mask = graph.add("LoadVideo", "Load", "Mask: white may change", file="red_circle_mask.mp4")
-    parts = graph.add("GetVideoComponents", "Load", "Frames of the clip", video=clip["VIDEO"])
-    mask_parts = graph.add("GetVideoComponents", "Load", "Frames of the mask", video=mask["VIDEO"])
-    model = graph.add("ReScoreLoadShapeWorldModel", "Load", model="shapeworld-t2v")
-    prompts = graph.add(
-        "ReScoreEncodePromptPair",
-        "Describe",
-        model=model["model"],
-        source_prompt="a red circle moving right on a checker background",
-        target_prompt="a blue circle moving right on a checker background",
-        negative_prompt="",
-    )
-    red = graph.add("ImageToMask", "Describe", image=mask_parts["images"], channel="red")
-    sharp = graph.add("ThresholdMask", "Describe", mask=red["MASK"], value=0.5)
-    latent = graph.add(
-        "ReScoreVideoVAEEncode", "Edit", model=model["model"], images=parts["images"]
-    )
+    start = Start(graph, "shapeworld-t2v", "red_circle")
+    mask = start.painted_mask("red_circle")
     term = graph.add("ReScoreDeltaDenoising", "Edit")
-    edit = graph.add(
-        "ReScoreScoreDistillation",
-        "Edit",
-        model=model["model"],
-        prompts=prompts["prompts"],
-        latent=latent["latent"],
-        terms=term["terms"],
-        steps=100,
-        step_size=0.1,
-        cfg=9.0,
-        mask=sharp["MASK"],
-    )
-    frames = graph.add(
-        "ReScoreVideoVAEDecode", "Result", model=model["model"], latent=edit["latent"]
-    )
-    result = graph.add(
-        "CreateVideo",
-        "Result",
-        images=frames["images"],
-        fps=parts["fps"],
-        audio=parts["audio"],
-    )
-    graph.add("SaveVideo", "Result", "Save the edit", video=result["VIDEO"],
-              filename_prefix="rescore/delta_denoising")  # fmt: skip
-    pair = graph.add(
-        "ReScoreCompareClips", "Result", source=parts["images"], edited=frames["images"]
-    )
-    graph.add("PreviewImage", "Result", "Source and edit", images=pair["images"])
+    edit = _distil(start, term["terms"], mask=mask)
+    start.finish(edit["latent"])
     return graph
 
 
-GRAPHS = (delta_denoising,)
+def assd() -> Graph:
+    graph = Graph(
+        "assd",
+        "## ASSD\nNo mask is painted. The reference is smoothed in time where the prompts agree, "
+        "the edit also attends to its source, and an image model guides along, frame by frame.\n\n"
+        + VIDEO_MODEL
+        + " For joint guidance load Stable Diffusion 1.5 with *Load Image Model*; step size 0.1, "
+        "200 steps.",
+    )
+    start = Start(graph, "shapeworld-t2v", "red_circle")
+    image = graph.add("ReScoreLoadShapeWorldModel", "Load", "Image model", model="shapeworld-sd")[
+        "model"
+    ]
+    edit = SHOWCASE["red_circle"]
+    image_prompts = graph.add(
+        "ReScoreEncodePromptPair",
+        "Describe",
+        "Prompts of a frame",
+        model=image,
+        source_prompt=caption(edit.source, motion=False),
+        target_prompt=caption(edit.target, motion=False),
+        negative_prompt="",
+    )["prompts"]
+    terms = graph.add("ReScoreAdaptiveSliding", "Edit")["terms"]
+    terms = graph.add(
+        "ReScoreImageDeltaDenoising",
+        "Edit",
+        image_model=image,
+        image_prompts=image_prompts,
+        weight=0.5,
+        terms=terms,
+    )["terms"]
+    fusion = graph.add("ReScoreAttentionFusion", "Edit", layers=2)["fusion"]
+    seen = graph.add(
+        "ReScoreInspectGradient",
+        "Edit",
+        model=start.model,
+        prompts=start.prompts,
+        latent=start.latent,
+        terms=terms,
+    )
+    graph.add("PreviewImage", "Edit", "Where the terms act", images=seen["energy"])
+    start.finish(_distil(start, terms, fusion=fusion)["latent"])
+    return graph
+
+
+def _structure(start: Start, terms: object) -> object:
+    """DreamMotion's two terms that hold space and time."""
+    terms = start.graph.add("ReScoreSpatialSelfSimilarity", "Edit", terms=terms)["terms"]
+    return start.graph.add("ReScoreTemporalSelfSimilarity", "Edit", terms=terms)["terms"]
+
+
+def dreammotion() -> Graph:
+    graph = Graph(
+        "dreammotion",
+        "## DreamMotion\nDelta denoising within a box around the object, as the paper does, and "
+        "self-similarity that holds shapes in space and in time.\n\n"
+        + VIDEO_MODEL
+        + " Step size 0.4, 200 steps.",
+    )
+    start = Start(graph, "shapeworld-t2v", "red_circle")
+    box = graph.add("ReScoreBoundingBoxMask", "Describe", mask=start.painted_mask("red_circle"))[
+        "mask"
+    ]
+    terms = graph.add("ReScoreDeltaDenoising", "Edit")["terms"]
+    terms = graph.add("ReScoreGradientMask", "Edit", terms=terms, mask=box)["terms"]
+    start.finish(_distil(start, _structure(start, terms))["latent"])
+    return graph
+
+
+def _smoothed(start: Start, terms: object) -> object:
+    """Gradients smoothed along the source's optical flow, which is shown, too."""
+    add = start.graph.add
+    flow = add("ReScoreOpticalFlow", "Describe", images=start.parts["images"])["flow"]
+    wheel = add("ReScoreShowFlow", "Describe", flow=flow)
+    add("PreviewImage", "Describe", "Optical flow", images=wheel["images"])
+    return add("ReScoreFlowSmoothing", "Edit", terms=terms, flow=flow)["terms"]
+
+
+def flow_enhanced() -> Graph:
+    graph = Graph(
+        "flow_enhanced",
+        "## Flow-enhanced distillation (inspired by)\nDelta denoising whose gradients are smoothed "
+        "along the source's optical flow; what is not edited is pulled back, and frames are held "
+        "together. Built after an abstract (arXiv 2406.04888v3); the definitions are ours.\n\n"
+        + VIDEO_MODEL,
+    )
+    start = Start(graph, "shapeworld-t2v", "red_circle")
+    terms = _smoothed(start, graph.add("ReScoreDeltaDenoising", "Edit")["terms"])
+    terms = graph.add("ReScoreContentPreservation", "Edit", terms=terms)["terms"]
+    terms = graph.add("ReScoreGlobalConsistency", "Edit", terms=terms)["terms"]
+    start.finish(_distil(start, terms)["latent"])
+    return graph
+
+
+def mixed_terms() -> Graph:
+    graph = Graph(
+        "mixed_terms",
+        "## Pieces of three papers\nASSD's adaptive reference, smoothed along the optical flow, "
+        "DreamMotion's self-similarity, and attention fusion, in one loop. The green triangle "
+        "becomes a circle.\n\n" + VIDEO_MODEL,
+    )
+    start = Start(graph, "shapeworld-t2v", "green_triangle")
+    mask = start.painted_mask("green_triangle")
+    terms = _smoothed(start, graph.add("ReScoreAdaptiveSliding", "Edit")["terms"])
+    terms = graph.add("ReScoreTemporalSelfSimilarity", "Edit", terms=terms)["terms"]
+    fusion = graph.add("ReScoreAttentionFusion", "Edit", layers=1, weight=0.8)["fusion"]
+    start.finish(_distil(start, terms, fusion=fusion, mask=mask)["latent"])
+    return graph
+
+
+def _pivotal(start: Start, *, background: bool = False) -> tuple[Node, Node, object]:
+    """Stage 1 of VideoDirector: trajectory, guidance, null-text. Also the mask that edits use."""
+    add = start.graph.add
+    trajectory = add(
+        "ReScoreDDIMInversion",
+        "Edit",
+        model=start.model,
+        prompts=start.prompts,
+        latent=start.latent,
+        steps=25,
+    )
+    mask = add("ReScoreEllipseMask", "Describe", mask=start.painted_mask("red_circle"))["mask"]
+    guidance = add("ReScoreDecoupledGuidance", "Edit", mask=mask)["guidance"]
+    if background:
+        swapped = add("ReScoreEditBackground", "Describe", mask=mask, guidance=guidance)
+        mask, guidance = swapped["mask"], swapped["guidance"]
+    null_text = add(
+        "ReScoreNullTextOptimisation",
+        "Edit",
+        model=start.model,
+        prompts=start.prompts,
+        trajectory=trajectory["trajectory"],
+        cfg=5.0,
+        guidance=guidance,
+    )
+    return trajectory, null_text, mask
+
+
+def _director(name: str, note: str, *, background: bool = False) -> Graph:
+    graph = Graph(name, note + "\n\n" + ANIMATEDIFF)
+    described = "a red circle moving right on a striped background" if background else None
+    start = Start(graph, "shapeworld-animatediff", "red_circle", target=described)
+    trajectory, null_text, mask = _pivotal(start, background=background)
+    edit = graph.add(
+        "ReScoreAttentionControlledSampling",
+        "Edit",
+        model=start.model,
+        prompts=start.prompts,
+        trajectory=trajectory["trajectory"],
+        cfg=5.0,
+        null_text=null_text["null_text"],
+        mask=mask,
+    )
+    start.finish(edit["latent"])
+    return graph
+
+
+def videodirector() -> Graph:
+    return _director(
+        "videodirector",
+        "## VideoDirector\nThe clip is inverted to noise and back: null-text embeddings, one per "
+        "frame, and decoupled guidance make the way back exact. On it the prompt changes, while "
+        "self-attention holds the layout first and the background later.",
+    )
+
+
+def videodirector_background() -> Graph:
+    return _director(
+        "videodirector_background",
+        "## VideoDirector, background\nThe same with mask and coefficients swapped: the object is "
+        "held and the background changes.",
+        background=True,
+    )
+
+
+def pivotal_reconstruction() -> Graph:
+    graph = Graph(
+        "pivotal_reconstruction",
+        "## Pivotal inversion\nThe first stage of VideoDirector alone: how well the clip is found "
+        "again from its noise, in dB. Editing can be no better than this.\n\n" + ANIMATEDIFF,
+    )
+    start = Start(graph, "shapeworld-animatediff", "red_circle")
+    trajectory, null_text, _ = _pivotal(start)
+    again = graph.add(
+        "ReScoreReconstruct",
+        "Result",
+        model=start.model,
+        prompts=start.prompts,
+        trajectory=trajectory["trajectory"],
+        cfg=5.0,
+        null_text=null_text["null_text"],
+        images=start.parts["images"],
+    )
+    start.finish(again["latent"])
+    return graph
+
+
+def _tuned(name: str, variant: str, cfg: float, note: str) -> Graph:
+    graph = Graph(name, note + "\n\n" + IMAGE_MODEL)
+    start = Start(graph, "shapeworld-sd", "red_circle", motion=False)
+    inflated = graph.add("ReScoreInflateImageModel", "Edit", model=start.model, variant=variant)
+    tuned = graph.add(
+        "ReScoreOneShotTune",
+        "Edit",
+        model=inflated["model"],
+        prompts=start.prompts,
+        latent=start.latent,
+        steps=150,
+        learning_rate=0.0003,
+        checkpointing=False,
+    )
+    saved = graph.add("ReScoreSaveTunedWeights", "Edit", model=tuned["model"], name=name)
+    trajectory = graph.add(
+        "ReScoreDDIMInversion",
+        "Edit",
+        model=saved["model"],
+        prompts=start.prompts,
+        latent=start.latent,
+        cfg=0.0,  # without a prompt, as in Tune-A-Video
+    )
+    edit = graph.add(
+        "ReScoreAttentionControlledSampling",
+        "Edit",
+        "Sample the edit",
+        model=saved["model"],
+        prompts=start.prompts,
+        trajectory=trajectory["trajectory"],
+        cfg=cfg,
+        layout_control=False,
+        background_control=False,
+        prompt_control="off",
+    )
+    start.finish(edit["latent"], saved["model"])
+    return graph
+
+
+def ei2() -> Graph:
+    return _tuned(
+        "ei2",
+        "ei2",
+        7.5,
+        "## EI2\nAn image model becomes a video model, learns this one clip, and samples it again "
+        "with another prompt. What it has learned is saved for later.",
+    )
+
+
+def tune_a_video() -> Graph:
+    return _tuned(
+        "tune_a_video",
+        "tune-a-video",
+        12.5,
+        "## Tune-A-Video\nThe baseline that EI2 is compared with: sparse-causal attention, and "
+        "plain attention along time.",
+    )
+
+
+GRAPHS: tuple[Callable[[], Graph], ...] = (
+    delta_denoising,
+    assd,
+    dreammotion,
+    flow_enhanced,
+    mixed_terms,
+    videodirector,
+    videodirector_background,
+    pivotal_reconstruction,
+    ei2,
+    tune_a_video,
+)
 
 
 def write_clips() -> None:
@@ -336,7 +422,31 @@ def write_graphs(folder: Path = HERE) -> None:
             file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
+def write_pictures(names: list[str]) -> None:
+    """A thumbnail of each graph: source above, edit below, frame by frame."""
+    for make in GRAPHS:
+        graph = make()
+        if names and graph.name not in names:
+            continue
+        with tempfile.TemporaryDirectory() as out:
+            frames = next(n for n in graph.nodes if n.kind == "GetVideoComponents")
+            decoded = next(n for n in graph.nodes if n.kind == "ReScoreVideoVAEDecode")
+            ids = [str(frames.number), str(decoded.number)]
+            result = run_workflow(
+                graph.api(), out=Path(out), inputs=[HERE / "input"], keep=ids, report=print
+            )
+            clips = {number: result.values[number][0] for number in ids}
+            save_strip(clips, HERE / f"{graph.name}.jpg")
+
+
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pictures", nargs="*", metavar="NAME", help="thumbnails of these, or all")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     write_clips()
     write_graphs()
+    if options.pictures is not None:
+        write_pictures(options.pictures)
