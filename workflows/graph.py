@@ -15,6 +15,7 @@ from rescore.headless.paths import Folders
 HERE = Path(__file__).resolve().parent
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 COLUMN, GAP, WIDTH, HEADER = 400, 40, 340, 80
+PLAYERS = {"ReScoreViewComparison": 312}  # how much higher the browser makes a node
 GROUPS = ("Load", "Describe", "Edit", "Result")
 COLOURS = {"Load": "#3f789e", "Describe": "#8a8", "Edit": "#a1309b", "Result": "#b58b2a"}
 
@@ -49,6 +50,7 @@ class Node:
     @property
     def height(self) -> int:
         tall = sum(90 for spec in self.declared.values() if options(spec).get("multiline"))
+        tall += PLAYERS.get(self.kind, 0)
         return HEADER + 24 * (len(self.declared) + len(self.cls.RETURN_TYPES)) + tall
 
 

@@ -97,6 +97,13 @@ class Start:
             "ReScoreCompareClips", "Result", source=self.parts["images"], edited=frames["images"]
         )
         add("PreviewImage", "Result", "Source and edit", images=pair["images"])
+        add(
+            "ReScoreViewComparison",
+            "Result",
+            source=self.parts["images"],
+            edited=frames["images"],
+            fps=self.parts["fps"],
+        )
         return frames
 
 

@@ -24,7 +24,10 @@ WIDGETS = """((types) => Object.fromEntries(types.map((type) => {
 OPEN = """(async (graph) => {
     await app.loadGraphData(graph)
     const { workflow, output } = await app.graphToPrompt()
+    await new Promise((done) => setTimeout(done, 500)) // warnings take a moment to appear
+    const warnings = document.querySelectorAll(".p-toast-message-warn, .p-toast-message-error")
     return {
+        warnings: [...warnings].map((warning) => warning.textContent),
         broken: app.graph.nodes.filter((node) => node.has_errors).map((node) => node.type),
         widgets: Object.fromEntries(workflow.nodes.map((n) => [n.id, n.widgets_values ?? []])),
         prompt: output,
@@ -73,7 +76,7 @@ def test_nodes_have_the_widgets_that_the_other_tests_expect(front_end, object_in
 def test_a_graph_opens_unchanged_and_posts_its_api_form(front_end, name):
     stored = graph(name)
     opened = front_end.evaluate(f"{OPEN}({json.dumps(stored)})")
-    assert opened["broken"] == []
+    assert opened["broken"] == [] and opened["warnings"] == []
     for node in running_nodes(stored):
         assert opened["widgets"][str(node["id"])] == (node.get("widgets_values") or [])
     text = (ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8")

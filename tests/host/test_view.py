@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -152,8 +153,8 @@ def after_a_run(request, front_end):
 
 def test_the_loop_plots_every_step(after_a_run, tmp_path):
     shown, _ = after_a_run
-    shown.evaluate(f"{LOOK_AT}('ReScoreScoreDistillation')")
-    shown.await_true(f"{element(PLOT)}?.getBoundingClientRect().top > 100")
+    shown.await_true(f"!!{element(PLOT)}")
+    look_at(shown, PLOT, "ReScoreScoreDistillation")
     shown.await_true(f"{element(PLOT + ' path')}?.getAttribute('d').split(/[ML]/).length > 1")
     photograph(shown, tmp_path / "plot.png")
     lines = shown.evaluate(
@@ -161,7 +162,6 @@ def test_the_loop_plots_every_step(after_a_run, tmp_path):
     )
     assert [len(re.findall("[ML]", line)) for line in lines] == [STEPS, STEPS]
     assert f"step {STEPS} / {STEPS}" in shown.evaluate(f"{element(PLOT)}.textContent")
-    inside(shown, PLOT, "ReScoreScoreDistillation")
     assert shown.evaluate("document.querySelectorAll('.rescore-plot').length") == 1
 
 
@@ -170,21 +170,29 @@ def test_the_preview_moves_through_the_clip(after_a_run):
     assert shown.evaluate("new Set(window.seen.previews).size") > STEPS // 2
 
 
-def inside(shown: Page, selector: str, node_type: str) -> None:
-    """Fails unless an element is seen within the bounds of its node."""
+def is_inside(shown: Page, selector: str, node_type: str) -> bool:
+    """Whether an element is seen, large enough, within the bounds of its node."""
     place = shown.evaluate(f"{PLACE}({json.dumps(selector)}, {json.dumps(node_type)})")
     (left, top, width, height), (x, y, w, h) = place["element"], place["node"]
-    assert width > 150 and height > 100
-    assert x - 1 <= left and left + width <= x + w + 1
-    assert y - 1 <= top and top + height <= y + h + 1
+    across = x - 1 <= left and left + width <= x + w + 1
+    down = y - 1 <= top and top + height <= y + h + 1
+    return width > 150 and height > 100 and across and down
+
+
+def look_at(shown: Page, selector: str, node_type: str) -> None:
+    """Brings a node into view; fails unless an element of ours then is seen within it."""
+    shown.evaluate(f"{LOOK_AT}({json.dumps(node_type)})")
+    deadline = time.monotonic() + 20
+    while not is_inside(shown, selector, node_type):
+        assert time.monotonic() < deadline, f"{selector} is not within its node"
+        time.sleep(0.2)
 
 
 def test_the_clips_play_wipe_and_step(after_a_run, tmp_path):
     shown, _ = after_a_run
-    shown.evaluate(f"{LOOK_AT}('ReScoreViewComparison')")
-    shown.await_true(f"{element(PLAYER)}?.getBoundingClientRect().top > 100")
+    shown.await_true(f"!!{element(PLAYER)}")
+    look_at(shown, PLAYER, "ReScoreViewComparison")
     shown.await_true(f"{element(PLAYER + ' video')}.readyState >= 2")
-    inside(shown, PLAYER, "ReScoreViewComparison")
 
     plays = f"!{element(PLAYER + ' video')}.paused"
     assert shown.evaluate(plays)
