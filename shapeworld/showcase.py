@@ -10,7 +10,7 @@ _CIRCLE = Scene(
     shape="circle",
     colour="red",
     motion="right",
-    background=Background("checker", ((0.42, 0.44, 0.38), (0.72, 0.70, 0.76)), width=10.0),
+    background=Background("checker", ((0.38, 0.40, 0.44), (0.68, 0.70, 0.74)), width=10.0),
     x=32.0,
     y=34.0,
     travel=24.0,

@@ -75,17 +75,29 @@ class Start:
         red = add("ImageToMask", "Describe", image=parts["images"], channel="red")
         return add("ThresholdMask", "Describe", mask=red["MASK"], value=0.5)["MASK"]
 
-    def finish(self, latent: object, model: object | None = None) -> Node:
-        """Decode, save as a video with the clip's sound and rate, and show both side by side."""
-        add = self.graph.add
-        frames = add("ReScoreVideoVAEDecode", "Result", model=model or self.model, latent=latent)
-        video = add(
-            "CreateVideo",
-            "Result",
-            images=frames["images"],
-            fps=self.parts["fps"],
-            audio=self.parts["audio"],
-        )
+    def finish(
+        self, latent: object, model: object | None = None, mask: object | None = None
+    ) -> None:
+        """Decode, save as a video with the clip's sound and rate, and show beside the source.
+
+        With a mask the source's own pixels come back outside it: no VAE gives them back exactly.
+        """
+        add, source, fps = self.graph.add, self.parts["images"], self.parts["fps"]
+        decoded = add("ReScoreVideoVAEDecode", "Result", model=model or self.model, latent=latent)
+        images = decoded["images"]
+        if mask is not None:
+            images = add(
+                "ImageCompositeMasked",
+                "Result",
+                "The source's own pixels outside the mask",
+                destination=source,
+                source=images,
+                x=0,
+                y=0,
+                resize_source=False,
+                mask=mask,
+            )["IMAGE"]
+        video = add("CreateVideo", "Result", images=images, fps=fps, audio=self.parts["audio"])
         add(
             "SaveVideo",
             "Result",
@@ -93,23 +105,14 @@ class Start:
             video=video["VIDEO"],
             filename_prefix=f"rescore/{self.graph.name}",
         )
-        pair = add(
-            "ReScoreCompareClips", "Result", source=self.parts["images"], edited=frames["images"]
-        )
+        pair = add("ReScoreCompareClips", "Result", source=source, edited=images)
         add("PreviewImage", "Result", "Source and edit", images=pair["images"])
-        add(
-            "ReScoreViewComparison",
-            "Result",
-            source=self.parts["images"],
-            edited=frames["images"],
-            fps=self.parts["fps"],
-        )
-        return frames
+        add("ReScoreViewComparison", "Result", source=source, edited=images, fps=fps)
 
 
 def _distil(start: Start, terms: object, **inputs: object) -> Node:
     """The loop over the terms, from the clip's latents."""
-    settings = {"steps": 100, "step_size": 0.1, "cfg": 9.0} | inputs
+    settings = {"steps": 60, "step_size": 0.1, "cfg": 5.0} | inputs
     return start.graph.add(
         "ReScoreScoreDistillation",
         "Edit",
@@ -132,7 +135,7 @@ def delta_denoising() -> Graph:
     mask = start.painted_mask("red_circle")
     term = graph.add("ReScoreDeltaDenoising", "Edit")
     edit = _distil(start, term["terms"], mask=mask)
-    start.finish(edit["latent"])
+    start.finish(edit["latent"], mask=mask)
     return graph
 
 
@@ -243,7 +246,7 @@ def mixed_terms() -> Graph:
     terms = _smoothed(start, graph.add("ReScoreAdaptiveSliding", "Edit")["terms"])
     terms = graph.add("ReScoreTemporalSelfSimilarity", "Edit", terms=terms)["terms"]
     fusion = graph.add("ReScoreAttentionFusion", "Edit", layers=1, weight=0.8)["fusion"]
-    start.finish(_distil(start, terms, fusion=fusion, mask=mask)["latent"])
+    start.finish(_distil(start, terms, fusion=fusion, mask=mask)["latent"], mask=mask)
     return graph
 
 
@@ -437,8 +440,8 @@ def write_pictures(names: list[str]) -> None:
             continue
         with tempfile.TemporaryDirectory() as out:
             frames = next(n for n in graph.nodes if n.kind == "GetVideoComponents")
-            decoded = next(n for n in graph.nodes if n.kind == "ReScoreVideoVAEDecode")
-            ids = [str(frames.number), str(decoded.number)]
+            compare = next(n for n in graph.nodes if n.kind == "ReScoreCompareClips")
+            ids = [str(frames.number), str(compare.inputs["edited"].node.number)]
             result = run_workflow(
                 graph.api(), out=Path(out), inputs=[HERE / "input"], keep=ids, report=print
             )
