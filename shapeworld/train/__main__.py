@@ -5,12 +5,14 @@
     python -m rescore.shapeworld.train shapeworld-t2v
     python -m rescore.shapeworld.train shapeworld-animatediff
 
-in this order: each stands on the ones before. A run that was stopped goes on from its newest
-checkpoint when the command is given again. Finished weights are written to shapeworld/weights.
+in this order: each stands on the ones before, as this folder of runs has them or else as they
+ship. A run that was stopped goes on from its newest checkpoint when the command is given again.
+Finished weights are written to shapeworld/weights. With --further a model is not begun anew: its
+shipped weights are trained for that many steps more.
 """
 
 import argparse
-import shutil
+import json
 from pathlib import Path
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -21,7 +23,7 @@ from ..tokenizer import load_tokenizer, write_tokenizer
 from . import diffusion, vae
 from .data import LENGTHS, encode_pools, latent_scale, load_pools
 from .export import export_adapter, export_pipeline
-from .loop import fit
+from .loop import Recipe, fit
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -40,43 +42,61 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--clips", type=int, help="train on this many clips of each length instead of the usual"
     )
+    parser.add_argument(
+        "--further", type=int, metavar="STEPS", help="train the shipped model for STEPS more"
+    )
     return parser
 
 
 def train(
-    name: str, runs: Path, weights: Path, steps: int | None = None, clips: int | None = None
+    name: str,
+    runs: Path,
+    weights: Path,
+    steps: int | None = None,
+    clips: int | None = None,
+    further: int | None = None,
 ) -> None:
-    """Train one model to the end of its recipe, or on from its newest checkpoint, and export it."""
+    """Train one model to the end of its recipe, or on from its newest checkpoint, and export it.
+
+    With `further`, its shipped weights are trained on for so many steps instead.
+    """
     if name == "vae":
         recipe = vae.recipe(steps or vae.STEPS)
         fit(recipe, runs / name)
         recipe.trained.eval().save_pretrained(runs / name / "final")
         return
 
-    autoencoder = AutoencoderKL.from_pretrained(runs / "vae" / "final").eval()
+    shipped = weights / "shapeworld-sd"
+    own_vae = (runs / "vae" / "final").is_dir()
+    autoencoder = AutoencoderKL.from_pretrained(
+        runs / "vae" / "final" if own_vae else shipped / "vae"
+    ).float()
+    autoencoder.eval()
     tokenizer_folder, pool_file = runs / "tokenizer", runs / "pools.safetensors"
     write_tokenizer(tokenizer_folder)
     tokenizer = load_tokenizer(tokenizer_folder)
     if not pool_file.exists():
         lengths = LENGTHS if clips is None else dict.fromkeys(LENGTHS, clips)
         encode_pools(autoencoder, pool_file, lengths)
-    scale = latent_scale(pool_file)
+    scale = latent_scale(pool_file) if own_vae else autoencoder.config.scaling_factor
     autoencoder.register_to_config(scaling_factor=scale)
     pools = load_pools(pool_file, scale)
 
     if name == "shapeworld-sd":
-        recipe = diffusion.image_recipe(tokenizer, pools, steps)
-        fit(recipe, runs / name)
+        recipe = diffusion.image_recipe(tokenizer, pools, further or steps)
+        curve = _fit(recipe, runs, weights, further)
         unet, encoder = recipe.trained["unet"].eval(), recipe.trained["text_encoder"].eval()
         unet.save_pretrained(runs / name / "final" / "unet")
         encoder.save_pretrained(runs / name / "final" / "text_encoder")
         pipeline = "StableDiffusionPipeline"
     else:
         base = runs / "shapeworld-sd" / "final"
-        encoder = CLIPTextModel.from_pretrained(base / "text_encoder").eval()
-        image_unet = UNet2DConditionModel.from_pretrained(base / "unet").eval()
-        recipe = _over(name)(image_unet, diffusion.Captions(tokenizer, encoder), pools, steps)
-        fit(recipe, runs / name)
+        base = base if base.is_dir() else shipped
+        encoder = CLIPTextModel.from_pretrained(base / "text_encoder").float().eval()
+        image_unet = UNet2DConditionModel.from_pretrained(base / "unet").float().eval()
+        captions = diffusion.Captions(tokenizer, encoder)
+        recipe = _over(name)(image_unet, captions, pools, further or steps)
+        curve = _fit(recipe, runs, weights, further)
         unet = recipe.trained.eval()
         pipeline = "TextToVideoSDPipeline"
 
@@ -86,7 +106,18 @@ def train(
         export_adapter(weights / name, diffusion.load_adapter(adapter))
     else:
         export_pipeline(weights / name, pipeline, unet, autoencoder, encoder, tokenizer_folder)
-    shutil.copyfile(runs / name / "curve.json", weights / name / "loss_curve.json")
+    (weights / name / "loss_curve.json").write_text(json.dumps(curve), "utf-8")
+
+
+def _fit(recipe: Recipe, runs: Path, weights: Path, further: int | None) -> list[tuple[int, float]]:
+    """The training itself; when a model is trained further, its curve goes on from the old one."""
+    earlier: list[list[float]] = []
+    if further is not None:
+        diffusion.load_shipped(recipe, weights / recipe.name)
+        earlier = json.loads((weights / recipe.name / "loss_curve.json").read_text("utf-8"))
+    curve = fit(recipe, runs / recipe.name)
+    begun = int(earlier[-1][0]) if earlier else 0
+    return [*map(tuple, earlier), *((begun + step, loss) for step, loss in curve)]
 
 
 def _over(name: str):
@@ -99,7 +130,7 @@ def _over(name: str):
 
 def main() -> None:
     arguments = make_parser().parse_args()
-    train(arguments.name, arguments.runs, arguments.weights, arguments.steps, arguments.clips)
+    train(**vars(arguments))
 
 
 if __name__ == "__main__":

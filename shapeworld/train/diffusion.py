@@ -19,7 +19,7 @@ from ..models import (
     build_video_unet,
 )
 from .data import Pool
-from .loop import Recipe
+from .loop import Recipe, autocast
 
 STEPS = {"shapeworld-sd": 6000, "shapeworld-t2v": 2100, "shapeworld-animatediff": 1800}
 _DROPOUT = 0.1  # of captions, for classifier-free guidance
@@ -46,11 +46,16 @@ def noise_prediction_loss(
     schedule: dict[str, Any],
     generator: torch.Generator,
 ) -> Tensor:
-    """Mean squared error of the predicted noise at uniformly drawn timesteps (DDPM, Eq. 14)."""
+    """Mean squared error of the predicted noise (DDPM, Eq. 14).
+
+    Timesteps are drawn with a density that grows linearly with t: much noise is where a caption
+    decides what a clip shows and how it moves; removing a little of it is learnt fast.
+    """
     noising = DDIMScheduler.from_config(schedule)
     noise = torch.randn(latents.shape, generator=generator)
-    t = torch.randint(noising.config.num_train_timesteps, (len(latents),), generator=generator)
-    with torch.autocast("cpu", torch.bfloat16):
+    last = noising.config.num_train_timesteps - 1
+    t = (torch.rand(len(latents), generator=generator).sqrt() * last).round().long()
+    with autocast():
         predicted = predict(noising.add_noise(latents, noise, t), t)
     return functional.mse_loss(predicted.float(), noise)
 
@@ -65,12 +70,16 @@ def image_recipe(tokenizer, pools: dict[int, Pool], steps: int | None = None) ->
     def loss(generator: torch.Generator) -> Tensor:
         count, frames = _IMAGES, pool.latents.shape[2]
         clips = torch.randint(len(pool.captions), (count,), generator=generator)
-        frame = torch.randint(frames, (count,), generator=generator)
         draw = torch.rand(count, generator=generator)
-        # Half of the captions name the motion, which a frame cannot show, and half do not.
+        names_motion = (draw >= _DROPOUT) & (draw < 0.55)
+        # A caption that names the motion goes with a frame near its end, any other with any frame.
+        # A still from anywhere would say nothing about motion, text encoder and UNet would learn
+        # to swallow those words, and neither the video model nor the adapter would hear them.
+        first = torch.where(names_motion, frames - frames // 4, 0)
+        frame = first + (torch.rand(count, generator=generator) * (frames - first)).long()
         texts = [
-            "" if d < _DROPOUT else (pool.captions if d < 0.55 else pool.still_captions)[i]
-            for i, d in zip(clips, draw, strict=True)
+            "" if d < _DROPOUT else (pool.captions if named else pool.still_captions)[i]
+            for i, d, named in zip(clips, draw, names_motion, strict=True)
         ]
         text = captions(texts)
         return noise_prediction_loss(
@@ -129,6 +138,19 @@ def motion_recipe(
 
     steps = steps or STEPS["shapeworld-animatediff"]
     return Recipe("shapeworld-animatediff", unet, loss, steps, learning_rate=1e-3, seed=3)
+
+
+def load_shipped(recipe: Recipe, folder: Path) -> None:
+    """Begin a recipe with the finished weights in a folder instead of fresh ones."""
+    if recipe.name == "shapeworld-animatediff":
+        recipe.trained.load_motion_modules(load_adapter(folder))
+        return
+    parts = (
+        recipe.trained if isinstance(recipe.trained, nn.ModuleDict) else {"unet": recipe.trained}
+    )
+    for name, module in parts.items():
+        finished = type(module).from_pretrained(folder / name, local_files_only=True)
+        module.load_state_dict(finished.float().state_dict())
 
 
 def load_adapter(folder: Path) -> MotionAdapter:
