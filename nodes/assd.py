@@ -4,11 +4,11 @@ from typing import Any
 
 from . import host
 from .distillation import ScoreDistillation, latent_space
-from .sockets import FUSION, LOSSES, MODEL, PROMPTS, STATE, TERMS
-from .terms import CATEGORY, END, JOINED, START, WEIGHT, hang
+from .sockets import FUSION, LOSSES, MODEL, PROMPTS, STATE
+from .terms import END, JOINED, START, WEIGHT, TermNode, hang
 
 
-class AdaptiveSliding:
+class AdaptiveSliding(TermNode):
     """Adaptive sliding score distillation, in the place of delta denoising."""
 
     DESCRIPTION = (
@@ -17,11 +17,6 @@ class AdaptiveSliding:
         "instead of Delta Denoising. From ASSD (Zhu et al., 2024, Eq. 6 to 10); step size 0.1, 200 "
         "steps."
     )
-    CATEGORY = CATEGORY
-    FUNCTION = "build"
-    RETURN_TYPES = (TERMS,)
-    RETURN_NAMES = ("terms",)
-    OUTPUT_TOOLTIPS = ("The terms so far, for another term or for Score Distillation.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -120,7 +115,7 @@ class AttentionFusion:
         return (Fusion(layers, weight),)
 
 
-class ImageDeltaDenoising:
+class ImageDeltaDenoising(TermNode):
     """Joint guidance by an image model."""
 
     DESCRIPTION = (
@@ -129,11 +124,6 @@ class ImageDeltaDenoising:
         "schedule, as Stable Diffusion 1.5 and ZeroScope do. From ASSD (Zhu et al., 2024, Eq. 14 "
         "and 15). Costs one more model call a step."
     )
-    CATEGORY = CATEGORY
-    FUNCTION = "build"
-    RETURN_TYPES = (TERMS,)
-    RETURN_NAMES = ("terms",)
-    OUTPUT_TOOLTIPS = ("The terms so far, for another term or for Score Distillation.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

@@ -9,12 +9,10 @@ from .measures import (
     CLIP,
     EDITED,
     MASK,
-    OUTPUT_NAMES,
-    OUTPUT_TOOLTIPS,
-    OUTPUTS,
     REGION,
     SOURCE,
     THRESHOLD,
+    MeasureNode,
     compared,
 )
 from .sockets import CLIP_SCORER
@@ -79,7 +77,7 @@ class LoadClipScorer:
         return (load_clip(path, tokenizer_folder=host.clip_tokenizer()),)
 
 
-class ClipTextAlignment:
+class ClipTextAlignment(MeasureNode):
     """Cosine between frames and prompt."""
 
     DESCRIPTION = (
@@ -88,11 +86,6 @@ class ClipTextAlignment:
         "et al., 2021, is 2.5 max(cos, 0)). 20 is unrelated and 30 fits well, with clip-vit-large. "
         "Measure the source with the target prompt, too: the difference is the edit."
     )
-    CATEGORY = CATEGORY
-    FUNCTION = "measure"
-    RETURN_TYPES = OUTPUTS
-    RETURN_NAMES = OUTPUT_NAMES
-    OUTPUT_TOOLTIPS = OUTPUT_TOOLTIPS
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -118,7 +111,7 @@ class ClipTextAlignment:
         return (found, found.value)
 
 
-class PickScore:
+class PickScore(MeasureNode):
     """What people would pick."""
 
     DESCRIPTION = (
@@ -127,11 +120,6 @@ class PickScore:
         "the PickScore model, a CLIP trained on people's choices. Around 20; a difference of 1 "
         "means that 73 of 100 would pick the better one."
     )
-    CATEGORY = CATEGORY
-    FUNCTION = "measure"
-    RETURN_TYPES = OUTPUTS
-    RETURN_NAMES = OUTPUT_NAMES
-    OUTPUT_TOOLTIPS = OUTPUT_TOOLTIPS
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -146,7 +134,7 @@ class PickScore:
         return (found, found.value)
 
 
-class ClipFrameConsistency:
+class ClipFrameConsistency(MeasureNode):
     """Cosine between frames."""
 
     DESCRIPTION = (
@@ -155,11 +143,6 @@ class ClipFrameConsistency:
         "pairs (Tune-A-Video, Wu et al., 2023). Higher is steadier, a still clip has 100; compare "
         "with the source's own value."
     )
-    CATEGORY = CATEGORY
-    FUNCTION = "measure"
-    RETURN_TYPES = OUTPUTS
-    RETURN_NAMES = OUTPUT_NAMES
-    OUTPUT_TOOLTIPS = OUTPUT_TOOLTIPS
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -195,7 +178,7 @@ class _Loadable:
         return {"vae": self.net}
 
 
-class MaskedLPIPS:
+class MaskedLPIPS(MeasureNode):
     """Learned perceptual distance."""
 
     DESCRIPTION = (
@@ -205,11 +188,6 @@ class MaskedLPIPS:
         "everywhere else in the edit, and places count by their share of it. 0 is equal, 0.1 "
         "alike, 0.5 other; lower is better. Needs weights in models/lpips; the error says which."
     )
-    CATEGORY = CATEGORY
-    FUNCTION = "measure"
-    RETURN_TYPES = OUTPUTS
-    RETURN_NAMES = OUTPUT_NAMES
-    OUTPUT_TOOLTIPS = OUTPUT_TOOLTIPS
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

@@ -3,15 +3,7 @@
 from typing import Any
 
 from . import host
-from .measures import (
-    CATEGORY,
-    CLIP,
-    EDITED,
-    OUTPUT_NAMES,
-    OUTPUT_TOOLTIPS,
-    OUTPUTS,
-    SOURCE,
-)
+from .measures import CLIP, EDITED, SOURCE, MeasureNode
 from .sockets import FLOW
 
 GIVEN_FLOW = (
@@ -35,7 +27,7 @@ def flow_of(clip, given=None):
     return estimate_flow(clip, on_pair=lambda done, _: show(done))
 
 
-class MotionSmoothness:
+class MotionSmoothness(MeasureNode):
     """Acceleration along the optical flow."""
 
     DESCRIPTION = (
@@ -45,11 +37,6 @@ class MotionSmoothness:
         "lower is smoother. Compare with the source's own value: a frozen edit is smooth, too. "
         "The definition is ours; flow is by dense inverse search (Kroeger et al., 2016; OpenCV)."
     )
-    CATEGORY = CATEGORY
-    FUNCTION = "measure"
-    RETURN_TYPES = OUTPUTS
-    RETURN_NAMES = OUTPUT_NAMES
-    OUTPUT_TOOLTIPS = OUTPUT_TOOLTIPS
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -65,7 +52,7 @@ class MotionSmoothness:
         return (found, found.value)
 
 
-class WarpingError:
+class WarpingError(MeasureNode):
     """Change of colours along the optical flow."""
 
     DESCRIPTION = (
@@ -74,11 +61,6 @@ class WarpingError:
         "colours in 0..1, times 1000. Lower is better; a still clip has 0. Flow is by dense "
         "inverse search (Kroeger et al., 2016; OpenCV)."
     )
-    CATEGORY = CATEGORY
-    FUNCTION = "measure"
-    RETURN_TYPES = OUTPUTS
-    RETURN_NAMES = OUTPUT_NAMES
-    OUTPUT_TOOLTIPS = OUTPUT_TOOLTIPS
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -117,7 +99,7 @@ class WarpingError:
         return (found, found.value)
 
 
-class MotionFidelity:
+class MotionFidelity(MeasureNode):
     """Correlation of point tracks."""
 
     DESCRIPTION = (
@@ -128,11 +110,6 @@ class MotionFidelity:
         "inverse search) instead of CoTracker's and compared where the flow back confirms them, "
         "and steps too small to have a direction agree with each other only."
     )
-    CATEGORY = CATEGORY
-    FUNCTION = "measure"
-    RETURN_TYPES = OUTPUTS
-    RETURN_NAMES = OUTPUT_NAMES
-    OUTPUT_TOOLTIPS = OUTPUT_TOOLTIPS
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

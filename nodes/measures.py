@@ -7,11 +7,6 @@ from .sockets import MEASURE
 
 CATEGORY = f"{host.CATEGORY}/measures"
 
-# What every measure node gives.
-OUTPUTS = (MEASURE, "FLOAT")
-OUTPUT_NAMES = ("measure", "value")
-OUTPUT_TOOLTIPS = ("For Collect Measures, with its values over time.", "The number alone.")
-
 SOURCE = ("IMAGE", {"tooltip": "The clip before the edit."})
 EDITED = ("IMAGE", {"tooltip": "The clip after the edit, as long and large as the source."})
 CLIP = ("IMAGE", {"tooltip": "The clip to measure: an edit, or the source to hold it against."})
@@ -40,6 +35,16 @@ MASK = (
 )
 
 
+class MeasureNode:
+    """What all nodes share that measure one clip or compare two."""
+
+    CATEGORY = CATEGORY
+    FUNCTION = "measure"
+    RETURN_TYPES = (MEASURE, "FLOAT")
+    RETURN_NAMES = ("measure", "value")
+    OUTPUT_TOOLTIPS = ("For Collect Measures, with its values over time.", "The number alone.")
+
+
 def compared(source, edited, mask, region: str, threshold: float):
     """Both clips, and the pixels to compare them at."""
     from ..pipelines.measures.region import region as pixels
@@ -50,7 +55,7 @@ def compared(source, edited, mask, region: str, threshold: float):
     return *clips, where
 
 
-class MaskedPSNR:
+class MaskedPSNR(MeasureNode):
     """Peak signal-to-noise ratio."""
 
     DESCRIPTION = (
@@ -58,11 +63,6 @@ class MaskedPSNR:
         "chosen pixels of all frames together, values in 0..1. 40 is all but invisible, 30 looks "
         "alike, below 20 is other. Higher is better; equal pixels give infinity."
     )
-    CATEGORY = CATEGORY
-    FUNCTION = "measure"
-    RETURN_TYPES = OUTPUTS
-    RETURN_NAMES = OUTPUT_NAMES
-    OUTPUT_TOOLTIPS = OUTPUT_TOOLTIPS
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class MaskedPSNR:
         return (found, found.value)
 
 
-class MaskedSSIM:
+class MaskedSSIM(MeasureNode):
     """Structural similarity."""
 
     DESCRIPTION = (
@@ -91,11 +91,6 @@ class MaskedSSIM:
         "means, variances and covariance under a Gaussian window of 11 x 11 pixels, averaged over "
         "all windows that lie in the region as a whole. Higher is better; equal clips have 1."
     )
-    CATEGORY = CATEGORY
-    FUNCTION = "measure"
-    RETURN_TYPES = OUTPUTS
-    RETURN_NAMES = OUTPUT_NAMES
-    OUTPUT_TOOLTIPS = OUTPUT_TOOLTIPS
     INPUT_TYPES = MaskedPSNR.INPUT_TYPES
 
     def measure(self, source, edited, region: str, threshold: float, mask=None):

@@ -4,8 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from . import host
-from .sockets import TERMS
-from .terms import CATEGORY, END, JOINED, START, WEIGHT, hang
+from .terms import END, JOINED, START, WEIGHT, TermNode, hang
 
 _SITES = (
     "STRING",
@@ -24,7 +23,7 @@ def _weight(default: float, tooltip: str) -> tuple[str, dict[str, Any]]:
     return ("FLOAT", options)
 
 
-class SpatialSelfSimilarity:
+class SpatialSelfSimilarity(TermNode):
     """S-SSM of DreamMotion."""
 
     DESCRIPTION = (
@@ -33,11 +32,6 @@ class SpatialSelfSimilarity:
         "keys of self-attention. From DreamMotion (Jeong et al., 2024, Eq. 11 and 12). Costs one "
         "model call with gradients a step."
     )
-    CATEGORY = CATEGORY
-    FUNCTION = "build"
-    RETURN_TYPES = (TERMS,)
-    RETURN_NAMES = ("terms",)
-    OUTPUT_TOOLTIPS = ("The terms so far, for another term or for Score Distillation.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -61,7 +55,7 @@ class SpatialSelfSimilarity:
         return hang(Term(sites), weight, start, end, terms)
 
 
-class TemporalSelfSimilarity:
+class TemporalSelfSimilarity(TermNode):
     """T-SSM of DreamMotion."""
 
     DESCRIPTION = (
@@ -70,11 +64,6 @@ class TemporalSelfSimilarity:
         "From DreamMotion (Jeong et al., 2024, Eq. 13 to 15). Shares its model call with Spatial "
         "Self-Similarity."
     )
-    CATEGORY = CATEGORY
-    FUNCTION = "build"
-    RETURN_TYPES = (TERMS,)
-    RETURN_NAMES = ("terms",)
-    OUTPUT_TOOLTIPS = ("The terms so far, for another term or for Score Distillation.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -98,7 +87,7 @@ class TemporalSelfSimilarity:
         return hang(Term(sites), weight, start, end, terms)
 
 
-class GlobalConsistency:
+class GlobalConsistency(TermNode):
     """Global consistency of flow-enhanced distillation, as we define it."""
 
     DESCRIPTION = (
@@ -106,11 +95,6 @@ class GlobalConsistency:
         "source varies: colours stop drifting from frame to frame. Inspired by the abstract of "
         "flow-enhanced score distillation (arXiv 2406.04888v3); the definition is ours."
     )
-    CATEGORY = CATEGORY
-    FUNCTION = "build"
-    RETURN_TYPES = (TERMS,)
-    RETURN_NAMES = ("terms",)
-    OUTPUT_TOOLTIPS = ("The terms so far, for another term or for Score Distillation.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -134,7 +118,7 @@ class GlobalConsistency:
         return hang(Term(sites), weight, start, end, terms)
 
 
-class ContentPreservation:
+class ContentPreservation(TermNode):
     """Content preservation of flow-enhanced distillation, as we define it."""
 
     DESCRIPTION = (
@@ -142,11 +126,6 @@ class ContentPreservation:
         "given as a mask, or derived from where the clip has changed most so far. Inspired by the "
         "abstract of flow-enhanced score distillation (arXiv 2406.04888v3); the definition is ours."
     )
-    CATEGORY = CATEGORY
-    FUNCTION = "build"
-    RETURN_TYPES = (TERMS,)
-    RETURN_NAMES = ("terms",)
-    OUTPUT_TOOLTIPS = ("The terms so far, for another term or for Score Distillation.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

@@ -45,6 +45,16 @@ JOINED = (
 )
 
 
+class TermNode:
+    """What all nodes share that hang one term on the wire; `build` gives it."""
+
+    CATEGORY = CATEGORY
+    FUNCTION = "build"
+    RETURN_TYPES = (TERMS,)
+    RETURN_NAMES = ("terms",)
+    OUTPUT_TOOLTIPS = ("The terms so far, for another term or for Score Distillation.",)
+
+
 def hang(term, weight: float, start: float, end: float, terms: tuple | None) -> tuple:
     """The wire's terms and one more."""
     from ..pipelines.terms import Weighted
@@ -52,7 +62,7 @@ def hang(term, weight: float, start: float, end: float, terms: tuple | None) -> 
     return ((*(terms or ()), Weighted(term, weight, start=start, end=end)),)
 
 
-class DeltaDenoising:
+class DeltaDenoising(TermNode):
     """Video delta denoising (V-DDS)."""
 
     DESCRIPTION = (
@@ -60,11 +70,6 @@ class DeltaDenoising:
         "The gradient is the difference of two noise predictions, so that what the model gets "
         "wrong about the source cancels. From DreamMotion (Jeong et al., 2024, Eq. 10)."
     )
-    CATEGORY = CATEGORY
-    FUNCTION = "build"
-    RETURN_TYPES = (TERMS,)
-    RETURN_NAMES = ("terms",)
-    OUTPUT_TOOLTIPS = ("The terms so far, for another term or for Score Distillation.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
