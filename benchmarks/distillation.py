@@ -1,0 +1,330 @@
+"""What every component of the score-distillation methods buys, and what it costs.
+
+    python benchmarks/distillation.py              16 clips, 100 steps
+    python benchmarks/distillation.py --quick      8 clips, 40 steps: below 30 minutes on 2 cores
+    python benchmarks/distillation.py --report     also writes benchmarks/distillation_report
+    python benchmarks/distillation.py --split tune --spatial 30 --rows "+ S-SSM"
+
+Edits of colour, shape and background on shapeworld-t2v; every row edits the same clips with the
+same seed. Clips are spread over processes, for a batch of them is no faster on a CPU. Settings are
+chosen on the split "tune"; what is reported is the split "test".
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from itertools import repeat
+from pathlib import Path
+from statistics import median
+
+import torch
+from einops import rearrange
+from measuring import clip_of, latents_of, made, markdown, prompts_of, shown, write_report
+from rescore.attention.fusion import Fusion
+from rescore.headless.demo import save_strip
+from rescore.pipelines.adaptive_sliding import AdaptiveSliding
+from rescore.pipelines.backbones.backbone import Backbone
+from rescore.pipelines.consistency import GlobalConsistency
+from rescore.pipelines.delta_denoising import DeltaDenoising
+from rescore.pipelines.flow.estimation import estimate_flow
+from rescore.pipelines.flow.smoothing import FlowSmoothing
+from rescore.pipelines.joint_guidance import ImageDeltaDenoising, LatentSpace
+from rescore.pipelines.prediction import EpsTheta, predict
+from rescore.pipelines.preservation import ContentPreservation
+from rescore.pipelines.score_distillation import Progress, Settings, distil
+from rescore.pipelines.self_similarity import SpatialSelfSimilarity, TemporalSelfSimilarity
+from rescore.pipelines.terms import Draw, Term, Weighted
+from rescore.shapeworld.edits import SPLITS, Edit, edited, suite
+from rescore.shapeworld.models import load_shapeworld
+from rescore.shapeworld.scene import caption
+from rescore.shapeworld.score import Scores, score, summarise
+from torch import Tensor
+
+REPORT = Path(__file__).resolve().parent / "distillation_report"
+SHOWN = 3  # edits whose clips the report shows
+
+# By their names in the table, what each row's terms are made of.
+GROUPS = {
+    "ASSD": {
+        "DDS": ("dds",),
+        "ASSD": ("sliding",),
+        "ASSD + fusion": ("sliding", "fusion"),
+        "ASSD + fusion + joint": ("sliding", "fusion", "joint"),
+    },
+    "DreamMotion": {
+        "DDS": ("dds",),
+        "+ mask": ("dds", "mask"),
+        "+ S-SSM": ("dds", "mask", "spatial"),
+        "+ T-SSM": ("dds", "mask", "spatial", "temporal"),
+    },
+    "Flow-enhanced": {
+        "DDS": ("dds",),
+        "+ flow smoothing": ("dds", "smoothing"),
+        "+ preservation": ("dds", "smoothing", "preservation"),
+        "+ consistency": ("dds", "smoothing", "preservation", "consistency"),
+    },
+}
+ROWS = {name: parts for rows in GROUPS.values() for name, parts in rows.items()}
+# Title, digits and factor of each figure.
+COLUMNS = {
+    "hit": ("target read, %", 0, 100),
+    "psnr_edit": ("PSNR to the truth inside, dB", 1, 1),
+    "contamination": ("change outside the object, x 1000", 1, 1000),
+    "flicker": ("flicker, x 1000", 1, 1000),
+    "iou": ("IoU of the object, %", 0, 100),
+    "kept": ("other attributes kept, %", 0, 100),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """The settings that all rows of a table share; weights of terms go by the terms' names."""
+
+    steps: int = 100
+    step_size: float = 0.1
+    cfg: float = 5.0
+    tau: float = 0.1  # of the adaptive mask
+    layers: int = 3  # in which attention is fused
+    fusion: float = 0.5  # what their own attention counts there
+    joint: float = 1.0
+    spatial: float = 100.0
+    temporal: float = 100.0
+    strength: float = 0.5  # of flow smoothing
+    preservation: float = 1.0
+    threshold: float = 0.3  # of the edit mask within content preservation
+    consistency: float = 10.0
+
+
+@cache
+def model(name: str) -> Backbone:
+    """Loaded once a process."""
+    return load_shapeworld(name)
+
+
+def image_term(edit: Edit, cfg: float, eps_theta: EpsTheta | None) -> ImageDeltaDenoising:
+    """Joint guidance by the image model, with captions of stills."""
+    image = model("shapeworld-sd")
+    prompts = prompts_of(image, *(caption(s, motion=False) for s in (edit.source, edit.target)))
+
+    def pair(draw: Draw) -> tuple[Tensor, Tensor]:
+        needs = DeltaDenoising().needs
+        both = predict(needs, draw, eps_theta or image.eps_theta, prompts, cfg)
+        return both.eps_target, both.eps_source
+
+    space = LatentSpace(4, image.vae_factor, image.scaling_factor, image.shift_factor)
+    return ImageDeltaDenoising(pair, image.schedule, space, image.name)
+
+
+def terms_of(
+    parts: Sequence[str], edit: Edit, run: Run, image: EpsTheta | None = None
+) -> list[Weighted]:
+    """The terms of a row."""
+    truth = edited(edit)
+    masks = (truth.paint.float(),) if "mask" in parts else ()
+    refinements = ()
+    if "smoothing" in parts:
+        flow = estimate_flow(rearrange(truth.source.clip, "f h w c -> 1 c f h w"))
+        refinements = (FlowSmoothing(flow, run.strength),)
+    terms: dict[str, Callable[[], tuple[Term, float]]] = {
+        "dds": lambda: (DeltaDenoising(), 1.0),
+        "sliding": lambda: (AdaptiveSliding(tau=run.tau), 1.0),
+        "joint": lambda: (image_term(edit, run.cfg, image), run.joint),
+        "spatial": lambda: (SpatialSelfSimilarity(), run.spatial),
+        "temporal": lambda: (TemporalSelfSimilarity(), run.temporal),
+        "preservation": lambda: (ContentPreservation(run.threshold), run.preservation),
+        "consistency": lambda: (GlobalConsistency(), run.consistency),
+    }
+    # Mask and smoothing are for what moves the clip; what holds it is free, as in DreamMotion.
+    return [
+        Weighted(*make(), masks, refinements)
+        if name in ("dds", "sliding", "joint")
+        else Weighted(*make())
+        for name, make in terms.items()
+        if name in parts
+    ]
+
+
+def edit_once(
+    parts: Sequence[str],
+    edit: Edit,
+    run: Run,
+    *,
+    video: EpsTheta | None = None,
+    image: EpsTheta | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> Tensor:
+    """The latents of one clip after one row's run; the models may be watched from outside."""
+    backbone, truth = model("shapeworld-t2v"), edited(edit)
+    return distil(
+        latents_of(backbone, truth.source.clip),
+        terms_of(parts, edit, run, image),
+        video or backbone.eps_theta,
+        prompts_of(backbone, truth.source_prompt, truth.target_prompt),
+        backbone.schedule,
+        Settings(run.steps, run.step_size, run.cfg),
+        unet=backbone.unet,
+        fusion=Fusion(run.layers, run.fusion) if "fusion" in parts else None,
+        on_step=on_step,
+    ).z
+
+
+@torch.inference_mode()
+def scored(edit: Edit, rows: Sequence[str], run: Run) -> dict[str, tuple[Scores, Tensor]]:
+    """Every row's figures of one edit, and its clip."""
+    backbone = model("shapeworld-t2v")
+    clips = {name: clip_of(backbone, edit_once(ROWS[name], edit, run)) for name in rows}
+    return {name: (score(clip, edit), clip) for name, clip in clips.items()}
+
+
+class Meter:
+    """The time of every step, and right after it that of its model calls alone."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[EpsTheta, Tensor, int, Tensor]] = []
+        self.steps: list[float] = []
+        self.bare: list[float] = []
+        self.numbers = (0, 0)  # of calls in a step, and of clips in them
+        self.began = time.perf_counter()
+
+    def watched(self, eps_theta: EpsTheta) -> EpsTheta:
+        """The same model; what it is called with is kept."""
+
+        def call(z: Tensor, t: int, text: Tensor) -> Tensor:
+            self.calls.append((eps_theta, z, t, text))
+            return eps_theta(z, t, text)
+
+        return call
+
+    def __call__(self, _: Progress) -> None:
+        ended = time.perf_counter()
+        self.steps.append(ended - self.began)
+        for eps_theta, z, t, text in self.calls:
+            if z.requires_grad:
+                with torch.inference_mode(False), torch.enable_grad():
+                    leaf = z.detach().clone().requires_grad_()
+                    eps_theta(leaf, t, text.clone()).sum().backward()
+            else:
+                eps_theta(z, t, text)
+        self.bare.append(time.perf_counter() - ended)
+        self.numbers = len(self.calls), sum(len(z) for _, z, *_ in self.calls)
+        self.calls.clear()
+        self.began = time.perf_counter()
+
+
+@torch.inference_mode()
+def costs(rows: Sequence[str], run: Run, steps: int = 12) -> list[list[str]]:
+    """Per row: calls of a step and clips in them, seconds of a step and of its bare calls."""
+    (edit,) = suite("colour", 1, split="tune")
+    table = []
+    for name in rows:
+        meter = Meter()
+        edit_once(
+            ROWS[name],
+            edit,
+            replace(run, steps=steps),
+            video=meter.watched(model("shapeworld-t2v").eps_theta),
+            image=meter.watched(model("shapeworld-sd").eps_theta),
+            on_step=meter,
+        )
+        # The first step also sets up.
+        ratio = median(s / b for s, b in zip(meter.steps[1:], meter.bare[1:], strict=True))
+        seconds = (f"{median(times[1:]):.3f}" for times in (meter.steps, meter.bare))
+        table.append([name, *map(str, meter.numbers), *seconds, f"{ratio:.2f}"])
+    return table
+
+
+COSTS = ("row", "calls a step", "clips in them", "a step, s", "its calls alone, s", "ratio")
+
+
+def tables(scores: dict[str, list[Scores]]) -> list[str]:
+    """One table for each method, of the rows there are."""
+    lines = []
+    for group, rows in GROUPS.items():
+        cells = [
+            [name, *(shown(summarise(scores[name])[key], *how[1:]) for key, how in COLUMNS.items())]
+            for name in rows
+            if name in scores
+        ]
+        head = [group, *(title for title, *_ in COLUMNS.values())]
+        lines += [*markdown(head, cells), ""]
+    return lines
+
+
+def measure(options: argparse.Namespace, run: Run) -> tuple[dict[str, list[Scores]], dict]:
+    """The figures of every row and clip, and the clips of the first few edits."""
+    edits = suite("edits", options.clips, split=options.split)
+    scores: dict[str, list[Scores]] = {name: [] for name in options.rows}
+    strips = {}
+    with ProcessPoolExecutor(options.jobs) as pool:
+        results = pool.map(scored, edits, repeat(options.rows), repeat(run))
+        for i, (edit, result) in enumerate(zip(edits, results, strict=True)):
+            for name, (figures, clip) in result.items():
+                scores[name].append(figures)
+                if i < SHOWN:
+                    strips.setdefault(f"{i} source", edited(edit).source.clip)
+                    strips[f"{i} {name}"] = clip
+            read = ", ".join(name for name, (figures, _) in result.items() if figures.hit)
+            print(f"{i + 1}/{len(edits)} {edit.attribute}: reads right after {read}", flush=True)
+    return scores, strips
+
+
+def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, Run]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="8 clips and 40 steps")
+    parser.add_argument("--clips", type=int)
+    parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=tuple(ROWS))
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--report", action="store_true", help=f"write {REPORT.name}")
+    settings = parser.add_argument_group("settings of the terms")
+    for field in fields(Run):
+        settings.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, default=None)
+    options = parser.parse_args(arguments)
+    options.clips = options.clips or (8 if options.quick else 16)
+    options.steps = options.steps or (40 if options.quick else 100)
+    given = {f.name: getattr(options, f.name) for f in fields(Run)}
+    return options, Run(**{name: value for name, value in given.items() if value is not None})
+
+
+def main() -> None:
+    options, run = parse()
+    torch.set_num_threads(1)  # in each process
+    print("\n".join(markdown(COSTS, costs(options.rows, run))), flush=True)
+    scores, strips = measure(options, run)
+    lines = tables(scores)
+    print("\n".join(lines))
+    if not options.report:
+        return
+    REPORT.mkdir(exist_ok=True)
+    save_strip(strips, REPORT / "strips.png", zoom=1)
+    settings = ", ".join(f"{name} {value:g}" for name, value in asdict(run).items())
+    page = [
+        "# Score distillation, part by part",
+        "",
+        made("python benchmarks/distillation.py --report"),
+        f"{options.clips} clips of 8 frames from the split {options.split}; {settings}.",
+        "Means with their standard errors over clips.",
+        "",
+        *lines,
+        "What a step costs, on one thread. Its calls alone are repeated right after it, with a "
+        "whole backward pass where the step needs a part of one, so a ratio can fall below 1.",
+        "",
+        *markdown(COSTS, costs(options.rows, run)),
+        "",
+        f"Source of each of the first {SHOWN} edits, and each row's result, in the order of the "
+        "tables:",
+        "",
+        "![strips](strips.png)",
+    ]
+    figures = {name: [asdict(one) for one in values] for name, values in scores.items()}
+    write_report(REPORT, page, {"settings": asdict(run), "edits": figures})
+
+
+if __name__ == "__main__":
+    main()
