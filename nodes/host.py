@@ -20,6 +20,8 @@ log = logging.getLogger("rescore")
 
 CATEGORY = "ReScore"
 MODELS_VARIABLE = "RESCORE_MODELS"  # where models lie when ComfyUI is absent; default ./models
+# What graphs of the pack load, in the layout of the host's models folder; nothing writes there.
+SHIPPED = Path(__file__).resolve().parent.parent / "workflows" / "models"
 
 
 def _host(name: str) -> ModuleType | None:
@@ -50,13 +52,35 @@ def files_in(category: str, *suffixes: str) -> list[str]:
 
 
 def own_folders(category: str) -> list[Path]:
-    """Where files lie that nodes of ours write and read again; the first is the one to write to."""
-    return [output_folder() / category, *roots(category)]
+    """Where files lie that nodes of ours write and read again; the first is the one to write to.
+
+    The last holds what comes with the pack, so that a user's file of the same name goes first.
+    """
+    return [output_folder() / category, *roots(category), SHIPPED / category]
 
 
 def own_files_in(category: str, *suffixes: str) -> list[str]:
     """Names of the files in `own_folders` with one of `suffixes`, for a combo."""
     return _names_in(own_folders(category), suffixes)
+
+
+def own_file(category: str, name: str, *suffixes: str) -> Path | None:
+    """The file in `own_folders` that a combo's choice means; None if there is none of that name."""
+    if name not in own_files_in(category, *suffixes):
+        return None
+    return next(f / name for f in own_folders(category) if (f / name).is_file())
+
+
+def new_own_file(category: str, name: str, suffix: str) -> Path:
+    """Where a file of ours is written under a name that a user has typed.
+
+    Raises:
+        ValueError: if the name is empty, leads to another folder, or is none on some system.
+    """
+    name = name.strip().removesuffix(suffix)
+    if not name or Path(name).name != name or name.startswith(".") or set(name) & set('\\:*?"<>|'):
+        raise ValueError(f"{name!r} is no name for a file. Use letters, digits and dashes.")
+    return own_folders(category)[0] / f"{name}{suffix}"
 
 
 def _names_in(folders: list[Path], suffixes: tuple[str, ...]) -> list[str]:

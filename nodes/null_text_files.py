@@ -1,7 +1,6 @@
 """Nodes that keep null-text embeddings in files."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from . import host
@@ -48,9 +47,6 @@ class SaveNullText:
 
         from ..pipelines.backbones.tensor_file import write_tensors
 
-        name = name.strip().removesuffix(".safetensors")
-        if not name or Path(name).name != name or name.startswith(".") or set(name) & set('\\:*?"'):
-            raise ValueError(f"{name!r} is no name for a file. Use letters, digits and dashes.")
         if not null_text.done:
             raise ValueError("The null-text optimisation has done no step yet; nothing to save.")
         tensors = {"z": null_text.z, "embeddings": torch.stack(null_text.embeddings)}
@@ -63,7 +59,7 @@ class SaveNullText:
             "strength": repr(null_text.strength),
             "losses": json.dumps(null_text.losses),
         }
-        file = host.own_folders(FOLDER)[0] / f"{name}.safetensors"
+        file = host.new_own_file(FOLDER, name, ".safetensors")
         write_tensors(file, _WHAT, tensors, metadata)
         return {"ui": {"text": [f"Saved to {file}"]}, "result": (null_text,)}
 
@@ -98,14 +94,14 @@ class LoadNullText:
 
     @classmethod
     def IS_CHANGED(cls, file: str) -> float:
-        path = _found(file)
+        path = host.own_file(FOLDER, file, ".safetensors")
         return path.stat().st_mtime if path is not None else 0.0
 
     def load(self, file: str):
         from ..pipelines.backbones.tensor_file import read_tensors
         from ..pipelines.trajectory import NullText
 
-        path = _found(file)
+        path = host.own_file(FOLDER, file, ".safetensors")
         if path is None:
             raise ValueError(
                 f"There is no file {file} in {' or '.join(map(str, host.own_folders(FOLDER)))}. "
@@ -124,13 +120,6 @@ class LoadNullText:
                 tuple(json.loads(words["losses"])),
             ),
         )
-
-
-def _found(file: str) -> Path | None:
-    """The path of a chosen file, None if it is not there."""
-    if file not in host.own_files_in(FOLDER, ".safetensors"):
-        return None
-    return next(f / file for f in host.own_folders(FOLDER) if (f / file).is_file())
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreSaveNullText": SaveNullText, "ReScoreLoadNullText": LoadNullText}

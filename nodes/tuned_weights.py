@@ -1,7 +1,6 @@
 """Nodes that keep tuned weights in files."""
 
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from . import host
@@ -55,10 +54,7 @@ class SaveTunedWeights:
                 f"{model.name} has not been tuned, so there is nothing to save. Wire the model "
                 "that comes out of One-Shot Tune."
             )
-        name = name.strip().removesuffix(".safetensors")
-        if not name or Path(name).name != name or name.startswith(".") or set(name) & set('\\:*?"'):
-            raise ValueError(f"{name!r} is no name for a file. Use letters, digits and dashes.")
-        file = host.own_folders(FOLDER)[0] / f"{name}.safetensors"
+        file = host.new_own_file(FOLDER, name, ".safetensors")
         metadata = {key: str(value) for key, value in asdict(tuning).items()}
         metadata |= {
             "variant": str(model.unet.variant),
@@ -111,7 +107,7 @@ class LoadTunedWeights:
 
     @classmethod
     def IS_CHANGED(cls, file: str, **_: Any) -> float:
-        path = _found(file)
+        path = host.own_file(FOLDER, file, ".safetensors")
         return path.stat().st_mtime if path is not None else 0.0
 
     def load(self, model, file: str):
@@ -124,7 +120,7 @@ class LoadTunedWeights:
             same_base,
         )
 
-        path = _found(file)
+        path = host.own_file(FOLDER, file, ".safetensors")
         if path is None:
             raise ValueError(
                 f"There is no file {file} in {' or '.join(map(str, host.own_folders(FOLDER)))}. "
@@ -157,13 +153,6 @@ class LoadTunedWeights:
             f"{tuning.height * factor} pixels."
         )
         return (tuned, report)
-
-
-def _found(file: str) -> Path | None:
-    """The path of a chosen file, None if it is not there."""
-    if file not in host.own_files_in(FOLDER, ".safetensors"):
-        return None
-    return next(f / file for f in host.own_folders(FOLDER) if (f / file).is_file())
 
 
 NODE_CLASS_MAPPINGS = {

@@ -110,10 +110,11 @@ def summarise(scores: Sequence[Scores]) -> dict[str, Estimate]:
     if not scores:
         raise ValueError("There are no scores to summarise: score at least one clip.")
     figures = ("psnr_edit", "psnr_keep", "hit", "kept", "flicker", "iou", "contamination")
-    return {name: _estimate([float(getattr(item, name)) for item in scores]) for name in figures}
+    return {name: estimate([float(getattr(item, name)) for item in scores]) for name in figures}
 
 
-def _estimate(values: list[float]) -> Estimate:
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of some figures with its standard error."""
     count, mean = len(values), sum(values) / len(values)
     if count == 1 or not math.isfinite(mean):
         return Estimate(mean, math.nan, count)
