@@ -53,6 +53,10 @@ def save_half(module: nn.Module, folder: Path) -> None:
     weights = {name: value.clone() for name, value in module.state_dict().items()}
     module.half().save_pretrained(folder, safe_serialization=True)
     module.float().load_state_dict(weights)
+    # Where a part was loaded from says nothing to anyone else.
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config.pop("_name_or_path", None)
+    _write(folder / "config.json", config)
 
 
 def versions() -> dict[str, str]:

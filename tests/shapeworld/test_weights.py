@@ -1,0 +1,43 @@
+"""The weights that ship: small enough, whole, and with no trace of where they were made."""
+
+import json
+
+import pytest
+import torch
+from rescore.shapeworld.models import NAMES, WEIGHTS
+from safetensors.torch import load_file
+
+
+def test_all_models_together_are_at_most_16_megabytes():
+    sizes = [file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file()]
+    assert sum(sizes) <= 16_000_000
+
+
+@pytest.mark.parametrize(
+    "file", sorted(WEIGHTS.rglob("*.safetensors")), ids=lambda f: f.parent.name
+)
+def test_weights_are_finite_halves(file):
+    for name, tensor in load_file(file).items():
+        assert tensor.dtype == torch.float16 or not tensor.is_floating_point(), name
+        assert torch.isfinite(tensor).all(), name
+
+
+@pytest.mark.parametrize("file", sorted(WEIGHTS.rglob("*config.json")), ids=lambda f: f.parent.name)
+def test_no_configuration_says_where_it_was_made(file):
+    assert "_name_or_path" not in json.loads(file.read_text("utf-8"))
+
+
+def test_the_models_share_autoencoder_text_encoder_and_tokenizer():
+    sd, t2v = WEIGHTS / "shapeworld-sd", WEIGHTS / "shapeworld-t2v"
+    for part in ("vae", "text_encoder", "tokenizer"):
+        for file in (sd / part).iterdir():
+            assert file.read_bytes() == (t2v / part / file.name).read_bytes(), file
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_has_its_loss_curve(name):
+    steps, losses = zip(
+        *json.loads((WEIGHTS / name / "loss_curve.json").read_text("utf-8")), strict=True
+    )
+    assert list(steps) == sorted(set(steps))
+    assert 0 < losses[-1] < losses[0]
