@@ -125,11 +125,16 @@ def load_shapeworld(name: str) -> "Backbone":
 
     Raises:
         ValueError: for a name that is none of `NAMES`.
+        FileNotFoundError: if the pack was installed without its weights.
     """
     from ..pipelines.backbones.load import load_animatediff, load_image, load_text_to_video
 
     if name not in NAMES:
         raise ValueError(f"There is no shape-world model {name!r}; there are {', '.join(NAMES)}.")
+    if not (WEIGHTS / name).is_dir():
+        raise FileNotFoundError(
+            f"{WEIGHTS / name} is missing. It comes with the pack: install the pack again, whole."
+        )
     if name == "shapeworld-t2v":
         return load_text_to_video(WEIGHTS / name)
     image = load_image(WEIGHTS / "shapeworld-sd")

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from rescore.shapeworld import models
 from rescore.shapeworld.models import NAMES, WEIGHTS
 from safetensors.torch import load_file
 
@@ -41,3 +42,9 @@ def test_every_model_has_its_loss_curve(name):
     )
     assert list(steps) == sorted(set(steps))
     assert 0 < losses[-1] < losses[0]
+
+
+def test_an_incomplete_pack_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"shapeworld-t2v is missing.*the pack again"):
+        models.load_shapeworld("shapeworld-t2v")
