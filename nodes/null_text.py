@@ -244,7 +244,8 @@ class NullTextOptimisation:
         stop_after: int, guidance=None, null_text=None,
     ):  # fmt: skip
         from ..attention.checkpointing import checkpointed
-        from ..pipelines.null_text import DriftGuidance, NullTextSettings, optimise_null_text
+        from ..pipelines.drift import DriftGuidance
+        from ..pipelines.null_text import NullTextSettings, optimise_null_text
 
         path = fitting(trajectory, model, prompts)
         settings = NullTextSettings(

@@ -8,21 +8,19 @@ from typing import NamedTuple
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from ..attention.observation import observe
-from ..attention.sites import find_sites
 from .ddim_inversion import check_grid
-from .decoupled_guidance import GuidanceSettings, guidance_loss, guided_step
+from .decoupled_guidance import guided_step
+from .drift import Drift, DriftGuidance
 from .guidance import guide
-from .mask_shapes import token_grid
-from .masks import latent_mask
 from .prediction import EpsTheta
 from .schedule import ddim_step
 from .terms import Latents
 from .trajectory import NullText, Trajectory
-from .windows import Windows, blended, windowed
+from .windows import Windows, windowed
 
 
 @dataclass(frozen=True)
@@ -52,16 +50,6 @@ class NullTextSettings:
         for name in ("early_stop", "early_stop_growth"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
-
-
-@dataclass(frozen=True, eq=False)
-class DriftGuidance:
-    """What decoupled guidance needs besides the latents."""
-
-    unet: nn.Module
-    settings: GuidanceSettings
-    mask: Float[Tensor, "n H W"] | None = None  # of the foreground; without one, all is background
-    shown: tuple[float, float] = (1.0, 1.0)  # see `latent_mask`
 
 
 class NullTextProgress(NamedTuple):
@@ -97,7 +85,8 @@ def optimise_null_text(
     and goes on from where it led. Embeddings begin at `uncond` and then where the step before left
     them. With `guidance`, each step also moves against its G.
 
-    Clips longer than the model takes go through it in `windows`.
+    Clips longer than the model takes go through it in `windows`, whose graphs are never held
+    together: the memory needed is that of one window, and each is run once more on the way back.
 
     With `state`, `steps` more steps (all, if None) follow those it has made. `on_step` is called
     after every step and may raise to stop the run.
@@ -109,33 +98,36 @@ def optimise_null_text(
     """
     check_grid(trajectory.timesteps, alphas_bar)
     cond, uncond = _plain(cond), _plain(uncond)
-    held = None
+    frames = trajectory.latents.shape[3]
+    drift_of, strength = None, 0.0
     if guidance is not None and guidance.settings.active:
-        held = _Held(guidance, cond, eps_theta, windows)
-    eps_theta = windowed(eps_theta, windows)
+        drift_of = Drift(guidance, cond, eps_theta, windows)
+        strength = guidance.settings.strength
+    if windows is not None and frames > windows.length:
+        eps_theta = windowed(_without_graph(eps_theta), windows)
     if state is None:
-        z_T = _plain(trajectory.latents[-1])
+        z_T = trajectory.latents[-1]
         state = NullText(
-            trajectory.fingerprint, settings.cfg, trajectory.steps, z_T, strength=_strength(held)
+            trajectory.fingerprint, settings.cfg, trajectory.steps, z_T, strength=strength
         )
-    state.require_same(trajectory, settings.cfg, settings.per_frame, _strength(held))
-    count = trajectory.latents.shape[3] if settings.per_frame else 1
+    state.require_same(trajectory, settings.cfg, settings.per_frame, strength)
+    count = frames if settings.per_frame else 1
     last = state.steps if steps is None else min(state.steps, state.done + steps)
 
     for i in range(state.done, last):
         level = trajectory.steps - i
         t_from, t_to = trajectory.timesteps[level], trajectory.timesteps[level - 1]
         a_from, a_to = alphas_bar[t_from].item(), alphas_bar[t_to].item()
-        z, pivot = _plain(state.z), _plain(trajectory.pivot(level, state.z))
-        target = _plain(trajectory.pivot(level - 1, state.z))
-        if held is None:
+        pivot, target = _plain(trajectory.latents[level]), _plain(trajectory.latents[level - 1])
+        z = _plain(state.z.to(pivot))
+        if drift_of is None:
             with torch.no_grad():
                 eps_cond, drift = eps_theta(z, t_from, cond), None
         else:
-            eps_cond, drift = held(z, pivot, t_from)
+            eps_cond, drift = drift_of(z, pivot, t_from)
 
-        start = _plain(state.embeddings[-1]) if state.embeddings else uncond
-        here = _Step(z, t_from, a_from, a_to, eps_cond, drift, state.strength)
+        start = _plain(state.embeddings[-1].to(uncond)) if state.embeddings else uncond
+        here = _Step(z, t_from, a_from, a_to, eps_cond, drift, strength)
         start = start.expand(count, -1, -1)
         null, z, loss = _fitted(here, eps_theta, start, target, i, settings, state.steps)
         if not (math.isfinite(loss) and bool(torch.isfinite(z).all())):
@@ -147,13 +139,13 @@ def optimise_null_text(
         state = replace(
             state,
             z=z,
-            embeddings=(*state.embeddings, null),
-            guidance=(*state.guidance, drift) if drift is not None else (),
+            # Of every step, and used once each: not where the model computes.
+            embeddings=(*state.embeddings, null.cpu()),
+            guidance=(*state.guidance, drift.cpu()) if drift is not None else (),
             losses=(*state.losses, loss),
         )
         if on_step is not None:
-            span = float(target.max() - target.min())
-            psnr = 10 * math.log10(span**2 / loss) if loss > 0 and span > 0 else math.inf
+            psnr = trajectory.psnr(level - 1, loss)
             on_step(NullTextProgress(i + 1, last, z, loss, psnr, state))
     return state
 
@@ -207,96 +199,24 @@ def _fitted(
         except (MemoryError, torch.OutOfMemoryError) as failed:
             raise MemoryError(
                 "There is not enough memory for the gradients of null-text optimisation. Switch "
-                "checkpointing on, use fewer frames, or make the clip smaller."
+                "checkpointing on, use fewer frames (or a shorter window), or make the clip "
+                "smaller."
             ) from failed
         optimiser.step()
     return null.detach(), z.detach(), loss
 
 
-class _Held:
-    """The prediction under the source prompt and the guidance G, from one run with a graph."""
+def _without_graph(eps_theta: EpsTheta) -> EpsTheta:
+    """The same predictions, of which only the arguments are kept: they are made again for the
+    gradient. The models are in eval mode, so there is no random state to bring back.
+    """
 
-    def __init__(
-        self, guidance: DriftGuidance, cond: Tensor, eps_theta: EpsTheta, windows: Windows | None
-    ) -> None:
-        self.guidance, self.cond = guidance, cond
-        self.eps_theta, self.windows = eps_theta, windows
-        settings = guidance.settings
-        self.temporal = self._sites("temporal") if settings.temporal else ()
-        self.spatial = self._sites("spatial") if settings.keys else ()
-        self._foreground: dict[int, Tensor] = {}
+    def predict(z: Latents, t: int, cond: Tensor) -> Latents:
+        if not (torch.is_grad_enabled() and cond.requires_grad):
+            return eps_theta(z, t, cond)
+        return checkpoint(eps_theta, z, t, cond, use_reentrant=False, preserve_rng_state=False)
 
-    def __call__(self, z: Latents, pivot: Latents, t: int) -> tuple[Latents, Latents]:
-        if torch.equal(z, pivot):
-            with torch.no_grad():
-                return windowed(self.eps_theta, self.windows)(z, t, self.cond), torch.zeros_like(z)
-        frames = z.shape[2]
-        spans = [slice(0, frames)] if self.windows is None else self.windows.over(frames)
-        try:
-            parts = [self._window(z[:, :, s], pivot[:, :, s], t, s, frames) for s in spans]
-        except (MemoryError, torch.OutOfMemoryError) as failed:
-            raise MemoryError(
-                "There is not enough memory for the gradient of decoupled guidance. Switch "
-                "checkpointing on, use fewer frames, or make the clip smaller; sites of a single "
-                "decoder block (up_blocks.1.*) need less."
-            ) from failed
-        eps_cond, drift = (blended(part, spans, frames) for part in zip(*parts, strict=True))
-        if not bool(torch.isfinite(drift).all()):
-            raise FloatingPointError(
-                f"The decoupled guidance is not finite at timestep {t}. Lower its coefficients; "
-                "with a float16 model, try bfloat16 or float32."
-            )
-        return eps_cond, drift
-
-    def _window(
-        self, z: Latents, pivot: Latents, t: int, span: slice, frames: int
-    ) -> tuple[Latents, Latents]:
-        """The same for some frames of a clip."""
-        with torch.no_grad():
-            reference, _ = self._observed(pivot, t, output=False)
-        with torch.enable_grad():
-            z = z.detach().clone().requires_grad_()
-            current, eps_cond = self._observed(z, t, picked=reference.frames)
-            tokens = {len(rows) for rows in reference.rows.values()}
-            tokens |= {keys.shape[1] for keys in reference.keys.values()}
-            loss = guidance_loss(
-                self.guidance.settings,
-                {name: (rows, current.rows[name]) for name, rows in reference.rows.items()},
-                {name: (keys, current.keys[name]) for name, keys in reference.keys.items()},
-                {n: self._mask(z, n, frames)[span] for n in tokens},
-                pixels=math.prod(z.shape[2:]),
-            )
-            (drift,) = torch.autograd.grad(loss, z)
-        return eps_cond, drift
-
-    def _observed(self, z: Latents, t: int, **options):
-        return observe(
-            self.guidance.unet,
-            lambda: self.eps_theta(z, t, self.cond),
-            self.temporal,
-            self.spatial,
-            z.shape[2],
-            top_k=self.guidance.settings.top_k,
-            **options,
-        )
-
-    def _sites(self, kind: str):
-        return find_sites(self.guidance.unet, self.guidance.settings.sites, kind)
-
-    def _mask(self, z: Latents, tokens: int, frames: int) -> Float[Tensor, "{frames} n"]:
-        """The share of each token of the whole clip that is foreground."""
-        if tokens not in self._foreground:
-            shares = z.new_zeros(frames, tokens)
-            if self.guidance.mask is not None:
-                grid = token_grid(tokens, *z.shape[3:])
-                covered = latent_mask(self.guidance.mask, frames, *grid, shown=self.guidance.shown)
-                shares = rearrange(covered, "1 1 f h w -> f (h w)").to(z)
-            self._foreground[tokens] = shares
-        return self._foreground[tokens]
-
-
-def _strength(held: _Held | None) -> float:
-    return 0.0 if held is None else held.guidance.settings.strength
+    return predict
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The path of a clip from its latents to noise, and what has to fit before it may be used."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,9 +83,11 @@ class Trajectory:
                 "optimisation and editing share one grid: choose the steps in DDIM Inversion."
             )
 
-    def pivot(self, level: int, like: Latents) -> Latents:
-        """The latent of a level, on the device and in the precision of another."""
-        return self.latents[level].to(like)
+    def psnr(self, level: int, error: float) -> float:
+        """A mean squared error at a level, in dB of the range that its latents have."""
+        pivot = self.latents[level]
+        span = float(pivot.max() - pivot.min())
+        return 10 * math.log10(span**2 / error) if error > 0 and span > 0 else math.inf
 
 
 @dataclass(frozen=True, eq=False)

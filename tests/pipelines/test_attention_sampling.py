@@ -16,8 +16,9 @@ from rescore.pipelines.attention_sampling import (
 )
 from rescore.pipelines.ddim_inversion import ddim_invert
 from rescore.pipelines.decoupled_guidance import GuidanceSettings
+from rescore.pipelines.drift import DriftGuidance
 from rescore.pipelines.guidance import guide
-from rescore.pipelines.null_text import DriftGuidance, NullTextSettings, optimise_null_text
+from rescore.pipelines.null_text import NullTextSettings, optimise_null_text
 from rescore.pipelines.prediction import Prompts
 from rescore.pipelines.sampling import ddim_sample
 from rescore.pipelines.schedule import NoiseSchedule

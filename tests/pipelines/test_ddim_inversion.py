@@ -181,6 +181,12 @@ def test_a_trajectory_is_named_by_all_it_holds():
     assert len({TRAJECTORY.fingerprint, *(t.fingerprint for t in others)}) == 5
 
 
+def test_an_error_in_decibels_of_the_range_by_hand():
+    path = Trajectory(torch.tensor([0.0, 4.0]).view(1, 1, 1, 1, 1, 2), (0,))
+    assert path.psnr(0, 0.16) == pytest.approx(20)
+    assert path.psnr(0, 0.0) == math.inf
+
+
 def test_every_latent_has_its_timestep():
     with pytest.raises(ValueError, match="4 latents cannot have 3 timesteps"):
         replace(TRAJECTORY, timesteps=(0, 3, 6))

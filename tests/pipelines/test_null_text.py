@@ -1,18 +1,25 @@
 """Null-text optimisation in a world known in closed form, and guidance on a real video model."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from einops import rearrange
 from gaussian_world import SPREAD, exact_eps, prompt
+from rescore.attention.checkpointing import checkpointed
 from rescore.attention.sites import attention_sites
+from rescore.benchmarks.memory import peak_memory
 from rescore.pipelines.ddim_inversion import ddim_invert
 from rescore.pipelines.decoupled_guidance import GuidanceSettings
-from rescore.pipelines.null_text import DriftGuidance, NullTextSettings, optimise_null_text
-from rescore.pipelines.schedule import NoiseSchedule
-from rescore.pipelines.windows import Windows
+from rescore.pipelines.drift import DriftGuidance
+from rescore.pipelines.guidance import guide
+from rescore.pipelines.null_text import NullTextSettings, optimise_null_text
+from rescore.pipelines.schedule import NoiseSchedule, ddim_step
+from rescore.pipelines.trajectory import Trajectory
+from rescore.pipelines.windows import Windows, windowed
 from tiny_animatediff import TEXT_WIDTH, unet
 from tiny_animatediff import eps_theta as real
 
@@ -150,9 +157,7 @@ def test_progress_can_be_resumed_from_where_it_was_stopped(trajectory):
     with pytest.raises(KeyboardInterrupt):
         optimise(trajectory, on_step=stop)
     assert [(p.step, p.steps) for p in seen] == [(i, 20) for i in range(1, 6)]
-    target = trajectory.latents[15]
-    span = float(target.max() - target.min())
-    assert seen[-1].psnr == pytest.approx(10 * math.log10(span**2 / seen[-1].loss))
+    assert seen[-1].psnr == trajectory.psnr(15, seen[-1].loss)
     resumed = optimise(trajectory, state=seen[-1].state)
     assert torch.equal(resumed.z, optimise(trajectory).z)
 
@@ -216,7 +221,7 @@ def test_without_memory_it_says_what_helps(trajectory, kind):
             raise kind("none left")
         return z
 
-    with pytest.raises(MemoryError, match="Switch checkpointing on, use fewer frames, or make"):
+    with pytest.raises(MemoryError, match=r"Switch checkpointing on, use fewer .*, or make"):
         optimise(trajectory, world=full)
 
 
@@ -332,6 +337,59 @@ def test_a_long_clip_goes_through_in_windows(real_world):
     )
     assert torch.equal(whole.z, same.z)
     assert not torch.equal(whole.z, found.z)
+
+
+@pytest.mark.parametrize("blocks", [False, True], ids=["whole", "checkpointed"])
+def test_memory_is_that_of_one_window(blocks):
+    """Four windows take about what two take, and not twice as much."""
+    windows, settings = Windows(3, 1), NullTextSettings(3.0, inner_steps=1)
+    peaks = []
+    for frames in (5, 9):
+        z = torch.randn(1, 4, frames, 4, 6, generator=torch.Generator().manual_seed(4))
+        cond, uncond = torch.randn(2, 1, WORDS, TEXT_WIDTH)
+        path = Trajectory(torch.stack([z, -z]), (0, 999))
+        work = partial(optimise_null_text, path, real, cond, uncond, A, settings, windows=windows)
+        with checkpointed(unet()) if blocks else nullcontext():
+            peaks.append(peak_memory(work))
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_a_move_along_the_gradient_of_all_windows():
+    """Adam's first move is a step against the sign of the gradient."""
+    generator = torch.Generator().manual_seed(4)
+    z = torch.randn(1, 4, 5, 4, 6, generator=generator)
+    cond, uncond = torch.randn(2, 1, WORDS, TEXT_WIDTH, generator=generator)
+    path, windows = Trajectory(torch.stack([z, -z]), (0, 999)), Windows(3, 1)
+    settings = NullTextSettings(3.0, inner_steps=1)
+    found = optimise_null_text(path, real, cond, uncond, A, settings, windows=windows)
+
+    model, a_from, a_to = windowed(real, windows), A[999].item(), A[0].item()
+    null = uncond.expand(5, -1, -1).clone().requires_grad_()
+    eps = guide(model(-z, 999, null[None]), model(-z, 999, cond), 3.0)
+    loss = (ddim_step(-z, eps, a_from, a_to) - z).square().mean()
+    (gradient,) = torch.autograd.grad(loss, null)
+    sure = gradient.abs() > 1e-3 * gradient.abs().max()
+    moved = found.embeddings[0] - uncond
+    torch.testing.assert_close(moved[sure], -1e-2 * gradient.sign()[sure], rtol=1e-2, atol=0)
+
+
+def test_what_is_kept_of_each_step_does_not_stay_on_the_device(device):
+    model = unet()
+    model.to(device)
+    try:
+        z = torch.randn(1, 4, FRAMES, 4, 6, device=device)
+        cond, uncond = torch.randn(2, 1, WORDS, TEXT_WIDTH, device=device)
+        path = Trajectory(torch.stack([z, 0.5 * z, -z]), (0, 300, 999))
+        first = optimise_null_text(path, real, cond, uncond, A, SETTINGS, guidance=held(), steps=1)
+        # As from a file.
+        first = replace(first, z=first.z.cpu())
+        found = optimise_null_text(
+            path, real, cond, uncond, A, SETTINGS, guidance=held(), state=first
+        )
+    finally:
+        model.to("cpu")
+    assert {e.device.type for e in (*found.embeddings, *found.guidance)} == {"cpu"}
+    assert found.z.device == path.latents.device
 
 
 def test_no_patch_stays(real_world):
