@@ -21,9 +21,9 @@ class Counterparts:
     """A change that lets some clips attend with a look at their counterparts.
 
     `pairs` names the counterpart of each clip that is changed, by their numbers; all others attend
-    as they would anyway. A counterpart comes in the same call of the model or in an earlier one of
-    the step. Only in the second case anything of it is kept, without its graph, and until its last
-    reader has come.
+    as they would anyway. A counterpart comes in the same call of the model or in an earlier one.
+    Only in the second case anything of it is kept, without its graph, by this object, which serves
+    one step.
 
     Raises, when called:
         ValueError: if a clip comes before its counterpart.
@@ -61,5 +61,6 @@ class Counterparts:
         """Keep what a clip of a later call will read."""
         for row, wanted in self.pairs.items():
             if wanted in parts and row not in parts:
-                q, k, v = (part.detach() for part in parts[wanted])
+                # Copies, for a view would keep what all clips of the call have.
+                q, k, v = (part.detach().clone() for part in parts[wanted])
                 self._kept[layer.site, wanted] = q, k, v

@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from .counterparts import Counterparts, Parts
 from .install import Layer
 from .processor import Attend, attend
-from .sites import Site
 
 
 def fused_attention(
@@ -53,56 +51,24 @@ class Fusion:
         _check_weight(self.weight)
 
 
-class AttentionFusion:
-    """Fused attention as a change: clips that are edited also read their reference clips.
+class AttentionFusion(Counterparts):
+    """A change that lets edited clips read their references; all others attend as they would.
 
-    `pairs` names the reference of each edited clip, by their numbers; all other clips attend as
-    they would anyway. A reference comes in the same batch as its edited clip, or in an earlier one:
-    its keys and values are then kept as long as this object, which serves one step. They have no
-    graph.
+    `pairs` names the reference of each edited clip. References have no graph.
 
-    Raises, when called:
-        ValueError: if an edited clip comes before its reference.
+    Raises:
+        ValueError: for a weight outside 0..1; when called, if an edited clip comes before its
+            reference.
     """
 
     def __init__(self, pairs: Mapping[int, int], weight: float | int) -> None:
         _check_weight(weight)
-        self.pairs, self.weight = dict(pairs), weight
-        self._references: dict[tuple[Site, int], tuple[Tensor, Tensor]] = {}
+        super().__init__(pairs, self._fused)
+        self.weight = weight
 
-    def __call__(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
-        own = attend(q, k, v)
-        by_clip = (rearrange(p, "(r s) h n d -> r s h n d", r=len(layer.rows)) for p in (k, v))
-        present = {
-            row: (k_row.detach(), v_row.detach())
-            for row, k_row, v_row in zip(layer.rows, *by_clip, strict=True)
-        }
-        for edited, reference in self.pairs.items():
-            if reference in present and edited not in present:
-                # Copies, for a view would keep what all clips of the batch have.
-                kept = tuple(part.clone() for part in present[reference])
-                self._references[layer.site, reference] = kept
-        indices = [i for i, row in enumerate(layer.rows) if row in self.pairs]
-        if not indices:
-            return own
-        references = [self._reference(layer, layer.rows[i], present) for i in indices]
-        k_reference, v_reference = (torch.cat(parts) for parts in zip(*references, strict=True))
-        samples = torch.arange(len(q), device=q.device).view(len(layer.rows), -1)[indices].flatten()
-        fused = _fuse(own[samples], q[samples], k_reference, v_reference, self.weight)
-        return own.index_copy(0, samples, fused)
-
-    def _reference(
-        self, layer: Layer, row: int, present: Mapping[int, tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor]:
-        reference = self.pairs[row]
-        if reference in present:
-            return present[reference]
-        if (layer.site, reference) not in self._references:
-            raise ValueError(
-                f"Clip {row} of the batch is edited before its reference, clip {reference}, was "
-                f"seen at {layer.site.name}. References come first."
-            )
-        return self._references[layer.site, reference]
+    def _fused(self, layer: Layer, own: Parts, reference: Parts, attend: Attend) -> Tensor:
+        k, v = (part.detach() for part in reference[1:])
+        return _fuse(attend(*own), own[0], k, v, self.weight)
 
 
 def _check_weight(weight: float | int) -> None:

@@ -147,7 +147,7 @@ def test_references_from_an_earlier_call_are_the_same_ones(kind):
 def test_an_edited_clip_before_its_reference():
     z, cond = inputs(2, FRAMES)
     sites = last_spatial_sites(unet("image"), 1)
-    with pytest.raises(ValueError, match=r"Clip 0 .* before its reference, clip 7.* come first"):
+    with pytest.raises(ValueError, match=r"Clip 0 .* before its counterpart, clip 7.* come first"):
         fused("image", z, cond, {0: 7}, 0.5, sites)
 
 
