@@ -95,7 +95,8 @@ class AttentionControlledSampling:
                         "max": 1.0,
                         "step": 0.05,
                         "tooltip": "Share of the steps until which prompt control acts. 0.8 in the "
-                        "paper. If nothing changes, lower it.",
+                        "paper. If nothing changes, lower it; if words act where they should not, "
+                        "raise it.",
                     },
                 ),
                 "word_weights": (
@@ -116,15 +117,16 @@ class AttentionControlledSampling:
                         "max": 65536,
                         "step": 64,
                         "tooltip": "SA-I acts in layers of at most so many tokens a frame. 1024, "
-                        "32 x 32, in the paper: finer maps would hold the old texture.",
+                        "32 x 32, in the paper. If the old texture shows through, lower it; if "
+                        "fine structure is lost, 4096.",
                     },
                 ),
                 "background_sites": (
                     "STRING",
                     {
                         "default": "up_blocks.*",
-                        "tooltip": "The layers SA-II acts in, by name pattern: the decoder in the "
-                        "paper. * is all layers.",
+                        "tooltip": "The layers SA-II acts in, by name pattern. up_blocks.*, the "
+                        "decoder, in the paper. If the background still changes, * is all layers.",
                     },
                 ),
             },

@@ -111,9 +111,9 @@ class DDIMInversion:
                         "min": 0.0,
                         "max": 30.0,
                         "step": 0.1,
-                        "tooltip": "Guidance while inverting. 1 (none) is what all methods here "
-                        "use; more makes the noise leave what the model knows, and the clip "
-                        "cannot be found back.",
+                        "tooltip": "Guidance while inverting. 1 (none) is VideoDirector's; 0 "
+                        "leaves the prompt out, as in Tune-A-Video. If the clip is not found back, "
+                        "go back to 1.",
                     },
                 ),
                 "refinements": (
@@ -147,8 +147,9 @@ class DDIMInversion:
                         "min": 0,
                         "max": 1024,
                         "step": 1,
-                        "tooltip": "Frames that neighbouring windows share and blend in. If there "
-                        "is a jump where windows meet, raise it; at most one less than the window.",
+                        "tooltip": "Frames that neighbouring windows share and blend in, 4 to "
+                        "start with. If there is a jump where windows meet, raise it; at most one "
+                        "less than the window.",
                     },
                 ),
             }

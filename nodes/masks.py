@@ -12,7 +12,9 @@ CATEGORY = f"{host.CATEGORY}/masks"
 def _share(default: float, what: str) -> tuple[str, dict[str, Any]]:
     """A widget for an edge of a box."""
     options = {"default": default, "min": 0.0, "max": 1.0, "step": 0.01}
-    return "FLOAT", {**options, "tooltip": f"{what}, as a share of the picture."}
+    wider = "lower" if "left" in what or "upper" in what else "raise"
+    remedy = f"If it cuts the object off, {wider} it."
+    return "FLOAT", {**options, "tooltip": f"{what}, as a share of the picture. {remedy}"}
 
 
 class BoxMask:
@@ -88,8 +90,8 @@ class BoundingBoxMask:
                         "min": 0,
                         "max": 4096,
                         "step": 1,
-                        "tooltip": "Pixels added on each side. Raise it if an edit is cut off at "
-                        "the edges of the box.",
+                        "tooltip": "Pixels added on each side, 0 to start with. If an edit is cut "
+                        "off at the edges of the box, raise it.",
                     },
                 ),
             }
@@ -154,8 +156,9 @@ class GrowFeatherMask:
                         "min": -512,
                         "max": 512,
                         "step": 1,
-                        "tooltip": "Pixels by which the white widens; negative narrows it. If the "
-                        "old object shows around the edit, raise it.",
+                        "tooltip": "Pixels by which the white widens, 4 to start with; negative "
+                        "narrows it. If the old object shows around the edit, raise it; if things "
+                        "beside it change, lower it.",
                     },
                 ),
                 "feather": (

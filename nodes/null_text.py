@@ -35,7 +35,9 @@ class DecoupledGuidance:
         return {
             "required": {
                 "motion_foreground": _coefficient(
-                    0.5, "How firmly the object's motion is held. 0.5 in the paper; 0 is free."
+                    0.5,
+                    "How firmly the object's motion is held. 0.5 in the paper; 0 is free. If the "
+                    "object moves otherwise, raise it; if it cannot take its new shape, lower it.",
                 ),
                 "motion_background": _coefficient(
                     0.5,
@@ -43,7 +45,9 @@ class DecoupledGuidance:
                     "much motion. If the background flickers, raise it.",
                 ),
                 "look_foreground": _coefficient(
-                    0.0, "How firmly the object's look is held. 0, so that the edit can change it."
+                    0.0,
+                    "How firmly the object's look is held. 0 in the paper, so that the edit can "
+                    "change it. If it changes more than it should, try 0.2.",
                 ),
                 "look_background": _coefficient(
                     0.5,
@@ -70,7 +74,8 @@ class DecoupledGuidance:
                         "max": 64,
                         "step": 1,
                         "tooltip": "Of each frame, so many frames that it attends to most are "
-                        "compared. 1 in the paper: the rest of a map is mostly noise.",
+                        "compared. 1 in the paper: the rest of a map is mostly noise. If slow "
+                        "motion is lost, try 2 or 3.",
                     },
                 ),
                 "sites": (
@@ -191,7 +196,8 @@ class NullTextOptimisation:
                         "step": 1e-6,
                         "round": 1e-7,
                         "tooltip": "A step ends once its mean squared error is below this plus "
-                        "early_stop_growth for each step before it. Lower is closer and slower.",
+                        "early_stop_growth for each step before it. 0.00001 in the paper. If the "
+                        "clip is not found back, lower it; if it takes too long, raise it.",
                     },
                 ),
                 "early_stop_growth": (
@@ -269,7 +275,7 @@ class NullTextOptimisation:
 
         def show(now) -> None:
             self._left = (run, now.state)
-            numbers.add(now.step, {"squared error": now.loss})
+            numbers.add(now.step, {"PSNR, dB": now.psnr})
             bar(now.step, picture and (lambda: picture(now.z)))
 
         with host.differentiable(), checkpointed(model.unet) if checkpointing else nullcontext():
@@ -288,15 +294,17 @@ class NullTextOptimisation:
             )
         self._left = None
         losses = {"loss": list(found.losses)}
-        return (found, latent_of(trajectory, model, found.z), losses, _report(found))
+        return (found, latent_of(trajectory, model, found.z), losses, _report(found, path))
 
 
-def _report(found) -> str:
+def _report(found, path) -> str:
     lines = [f"{found.done} of {found.steps} steps at cfg {found.cfg:g}."]
     if found.losses:
+        # Step i leads to level T - 1 - i.
+        reached = [path.psnr(path.steps - 1 - i, loss) for i, loss in enumerate(found.losses)]
         lines.append(
-            f"Mean squared error to the trajectory: {found.losses[0]:.2e} at the first step, "
-            f"{max(found.losses):.2e} at the worst, {found.losses[-1]:.2e} at the last."
+            f"PSNR of the latents to the trajectory: {reached[0]:.2f} dB at the first step, "
+            f"{min(reached):.2f} dB at the worst, {reached[-1]:.2f} dB at the last."
         )
     if not found.finished:
         lines.append("Unfinished: wire it to another Null-Text Optimisation before using it.")

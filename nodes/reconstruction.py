@@ -40,8 +40,8 @@ class Reconstruct:
                         "min": 0.0,
                         "max": 30.0,
                         "step": 0.1,
-                        "tooltip": "Guidance, the same as in Null-Text Optimisation. Without "
-                        "null-text embeddings only 1 finds the clip back well.",
+                        "tooltip": "Guidance, the same as in Null-Text Optimisation: 8.5 to start "
+                        "with. Without null-text embeddings only 1 finds the clip back well.",
                     },
                 ),
             },
@@ -62,7 +62,8 @@ class Reconstruct:
 
     def reconstruct(self, model, prompts, trajectory, cfg: float, null_text=None, images=None):
         from ..pipelines.attention_sampling import sample_edit
-        from ..pipelines.fidelity import psnr
+        from ..pipelines.measures.fidelity import psnr
+        from ..pipelines.measures.region import region
         from ..pipelines.video_vae import decode_video
 
         path = fitting(trajectory, model, prompts)
@@ -96,12 +97,13 @@ class Reconstruct:
                 f"{clip.shape[3]}, the clip that was inverted {found.shape[2]} frames of "
                 f"{found.shape[4]} x {found.shape[3]}. Wire the clip that was encoded."
             )
-        reached = psnr(found, clip)
+        everywhere = region(None, *clip.shape[2:])
+        reached = psnr(clip, found, everywhere).value
         report = f"Reconstruction: {reached:.2f} dB"
         if images is None:
             report += ", compared with what the VAE makes of the clip."
         else:
-            report += f". The VAE alone: {psnr(alone, clip):.2f} dB."
+            report += f". The VAE alone: {psnr(clip, alone, everywhere).value:.2f} dB."
         latent = latent_of(trajectory, model, z)
         return (latent, host.image_from_clip(found), reached, report)
 

@@ -32,8 +32,9 @@ def optimise(run, given, **inputs):
     return run("ReScoreNullTextOptimisation", **given, **{"inner_steps": 2, "cfg": 3.0, **inputs})
 
 
-def test_embeddings_guidance_and_reconstruction(run, inverted, clip):
-    given = inverted()
+def test_embeddings_guidance_and_reconstruction(run, inverted, clip, monkeypatch):
+    given, sent = inverted(), []
+    monkeypatch.setattr(host, "send", lambda event, data: sent.append(data["values"]))
     mask = torch.zeros(1, 6, 7)
     mask[:, 2:4, 2:4] = 1
     guidance = run("ReScoreDecoupledGuidance", mask=mask, strength=0.1)[0]
@@ -42,6 +43,11 @@ def test_embeddings_guidance_and_reconstruction(run, inverted, clip):
     assert found.embeddings[0].shape[0] == 2
     assert len(losses["loss"]) == STEPS
     assert "3 of 3 steps" in report and "guidance of strength 0.1" in report
+    path = given["trajectory"].trajectory
+    reached = [path.psnr(level, loss) for level, loss in zip((2, 1, 0), found.losses, strict=True)]
+    assert f"{reached[0]:.2f} dB at the first step" in report
+    assert [dB for values in sent for dB in values["PSNR, dB"]] == pytest.approx(reached)
+    assert f"{min(reached):.2f} dB at the worst, {reached[-1]:.2f} dB at the last" in report
     again, images, psnr, words = run(
         "ReScoreReconstruct", **given, cfg=3.0, null_text=found, images=clip(2, 12, 14)
     )
