@@ -1,0 +1,231 @@
+"""Draws the pictures of the help pages from the pack's own nodes, at the shape world's tiny size.
+
+python workflows/help_pictures.py            all of them, into js/docs/img
+python workflows/help_pictures.py box_mask   only those named
+
+A few minutes on a CPU. Pictures of whole graphs are the thumbnails that `make.py --pictures` draws.
+"""
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL import Image
+from rescore import NODE_CLASS_MAPPINGS
+from rescore.headless.demo import save_strip
+from rescore.headless.runner import run_workflow
+from rescore.headless.workflow import read_workflow
+from rescore.nodes.host import latents_to_host, writing_to
+from rescore.pipelines.guidance import guide
+from rescore.pipelines.sampling import ddim_sample
+from rescore.shapeworld.edits import edited
+from rescore.shapeworld.scene import caption
+from rescore.shapeworld.showcase import SHOWCASE
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+HERE = Path(__file__).resolve().parent
+IMAGES = HERE.parent / "js" / "docs" / "img"
+THUMBNAILS = (
+    "assd",
+    "delta_denoising",
+    "dreammotion",
+    "ei2",
+    "flow_enhanced",
+    "pivotal_reconstruction",
+    "videodirector",
+    "videodirector_background",
+)
+
+
+def node(name: str, **inputs: object) -> tuple:
+    """What a node gives for these inputs and its defaults for the rest."""
+    cls = NODE_CLASS_MAPPINGS[f"ReScore{name}"]
+    defaults = {
+        key: spec[1]["default"]
+        for key, spec in cls.INPUT_TYPES()["required"].items()
+        if "default" in spec[1]
+    }
+    with torch.inference_mode():  # as the host runs it
+        given = getattr(cls(), cls.FUNCTION)(**defaults | inputs)
+    return given["result"] if isinstance(given, dict) else given
+
+
+def clip(name: str = "red_circle") -> Tensor:
+    """A shipped clip, `[f, h, w, 3]` in 0..1."""
+    return edited(SHOWCASE[name]).source.clip
+
+
+def mask(name: str) -> Tensor:
+    """What a user would paint to edit it, `[f, h, w]`."""
+    return edited(SHOWCASE[name]).paint.float()
+
+
+def save(file: str, *rows: Tensor, zoom: int = 2) -> None:
+    """Clips or masks as rows of one picture, every other frame."""
+    grey = (r if r.ndim == 4 else r[..., None].expand(-1, -1, -1, 3) for r in rows)
+    save_strip({str(i): row[::2] for i, row in enumerate(grey)}, IMAGES / f"{file}.jpg", zoom=zoom)
+
+
+def delta_denoising() -> Tensor:
+    """The edit that the graph of this name makes."""
+    graph = read_workflow(HERE / "api" / "delta_denoising.json")
+    edit = next(n for n in graph.values() if n["class_type"] == "ReScoreCompareClips")
+    number = edit["inputs"]["edited"][0]
+    with tempfile.TemporaryDirectory() as out:
+        result = run_workflow(graph, out=Path(out), inputs=[HERE / "input"], keep=[number])
+    return result.values[number][0]
+
+
+def round_trip() -> Tensor:
+    """The clip through the VAE and back."""
+    (model,) = node("LoadShapeWorldModel")
+    (latent,) = node("VideoVAEEncode", model=model, images=clip())
+    return node("VideoVAEDecode", model=model, latent=latent)[0]
+
+
+# --- one function for each picture, under the picture's name -------------------------------------
+
+
+def compare_clips() -> None:
+    (together,) = node("CompareClips", source=clip(), edited=delta_denoising())
+    save("compare_clips", together)
+
+
+def box_mask() -> None:
+    path = {"left": 0.12, "top": 0.3, "right": 0.5, "bottom": 0.76}
+    end = {f"end_{edge}": at + 0.38 * (edge in ("left", "right")) for edge, at in path.items()}
+    save("box_mask", clip(), node("BoxMask", images=clip(), moves=True, **path, **end)[0])
+
+
+def bounding_box_mask() -> None:
+    painted = mask("red_circle")
+    save("bounding_box_mask", painted, node("BoundingBoxMask", mask=painted)[0])
+
+
+def ellipse_mask() -> None:
+    triangle = edited(SHOWCASE["green_triangle"]).source.mask.float()
+    save("ellipse_mask", triangle, node("EllipseMask", mask=triangle)[0])
+
+
+def grow_feather_mask() -> None:
+    triangle = edited(SHOWCASE["green_triangle"]).source.mask.float()
+    wider = node("GrowFeatherMask", mask=triangle, grow=6, feather=6.0)[0]
+    save("grow_feather_mask", triangle, wider)
+
+
+def show_flow() -> None:
+    """Two discs over a ground that stands still, all of them textured: flat areas have no flow."""
+    size, random = 128, torch.Generator().manual_seed(0)
+    grain = torch.rand(3, 3, size // 4, size // 4, generator=random)
+    tints = torch.tensor([[0.6, 0.6, 0.6], [1.0, 0.5, 0.4], [0.4, 0.6, 1.0]])[..., None, None]
+    ground, *discs = interpolate(grain, (size, size), mode="bicubic").clamp(0, 1) * tints
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    frames = []
+    for i in range(9):
+        frame = ground
+        for disc, (cx, cy), (dx, dy) in zip(
+            discs, ((32, 40), (92, 96)), ((3, 0), (0, -3)), strict=True
+        ):
+            inside = (x - cx - dx * i) ** 2 + (y - cy - dy * i) ** 2 < 22**2
+            frame = torch.where(inside, disc.roll((dy * i, dx * i), (1, 2)), frame)
+        frames.append(frame.movedim(0, -1))
+    images = torch.stack(frames)
+    (flow,) = node("OpticalFlow", images=images)
+    save("show_flow", images[:-1], node("ShowFlow", flow=flow)[0], zoom=1)
+
+
+def video_vae() -> None:
+    save("video_vae", clip(), round_trip())
+
+
+def inspect_gradient() -> None:
+    edit = SHOWCASE["red_circle"]
+    (model,) = node("LoadShapeWorldModel")
+    prompts = node(
+        "EncodePromptPair",
+        model=model,
+        source_prompt=caption(edit.source),
+        target_prompt=caption(edit.target),
+    )[0]
+    (latent,) = node("VideoVAEEncode", model=model, images=clip())
+    (terms,) = node("DeltaDenoising")
+    energy = node("InspectGradient", model=model, prompts=prompts, latent=latent, terms=terms)[0]
+    save("inspect_gradient", clip(), energy)
+
+
+def prompts() -> None:
+    """Plain sampling from one noise under two prompts."""
+    edit = SHOWCASE["red_circle"]
+    (model,) = node("LoadShapeWorldModel")
+    negative = model.encode_prompt("").embedding
+    noise = torch.randn(1, 4, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    rows = []
+    for text in (caption(edit.source), caption(edit.target)):
+        both = torch.cat([negative, model.encode_prompt(text).embedding])
+
+        def guided(z: Tensor, t: int, both: Tensor = both) -> Tensor:
+            return guide(*model.eps_theta(torch.cat([z, z]), t, both).chunk(2), 5.0)
+
+        z = ddim_sample(noise, guided, model.schedule.alphas_bar, model.schedule.timesteps(50))
+        samples = latents_to_host(z, model.scaling_factor, model.shift_factor)
+        rows.append(node("VideoVAEDecode", model=model, latent={"samples": samples})[0])
+    save("prompts", *rows)
+
+
+def measures_table() -> None:
+    """The source, its edit, and the source through the VAE alone, by measures without weights."""
+    painted, table = mask("red_circle"), ()
+    rows = {"source": clip(), "edit": delta_denoising(), "VAE alone": round_trip()}
+    for label, shown in rows.items():
+        taken = [
+            node("WarpingError", images=shown)[0],
+            node("MotionSmoothness", images=shown)[0],
+            node("MotionFidelity", source=clip(), edited=shown, mask=painted)[0],
+        ]
+        if label != "source":
+            pair = {"source": clip(), "edited": shown, "mask": painted}
+            taken = [node("PSNR", **pair)[0], node("SSIM", **pair)[0], *taken]
+        given = {f"measure_{i}": measure for i, measure in enumerate(taken, start=1)}
+        (table,) = node("CollectMeasures", label=label, measures=table, **given)
+    with tempfile.TemporaryDirectory() as out, writing_to(Path(out)):
+        picture = node("MeasuresTable", measures=table)[0]
+    pixels = (picture[0] * 255).round().byte().numpy()
+    Image.fromarray(pixels).save(IMAGES / "measures_table.jpg", quality=85)
+
+
+PICTURES: tuple[Callable[[], None], ...] = (
+    bounding_box_mask,
+    box_mask,
+    compare_clips,
+    ellipse_mask,
+    grow_feather_mask,
+    inspect_gradient,
+    measures_table,
+    prompts,
+    show_flow,
+    video_vae,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help="pictures to draw; all of them if none is named")
+    names = parser.parse_args().names
+    torch.set_num_threads(1)
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    for name in THUMBNAILS:
+        if not names or name in names:
+            shutil.copy(HERE / f"{name}.jpg", IMAGES)
+    for draw in PICTURES:
+        if not names or draw.__name__ in names:
+            draw()
+
+
+if __name__ == "__main__":
+    main()
