@@ -74,7 +74,7 @@ function showComparison(node, output) {
 }
 
 app.registerExtension({
-  name: "ReScore.View",
+  name: "rescore.view",
   setup() {
     api.addEventListener("rescore.progress", ({ detail }) => {
       const node = nodeByExecutionId(app.graph.rootGraph ?? app.graph, detail.node);
