@@ -59,7 +59,8 @@ class CovariateShift:
                         "max": 0xFFFFFFFF,
                         "step": 1,
                         "control_after_generate": False,
-                        "tooltip": "Draws the noise on the clip; the same for both models.",
+                        "tooltip": "Draws the noise on the clip; the same for both models. If one "
+                        "seed shows little, more timesteps show more than another seed.",
                     },
                 ),
             },

@@ -68,7 +68,7 @@ class InflateImageModel:
                         "max": 64,
                         "step": 1,
                         "tooltip": "How much coarser a frame sees the other frames (ei2, ffam). 2 "
-                        "or 4 in the paper; 4 takes less memory and time, 2 ties frames closer. 1 "
+                        "or 4 in the paper. If memory or time runs out, 4; if frames flicker, 2. 1 "
                         "is full attention.",
                     },
                 ),

@@ -84,9 +84,9 @@ class OneShotTune:
                         "max": 1e-1,
                         "step": 1e-6,
                         "round": 1e-8,
-                        "tooltip": "How far each step goes. 3e-5 in the papers; the tiny "
-                        "shapeworld-sd learns faster with 3e-4. If motion is not kept, raise it; "
-                        "if edits stop following the prompt or the loss jumps, lower it.",
+                        "tooltip": "How far each step goes. 3e-5 in the papers; for the tiny "
+                        "shapeworld-sd 1e-4. If motion is not kept, raise it; if edits stop "
+                        "following the prompt, shapes fray or the loss jumps, lower it.",
                     },
                 ),
                 "seed": (
@@ -99,7 +99,8 @@ class OneShotTune:
                         # A seed that changed by itself would start every run anew.
                         "control_after_generate": False,
                         "tooltip": "Draws the timesteps and noises; on a CPU the same seed gives "
-                        "the same weights bit for bit.",
+                        "the same weights bit for bit. 0 is as good as any; if a result is bad by "
+                        "chance, try another.",
                     },
                 ),
                 "precision": (
@@ -107,8 +108,8 @@ class OneShotTune:
                     {
                         "default": "as loaded",
                         "tooltip": "What the model computes in while it learns. as loaded: what "
-                        "the loader chose. Trained weights are fp32 in any case. If fp16 stops "
-                        "with numbers that are not finite, choose bf16.",
+                        "the loader chose. Trained weights are fp32 in any case. If memory runs "
+                        "out, bf16; if fp16 stops with numbers that are not finite, bf16.",
                     },
                 ),
                 "checkpointing": (
@@ -116,8 +117,8 @@ class OneShotTune:
                     {
                         "default": True,
                         "tooltip": "Compute features a second time rather than keep them: a third "
-                        "more time, far less memory, same result. Switch it off where memory is "
-                        "plenty.",
+                        "more time, far less memory, same result. On to begin with; switch it off "
+                        "where memory is plenty.",
                     },
                 ),
                 "preview_every": (
@@ -139,7 +140,8 @@ class OneShotTune:
                         "min": 1,
                         "max": 200,
                         "step": 1,
-                        "tooltip": "Steps of inversion, and as many of sampling, in a preview.",
+                        "tooltip": "Steps of inversion, and as many of sampling, in a preview. 20 "
+                        "shows enough; if previews are worse than the final edit, raise it.",
                     },
                 ),
                 "preview_cfg": (
@@ -150,7 +152,8 @@ class OneShotTune:
                         "max": 30.0,
                         "step": 0.1,
                         "tooltip": "Guidance of previews: uncond + cfg * (cond - uncond). 7.5 in "
-                        "EI2, 12.5 in Tune-A-Video.",
+                        "EI2, 12.5 in Tune-A-Video, 1.5 for the tiny shapeworld-sd. If the edit is "
+                        "too weak, raise it; if colours burn or the layout is lost, lower it.",
                     },
                 ),
             },
@@ -169,6 +172,8 @@ class OneShotTune:
         self, model, prompts, latent, steps: int, learning_rate: float, seed: int, precision: str,
         checkpointing: bool, preview_every: int, preview_steps: int, preview_cfg: float, state=None,
     ):  # fmt: skip
+        import torch
+
         from ..pipelines.one_shot_tuning import (
             Diverged,
             Progress,
@@ -237,7 +242,7 @@ class OneShotTune:
             state,
             {"loss": list(state.losses)},
             _loss_curve(state.losses),
-            _batch(previews),
+            torch.cat(previews),
             f"{trained_summary(model.unet)} {_told(state, done_before)}",
         )
 
@@ -293,12 +298,6 @@ def _middle_frame(model, latent) -> Callable[[Any], Any]:
         )
 
     return picture
-
-
-def _batch(pictures: list):
-    import torch
-
-    return torch.cat(pictures)
 
 
 def _loss_curve(losses):

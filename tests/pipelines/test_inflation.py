@@ -71,6 +71,19 @@ def test_per_frame_begins_bit_for_bit_as_the_image_model(image):
     assert torch.equal(inflate(image, "per-frame")(z, TIMES, COND), expected)
 
 
+def test_the_order_of_a_block(image):
+    """FFAM, cross-attention, feed-forward, STAM, in every block (EI2, Fig. 2c)."""
+    model, seen = inflate(image, "ei2"), []
+    for name, block in model.blocks.items():
+        for part in ("attn1", "attn2", "ff", "temporal"):
+            layer = block.get_submodule(part)
+            layer.register_forward_hook(lambda *_, at=(name, part): seen.append(at))
+    model(clip(), TIMES, COND)
+    order = [part for _, part in seen]
+    assert order == ["attn1", "attn2", "ff", "temporal"] * len(model.blocks)
+    assert {name for name, _ in seen} == model.blocks.keys()
+
+
 @pytest.mark.parametrize("variant", sorted(VARIANTS.keys() - {"spectral-norm"}))
 def test_one_frame_is_the_image_models(image, variant):
     z = clip(frames=1)
