@@ -142,7 +142,8 @@ def video_vae() -> None:
     save("video_vae", clip(), round_trip())
 
 
-def inspect_gradient() -> None:
+def colour_edit() -> dict[str, object]:
+    """What a loop is given to turn the red circle blue: model, prompts, latent."""
     edit = SHOWCASE["red_circle"]
     (model,) = node("LoadShapeWorldModel")
     prompts = node(
@@ -152,9 +153,27 @@ def inspect_gradient() -> None:
         target_prompt=caption(edit.target),
     )[0]
     (latent,) = node("VideoVAEEncode", model=model, images=clip())
-    (terms,) = node("DeltaDenoising")
-    energy = node("InspectGradient", model=model, prompts=prompts, latent=latent, terms=terms)[0]
+    return {"model": model, "prompts": prompts, "latent": latent}
+
+
+def inspect_gradient() -> None:
+    energy = node("InspectGradient", terms=node("DeltaDenoising")[0], **colour_edit())[0]
     save("inspect_gradient", clip(), energy)
+
+
+def mask_from_gradient() -> None:
+    found = node("MaskFromGradient", terms=node("DeltaDenoising")[0], **colour_edit())[0]
+    save("mask_from_gradient", clip(), node("ShowMask", images=clip(), mask=found)[0])
+
+
+def mask_from_words() -> None:
+    found = node("MaskFromWords", words="red circle", **colour_edit())[0]
+    save("mask_from_words", clip(), node("ShowMask", images=clip(), mask=found)[0])
+
+
+def show_mask() -> None:
+    shown = node("ShowMask", images=clip(), mask=mask("red_circle"))[0]
+    save("show_mask", clip(), shown)
 
 
 def prompts() -> None:
@@ -204,9 +223,12 @@ PICTURES: tuple[Callable[[], None], ...] = (
     ellipse_mask,
     grow_feather_mask,
     inspect_gradient,
+    mask_from_gradient,
+    mask_from_words,
     measures_table,
     prompts,
     show_flow,
+    show_mask,
     video_vae,
 )
 

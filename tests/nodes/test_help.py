@@ -1,0 +1,143 @@
+"""What a user can ask of a node has an answer: a help page, tooltips, a graph, two languages."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rescore import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from rescore.workflows.help import DOCS, LOCALES, dumped, english, inputs_of, with_tables
+
+ROOT = Path(__file__).resolve().parents[2]
+NODES = sorted(NODE_CLASS_MAPPINGS)
+LARGEST = 1_500_000  # bytes of all pictures together
+REWRITE = "run `python workflows/help.py`"
+
+# A shipped graph runs as it is, with what the pack brings along; these need a model of the user's.
+NEED_WEIGHTS = {
+    "ReScoreClipFrameConsistency": "measures with a CLIP model",
+    "ReScoreClipTextAlignment": "measures with a CLIP model",
+    "ReScoreLPIPS": "measures with AlexNet or VGG16 and LPIPS heads",
+    "ReScoreLoadAnimateDiffModel": "loads a motion module; the graphs' notes say where it goes",
+    "ReScoreLoadClipScorer": "loads a CLIP model",
+    "ReScoreLoadGroundingDino": "loads Grounding DINO",
+    "ReScoreLoadImageModel": "loads Stable Diffusion; the graphs' notes say where it goes",
+    "ReScoreLoadVideoModel": "loads ZeroScope; the graphs' notes say where it goes",
+    "ReScoreLoadSam2": "loads SAM 2",
+    "ReScoreMaskFromPrompt": "finds objects with Grounding DINO",
+    "ReScoreMaskThroughClip": "follows objects with SAM 2",
+    "ReScorePickScore": "measures with the PickScore model",
+}
+
+
+def page(name: str) -> str:
+    return (DOCS / f"{name}.md").read_text("utf-8")
+
+
+def strings(texts: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
+    """Every text of a translation by its keys."""
+    found = {}
+    for key, value in texts.items():
+        found |= {(*path, key): value} if isinstance(value, str) else strings(value, (*path, key))
+    return found
+
+
+def translation(language: str) -> dict:
+    return json.loads((LOCALES / language / "nodeDefs.json").read_text("utf-8"))
+
+
+def test_every_node_has_a_page_and_every_page_a_node():
+    assert sorted(file.stem for file in DOCS.glob("*.md")) == NODES
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_page_says_what_its_node_says(name):
+    text = page(name)
+    assert text == with_tables(text, NODE_CLASS_MAPPINGS[name]), REWRITE
+    assert text.startswith(f"# {NODE_DISPLAY_NAME_MAPPINGS[name]}\n")
+    for key in inputs_of(NODE_CLASS_MAPPINGS[name]):
+        assert f"| `{key}` |" in text
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_page_has_what_a_user_looks_for(name):
+    text = page(name)
+    headings = re.findall(r"(?m)^## (.*)$", text)
+    assert set(headings) <= {
+        "Equation", "Inputs", "Outputs", "If nothing changes", "If it is not what you expect",
+        "Memory and time",
+    }  # fmt: skip
+    assert {"Inputs", "Outputs", "Memory and time"} <= set(headings)
+    assert len([heading for heading in headings if heading.startswith("If ")]) == 1
+    lead = text.split("\n## ")[0].split("\n", 1)[1]
+    assert len(lead.split()) > 20, "the page does not say what the node does"
+    for section in re.split(r"(?m)^## ", text)[1:]:
+        assert section.split("\n", 1)[1].strip(), f"{section.splitlines()[0]} is empty"
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_every_input_has_a_tooltip(name):
+    for key, (_, options) in inputs_of(NODE_CLASS_MAPPINGS[name]).items():
+        assert options.get("tooltip", "").strip(), f"{key} has no tooltip"
+
+
+def test_a_page_never_hides_a_table_row():
+    """A bar or a line break of a tooltip would end its cell."""
+    for name in NODES:
+        rows = [line for line in page(name).splitlines() if line.startswith("|")]
+        assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {4}, name
+
+
+def test_pictures_are_there_and_small_and_shown():
+    shown = {link for name in NODES for link in re.findall(r"!\[[^]]+\]\(([^)]+)\)", page(name))}
+    there = {file.relative_to(DOCS).as_posix(): file for file in (DOCS / "img").iterdir()}
+    assert shown == there.keys()
+    assert sum(file.stat().st_size for file in there.values()) < LARGEST
+
+
+def test_every_kind_of_node_shows_a_picture():
+    kinds = {cls.CATEGORY for cls in NODE_CLASS_MAPPINGS.values()}
+    shown = {NODE_CLASS_MAPPINGS[name].CATEGORY for name in NODES if "](img/" in page(name)}
+    assert shown == kinds
+
+
+def test_every_node_is_used_by_a_shipped_graph():
+    used = {
+        node["class_type"]
+        for file in (ROOT / "workflows" / "api").glob("*.json")
+        for node in json.loads(file.read_text("utf-8")).values()
+    }
+    assert sorted(set(NODES) - used - NEED_WEIGHTS.keys()) == []
+    assert not NEED_WEIGHTS.keys() & used, "these are no exceptions any more"
+    assert NEED_WEIGHTS.keys() <= set(NODES)
+
+
+def test_english_is_what_the_nodes_say():
+    assert (LOCALES / "en" / "nodeDefs.json").read_text("utf-8") == dumped(english()), REWRITE
+
+
+def test_what_translations_read_as_syntax_is_escaped():
+    """The front end would take a bar for the border between singular and plural."""
+    for language in ("en", "zh"):
+        for path, text in strings(translation(language)).items():
+            plain = re.sub(r"\{'[{}@|$]'\}", "", text)
+            assert not re.search(r"[{}@|$]", plain), path
+
+
+def test_chinese_has_every_text_of_the_english_and_no_other():
+    ours, theirs = strings(english()), strings(translation("zh"))
+    assert theirs.keys() == ours.keys()
+    for path, text in theirs.items():
+        name = path[-1] in ("name", "display_name")
+        assert text.strip() == text and text, path
+        assert name or re.search(r"[\u4e00-\u9fff]", text), f"{path} is not in Chinese"
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_chinese_keeps_the_numbers_of_the_english(name):
+    """Start values, ranges and numbers of equations are the same in every language."""
+    ours, theirs = strings(english()[name]), strings(translation("zh")[name])
+    for path, text in ours.items():
+        if path[-1] in ("tooltip", "description"):
+            numbers = [sorted(re.findall(r"\d+(?:\.\d+)?", t)) for t in (text, theirs[path])]
+            assert numbers[0] == numbers[1], path
