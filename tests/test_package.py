@@ -113,8 +113,8 @@ def test_wheel_holds_code_and_data(tmp_path):
     (wheel,) = tmp_path.glob("rescore-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    data = ("js/**/*.js", "js/docs/**/*.md", "workflows/**/*.json", "shapeworld/**/*.safetensors")
-    data += ("pipelines/backbones/configs/**/*.*",)
+    data = ("js/**/*.js", "js/docs/**/*.*", "locales/**/*.json", "workflows/**/*.json")
+    data += ("pipelines/backbones/configs/**/*.*", "shapeworld/**/*.safetensors")
     wanted = {file for pattern in data for file in ROOT.glob(pattern)}
     wanted |= {file for room in ROOMS for file in (ROOT / room).rglob("*.py")}
     wanted -= set((ROOT / "js" / "tests").rglob("*"))
