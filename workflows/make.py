@@ -1,11 +1,13 @@
 """Writes the shipped graphs, their clips, and a picture of what each makes of its clip.
 
 python workflows/make.py                graphs and clips
+python workflows/make.py --tuned        also tunes the weights that the graph ei2_apply loads
 python workflows/make.py --pictures     runs every graph headless for its thumbnail, too
 """
 
 import argparse
 import json
+import shutil
 import tempfile
 from collections.abc import Callable
 from fractions import Fraction
@@ -22,6 +24,7 @@ from rescore.shapeworld.scene import caption
 from rescore.shapeworld.showcase import FPS, SHOWCASE
 
 HERE = Path(__file__).resolve().parent
+TUNED = HERE / "models" / "rescore_tuned" / "ei2_red_circle.safetensors"  # what `ei2` has learned
 
 VIDEO_MODEL = """**With a real model:** replace *Load Shape-World Model* by *Load Video Model* and \
 choose `zeroscope_v2_576w` (huggingface.co/cerspense/zeroscope_v2_576w, diffusers layout, in \
@@ -35,7 +38,13 @@ AnimateDiff Model* (`v3_sd15_mm.ckpt`, huggingface.co/guoyww/animatediff, in \
 
 IMAGE_MODEL = """**With a real model:** replace *Load Shape-World Model* by *Load Image Model* \
 (Stable Diffusion 1.4 or 1.5 in `models/checkpoints/` or `models/diffusers/`); 512 x 512, 8 \
-frames, 500 steps, learning rate 0.00003."""
+frames. Tune for 500 steps at a learning rate of 0.00003; 50 steps of inversion; cfg 7.5 (EI2) or \
+12.5 (Tune-A-Video) when sampling."""
+
+# Chosen on the tune split. A change of colour across the wheel, red to blue, moves the object: the
+# inverted noise still holds its old colour. A cfg like the papers' burns what the tiny model draws.
+TUNING = {"steps": 100, "learning_rate": 0.0001}
+TUNED_STEPS, TUNED_CFG = 25, 1.5
 
 
 class Start:
@@ -337,9 +346,10 @@ def pivotal_reconstruction() -> Graph:
     return graph
 
 
-def _tuned(name: str, variant: str, cfg: float, note: str) -> Graph:
-    graph = Graph(name, note + "\n\n" + IMAGE_MODEL)
-    start = Start(graph, "shapeworld-sd", "red_circle", motion=False)
+def _learn(graph: Graph, variant: str) -> tuple[Start, object]:
+    """Inflate, tune, save: the clip, and the model that has learned it."""
+    target = "a yellow circle on a checker background"
+    start = Start(graph, "shapeworld-sd", "red_circle", target=target, motion=False)
     inflated = graph.add("ReScoreInflateImageModel", "Edit", model=start.model, variant=variant)
     tuned = graph.add(
         "ReScoreOneShotTune",
@@ -347,53 +357,73 @@ def _tuned(name: str, variant: str, cfg: float, note: str) -> Graph:
         model=inflated["model"],
         prompts=start.prompts,
         latent=start.latent,
-        steps=150,
-        learning_rate=0.0003,
         checkpointing=False,
+        **TUNING,
     )
-    saved = graph.add("ReScoreSaveTunedWeights", "Edit", model=tuned["model"], name=name)
-    trajectory = graph.add(
+    saved = graph.add("ReScoreSaveTunedWeights", "Edit", model=tuned["model"], name=graph.name)
+    return start, saved["model"]
+
+
+def _invert_and_sample(start: Start, model: object) -> None:
+    """How a tuned model edits: inverted without a prompt, and sampled with the target's."""
+    add = start.graph.add
+    trajectory = add(
         "ReScoreDDIMInversion",
         "Edit",
-        model=saved["model"],
+        model=model,
         prompts=start.prompts,
         latent=start.latent,
+        steps=TUNED_STEPS,
         cfg=0.0,  # without a prompt, as in Tune-A-Video
     )
-    edit = graph.add(
+    edit = add(
         "ReScoreAttentionControlledSampling",
         "Edit",
         "Sample the edit",
-        model=saved["model"],
+        model=model,
         prompts=start.prompts,
         trajectory=trajectory["trajectory"],
-        cfg=cfg,
+        cfg=TUNED_CFG,
         layout_control=False,
         background_control=False,
         prompt_control="off",
     )
-    start.finish(edit["latent"], saved["model"])
-    return graph
+    start.finish(edit["latent"], model)
 
 
 def ei2() -> Graph:
-    return _tuned(
+    graph = Graph(
         "ei2",
-        "ei2",
-        7.5,
         "## EI2\nAn image model becomes a video model, learns this one clip, and samples it again "
-        "with another prompt. What it has learned is saved for later.",
+        "with another prompt. What it has learned is saved for later.\n\n" + IMAGE_MODEL,
     )
+    _invert_and_sample(*_learn(graph, "ei2"))
+    return graph
+
+
+def ei2_apply() -> Graph:
+    graph = Graph(
+        "ei2_apply",
+        "## EI2, with what was learned before\nThe weights that the graph `ei2` has learned from "
+        "this clip come with the pack. They are loaded, and the clip is sampled with yet another "
+        "prompt: no tuning, the same motion. Your own are in the list once *Save Tuned Weights* "
+        "has run; they go with the model they were tuned on.\n\n" + IMAGE_MODEL,
+    )
+    target = "a red square on a checker background"
+    start = Start(graph, "shapeworld-sd", "red_circle", target=target, motion=False)
+    loaded = graph.add("ReScoreLoadTunedWeights", "Load", model=start.model, file=TUNED.name)
+    _invert_and_sample(start, loaded["model"])
+    return graph
 
 
 def tune_a_video() -> Graph:
-    return _tuned(
+    graph = Graph(
         "tune_a_video",
-        "tune-a-video",
-        12.5,
         "## Tune-A-Video\nThe baseline that EI2 is compared with: sparse-causal attention, and "
-        "plain attention along time.",
+        "plain attention along time.\n\n" + IMAGE_MODEL,
     )
+    _invert_and_sample(*_learn(graph, "tune-a-video"))
+    return graph
 
 
 GRAPHS: tuple[Callable[[], Graph], ...] = (
@@ -406,6 +436,7 @@ GRAPHS: tuple[Callable[[], Graph], ...] = (
     videodirector_background,
     pivotal_reconstruction,
     ei2,
+    ei2_apply,
     tune_a_video,
 )
 
@@ -432,6 +463,17 @@ def write_graphs(folder: Path = HERE) -> None:
             file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
+def write_tuned() -> None:
+    """What the graph `ei2` learns, for the graph `ei2_apply`."""
+    graph = Graph("ei2", "")
+    _learn(graph, "ei2")
+    with tempfile.TemporaryDirectory() as out:
+        run_workflow(graph.api(), out=Path(out), inputs=[HERE / "input"], report=print)
+        (learned,) = Path(out).rglob("*.safetensors")
+        TUNED.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(learned, TUNED)
+
+
 def write_pictures(names: list[str]) -> None:
     """A thumbnail of each graph: source above, edit below, frame by frame."""
     for make in GRAPHS:
@@ -453,10 +495,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--tuned", action="store_true", help=f"tune {TUNED.name} anew")
     parser.add_argument("--pictures", nargs="*", metavar="NAME", help="thumbnails of these, or all")
     options = parser.parse_args()
     torch.set_num_threads(1)
     write_clips()
+    if options.tuned:
+        write_tuned()
     write_graphs()
     if options.pictures is not None:
         write_pictures(options.pictures)

@@ -198,7 +198,7 @@ def test_saved_and_loaded_weights_predict_the_same_bits(run, scene, tune, folder
     assert same is tuned
     assert file == str(folder / "rescore_tuned" / "red to blue.safetensors")
     name = "red to blue.safetensors"
-    assert host.own_files_in("rescore_tuned", ".safetensors") == [name]
+    assert name in host.own_files_in("rescore_tuned", ".safetensors")
     for model in (image, video, run("ReScoreInflateImageModel", model=image, seed=9)[0]):
         before = predict(model)
         loaded, report = run("ReScoreLoadTunedWeights", model=model, file=name)
@@ -208,6 +208,45 @@ def test_saved_and_loaded_weights_predict_the_same_bits(run, scene, tune, folder
         assert loaded.fingerprint == tuned.fingerprint
     assert "for 3 steps" in report and "3 frames of 14 x 12 pixels" in report
     assert PROMPTS["source_prompt"] in report
+
+
+def edit(run, model, inputs) -> torch.Tensor:
+    """Inverted without a prompt and sampled with the target's, all controls off."""
+    inverted = run("ReScoreDDIMInversion", model=model, steps=3, cfg=0.0, **inputs)[0]
+    return run(
+        "ReScoreAttentionControlledSampling",
+        model=model,
+        prompts=inputs["prompts"],
+        trajectory=inverted,
+        cfg=7.5,
+        prompt_control="off",
+        layout_control=False,
+        background_control=False,
+    )[0]["samples"]
+
+
+def test_a_loaded_model_samples_the_same_bits(run, scene, tune, folder):
+    image, video, inputs = scene
+    tuned = tune(video, inputs)["model"]
+    run("ReScoreSaveTunedWeights", model=tuned, name="a")
+    loaded, _ = run("ReScoreLoadTunedWeights", model=image, file="a.safetensors")
+    assert torch.equal(edit(run, loaded, inputs), edit(run, tuned, inputs))
+    assert not torch.equal(edit(run, loaded, inputs), edit(run, video, inputs))
+
+
+def test_what_comes_with_the_pack_is_loaded_unless_the_user_has_one_of_the_name(
+    run, scene, tune, folder
+):
+    image, _, _ = scene
+    (shipped,) = (host.SHIPPED / "rescore_tuned").iterdir()
+    shape_world = run("ReScoreLoadShapeWorldModel", model="shapeworld-sd")[0]
+    loaded, report = run("ReScoreLoadTunedWeights", model=shape_world, file=shipped.name)
+    assert loaded.unet.tuning.step > 0 and shipped.name in report
+    with pytest.raises(ValueError, match="was tuned on shapeworld-sd"):
+        run("ReScoreLoadTunedWeights", model=image, file=shipped.name)
+    run("ReScoreSaveTunedWeights", model=tune(*scene[1:])["model"], name=shipped.stem)
+    assert host.own_file("rescore_tuned", shipped.name, ".safetensors").parent.parent == folder
+    assert "for 3 steps" in run("ReScoreLoadTunedWeights", model=image, file=shipped.name)[1]
 
 
 def test_loaded_weights_edit_another_number_of_frames(run, scene, tune, folder):
