@@ -45,42 +45,22 @@ class Trajectory:
         digest.update(self.latents.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def require(
-        self,
-        *,
-        model: str | None = None,
-        prompt: str | None = None,
-        shape: Sequence[int] | None = None,
-        timesteps: Sequence[int] | None = None,
-    ) -> None:
-        """Check what is about to be used together with this trajectory.
-
-        `shape` is that of one clip's latents, `[b, c, f, h, w]`; what is None is not compared.
+    def require(self, *, model: str, prompt: str) -> None:
+        """Check that this model, by its fingerprint, and this source prompt made the trajectory.
 
         Raises:
-            ValueError: at the first thing that differs, with both values.
+            ValueError: at the first that differs, with both values.
         """
-        if model is not None and model != self.model:
+        if model != self.model:
             raise ValueError(
                 "The trajectory was made with another model (or the same one in other settings): "
                 f"it belongs to {self.model or 'no named model'} and this is {model}. Invert the "
                 "clip with the model you edit it with."
             )
-        if prompt is not None and prompt.strip() != self.prompt.strip():
+        if prompt.strip() != self.prompt.strip():
             raise ValueError(
                 f'The trajectory was inverted with the prompt "{self.prompt}" and the source '
                 f'prompt is now "{prompt}". Use the same source prompt, or invert again.'
-            )
-        if shape is not None and tuple(shape) != tuple(self.latents.shape[1:]):
-            raise ValueError(
-                f"The trajectory belongs to {_described(self.latents.shape[1:])}, and this clip "
-                f"has {_described(shape)}. Invert this clip."
-            )
-        if timesteps is not None and tuple(timesteps) != self.timesteps:
-            raise ValueError(
-                f"The trajectory has {self.steps} steps over the timesteps {_grid(self.timesteps)} "
-                f"and not {len(timesteps) - 1} over {_grid(timesteps)}. Inversion, null-text "
-                "optimisation and editing share one grid: choose the steps in DDIM Inversion."
             )
 
     def psnr(self, level: int, error: float) -> float:
@@ -130,8 +110,8 @@ class NullText:
         """
         if self.trajectory != trajectory.fingerprint:
             raise ValueError(
-                "The null-text embeddings were optimised for another trajectory. Run Null-Text "
-                "Optimisation on this one."
+                f"The null-text embeddings were optimised for another trajectory"
+                f"{self._difference(trajectory)}. Run Null-Text Optimisation on this one."
             )
         if not self.finished:
             raise ValueError(
@@ -154,8 +134,8 @@ class NullText:
         """
         if self.trajectory != trajectory.fingerprint:
             raise ValueError(
-                "The null-text embeddings to go on from belong to another trajectory. Start anew, "
-                "or wire the trajectory they were made for."
+                f"The null-text embeddings to go on from belong to another trajectory"
+                f"{self._difference(trajectory)}. Start anew, or wire the one they were made for."
             )
         if self.cfg != cfg:
             raise ValueError(
@@ -175,13 +155,17 @@ class NullText:
                 "before."
             )
 
+    def _difference(self, trajectory: Trajectory) -> str:
+        """What can be seen to differ in a trajectory that is not the one this was made for."""
+        if self.steps != trajectory.steps:
+            return f", of {self.steps} steps where this one has {trajectory.steps}"
+        here = trajectory.latents.shape[1:]
+        if self.z.shape != here:
+            return f", of {_described(self.z.shape)} where this one has {_described(here)}"
+        return ""
+
 
 def _described(shape: Sequence[int]) -> str:
     b, c, f, h, w = shape
     clips = f"{b} clips of " if b != 1 else ""
     return f"{clips}{f} frames of {w} x {h} latents with {c} channels"
-
-
-def _grid(timesteps: Sequence[int]) -> str:
-    shown = [*map(str, timesteps[:2]), "...", str(timesteps[-1])] if len(timesteps) > 3 else None
-    return ", ".join(shown or map(str, timesteps))

@@ -140,6 +140,11 @@ def test_saved_and_loaded(run, inverted, tmp_path):
             assert torch.equal(loaded.z, found.z)
             assert all(map(torch.equal, loaded.embeddings, found.embeddings))
             assert all(map(torch.equal, loaded.guidance, found.guidance))
+        written = [file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.*")]
+        assert sorted(written) == [
+            "rescore_null_text/half.safetensors",
+            "rescore_null_text/with.safetensors",
+        ]
         resumed = optimise(run, given, null_text=loaded)[0]
         assert torch.equal(resumed.z, optimise(run, given)[0].z)
 

@@ -198,6 +198,15 @@ def test_what_it_is_used_with_is_checked(trajectory):
     state.require(trajectory, 3.0)
     with pytest.raises(ValueError, match="another trajectory"):
         state.require(replace(trajectory, model="another"))
+    shorter = replace(trajectory, latents=trajectory.latents[:4], timesteps=(0, 1, 2, 3))
+    with pytest.raises(ValueError, match="another trajectory, of 20 steps where this one has 3"):
+        state.require(shorter)
+    for latents, size in (
+        (trajectory.latents[:, :, :, :2], "2 frames of 7 x 5"),
+        (trajectory.latents.mT, "3 frames of 5 x 7"),
+    ):
+        with pytest.raises(ValueError, match=f"of 3 frames of 7 x 5 .* where this one has {size}"):
+            state.require(replace(trajectory, latents=latents))
     with pytest.raises(ValueError, match=r"for cfg 3, and this is 7\.5"):
         state.require(trajectory, 7.5)
     with pytest.raises(ValueError, match="done 2 of 20 steps"):
