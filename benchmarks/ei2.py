@@ -5,7 +5,7 @@
     python benchmarks/ei2.py --report     also writes benchmarks/ei2_report
     python benchmarks/ei2.py --split tune --rows ei2 tune-a-video --learning-rate 3e-4
 
-Clips of the shape world are learned by the tiny Stable Diffusion model, inverted without a prompt,
+Clips of the shape world are learned by the tiny Stable Diffusion model, inverted with their prompt,
 and sampled with the prompt of an edit; same clips, seeds and settings for every variant. What is
 then seen is read by the oracle. Settings are chosen on the split "tune"; what is reported is the
 split "test". Clips are spread over processes.
@@ -162,7 +162,13 @@ def edit_once(row: str, edit: Edit, run: Run) -> Outcome:
     run = replace(run, steps=0) if row == UNTUNED else run
     model = tuned(inflated(row), z_0, prompts, run)
     z = invert_and_edit(
-        z_0, model.eps_theta, prompts, model.schedule, steps=run.sampling, cfg=run.cfg
+        z_0,
+        model.eps_theta,
+        prompts,
+        model.schedule,
+        steps=run.sampling,
+        cfg=run.cfg,
+        describe=True,
     )
     clip, shifts = clip_of(model, z).clamp(0, 1), shifts_of(model, z_0, prompts)
     scores = score(clip, edit)

@@ -1,4 +1,4 @@
-"""How a tuned model edits its clip: inverted without a prompt, sampled with the new one."""
+"""How a tuned model edits its clip: inverted, and sampled with the new prompt."""
 
 from collections.abc import Callable
 
@@ -21,18 +21,21 @@ def invert_and_edit(
     *,
     steps: int = 50,
     cfg: float = 7.5,
+    describe: bool = False,
     on_step: Callable[[int], None] | None = None,
 ) -> Latents:
-    """A clip edited by a tuned model: inverted without a prompt, and sampled with the target's.
+    """A clip edited by a tuned model: inverted, and sampled with the target's prompt.
 
-    EI2's way of editing (Zhang et al., 2023, Sec. 5), with its defaults. The empty prompt, which
-    the paper does not name, is Tune-A-Video's: here the negative one, which usually is empty.
+    EI2's way of editing (Zhang et al., 2023, Sec. 5), with its defaults. The paper does not name
+    the prompt of the inversion. Tune-A-Video's is empty: here the negative one, which usually is.
+    With `describe` it is the source's, which keeps what is not edited closer to the clip.
     `on_step` is called with the number of steps done, of `2 * steps`, and may raise to stop.
     """
+    inverting = prompts.source if describe else prompts.negative
     grid, tell = schedule.timesteps(steps), on_step or (lambda done: None)
     inverted = ddim_invert(
         z_0,
-        lambda z, t: eps_theta(z, t, prompts.negative),
+        lambda z, t: eps_theta(z, t, inverting),
         schedule.alphas_bar,
         grid,
         lambda progress: tell(progress.step),

@@ -29,6 +29,13 @@ def test_the_target_moves_the_clip_towards_its_mean():
     torch.testing.assert_close(edited, Z + 2.0, rtol=0, atol=0.1)
 
 
+def test_inverted_with_the_source_prompt_the_same_target_finds_the_clip_back():
+    edited, _ = edit(9.0, steps=200, cfg=1.0, describe=True)
+    torch.testing.assert_close(edited, Z, rtol=0, atol=0.3)
+    without, _ = edit(9.0, steps=200, cfg=1.0)
+    assert (without - Z).abs().min() > 8
+
+
 def test_it_is_inversion_and_guided_sampling_on_one_grid():
     edited, model = edit(2.0, steps=7, cfg=4.0)
     twin, grid = GaussianModel(SCHEDULE.alphas_bar), SCHEDULE.timesteps(7)
