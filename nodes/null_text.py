@@ -175,7 +175,8 @@ class NullTextOptimisation:
                         "step": 0.001,
                         "round": 0.0001,
                         "tooltip": "How far each move goes at the first step; it falls to half at "
-                        "the last. 0.01 in the paper. If the error jumps up, lower it.",
+                        "the last. 0.01 in the paper. If the clip is not found back, raise it (the "
+                        "tiny models take 0.06); if the error jumps up, lower it.",
                     },
                 ),
                 "embeddings": (
