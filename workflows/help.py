@@ -53,27 +53,30 @@ def with_tables(page: str, node: type) -> str:
 def inputs_table(node: type) -> str:
     """Name, start value with its range, and tooltip of every input."""
     optional = node.INPUT_TYPES().get("optional", {})
-    rows = [
-        (f"`{name}`", _start(kind, options, name in optional), _cell(options["tooltip"]))
-        for name, (kind, options) in inputs_of(node).items()
-    ]
-    return _table(("input", "start (range)", "what it does"), rows)
+    return _table(
+        ("input, start (range)", "what it does"),
+        [
+            (name, _start(kind, options, name in optional), options["tooltip"])
+            for name, (kind, options) in inputs_of(node).items()
+        ],
+    )
 
 
 def outputs_table(node: type) -> str:
     """Name, type and tooltip of every output."""
-    rows = [
-        (f"`{name}`", kind, _cell(tooltip))
-        for name, kind, tooltip in zip(
-            node.RETURN_NAMES, node.RETURN_TYPES, node.OUTPUT_TOOLTIPS, strict=True
-        )
-    ]
-    return _table(("output", "type", "what it is"), rows)
+    outputs = zip(node.RETURN_NAMES, node.RETURN_TYPES, node.OUTPUT_TOOLTIPS, strict=True)
+    return _table(("output", "what it is"), [(n, _type(kind), text) for n, kind, text in outputs])
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _table(head: tuple[str, str], rows: list[tuple[str, str, str]]) -> str:
+    """Two columns, and what a name stands for under it: the front end's panel is narrow."""
+    lines = [" | ".join(head), "--- | ---"]
+    lines += [f"`{name}`<br>{value} | {_cell(text)}" for name, value, text in rows]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _type(kind: str) -> str:
+    return kind.removeprefix("RESCORE_")
 
 
 def _start(kind: Any, options: dict[str, Any], optional: bool) -> str:
@@ -91,7 +94,7 @@ def _start(kind: Any, options: dict[str, Any], optional: bool) -> str:
         return "on" if options["default"] else "off"
     if kind == "STRING":
         return f"`{options['default']}`" if options["default"] else "empty"
-    return f"{kind}, optional" if optional else kind
+    return f"{_type(kind)}, optional" if optional else _type(kind)
 
 
 def _number(value: float) -> str:
