@@ -200,7 +200,7 @@ class ScoreDistillation:
             fusion=fusion,
             windows=windows,
             mask=None if mask is None else host.masks_from_host(mask),
-            shown=_shown(latent, model.vae_factor),
+            shown=shown_share(latent, model.vae_factor),
             state=state,
             on_step=show,
         )
@@ -231,7 +231,7 @@ def _previewer(model, samples):
     return fit_preview((middle[0] - model.shift_factor) * model.scaling_factor, pixels)
 
 
-def _shown(latent: dict[str, Any], factor: int) -> tuple[float, float]:
+def shown_share(latent: dict[str, Any], factor: int) -> tuple[float, float]:
     """The share of the latent grid that the clip fills, the rest being padding."""
     height, width = latent["samples"].shape[-2:]
     if PIXEL_SIZE not in latent:

@@ -40,12 +40,17 @@ def inspect_gradient(
     draw = draw_step(z, z, schedule, settings, generator)
     descent = Descent(terms, eps_theta, prompts, schedule, settings, z, unet)
     gradient, numbers = descent.gradient(draw, z, z, range(len(terms)), 0)
-    energy = gradient.square().mean(dim=1).sqrt()
-    energy = energy / energy.max().clamp(min=torch.finfo(energy.dtype).tiny)
+    energy = energy_of(gradient)
 
-    mask = torch.zeros_like(energy)
+    mask = torch.zeros_like(gradient[:, 0])
     sliding = [entry.term for entry in terms if isinstance(entry.term, AdaptiveSliding)]
     if sliding:
         seen = predict(sliding[0].needs, draw, eps_theta, prompts, settings.cfg)
         mask = adaptive_mask(seen.eps_target, seen.eps_source, sliding[0].tau).to(z).mean(dim=1)
-    return rearrange(energy, "1 f h w -> f h w"), rearrange(mask, "1 f h w -> f h w"), numbers
+    return energy, rearrange(mask, "1 f h w -> f h w"), numbers
+
+
+def energy_of(gradient: Float[Tensor, "1 c f h w"]) -> Float[Tensor, "f h w"]:
+    """The root mean square over channels, 0..1 of the strongest place; 0 where there is nothing."""
+    energy = rearrange(gradient.square().mean(dim=1).sqrt(), "1 f h w -> f h w")
+    return energy / energy.max().clamp(min=torch.finfo(energy.dtype).tiny)

@@ -1,5 +1,7 @@
 """Masks drawn, grown, feathered, rounded to ellipses, and brought to the tokens of a layer."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from einops import rearrange
@@ -39,6 +41,26 @@ def box_mask(
     across = _covered(width, moved[:, 0], moved[:, 2])
     down = _covered(height, moved[:, 1], moved[:, 3])
     return torch.einsum("fH,fW->fHW", down, across).float()
+
+
+def boxes_mask(
+    boxes: Sequence[Float[Tensor, "_ 4"]], height: int, width: int
+) -> Float[Tensor, "f H W"]:
+    """White boxes, joined: for each frame any number of (left, top, right, bottom), in pixels.
+
+    Pixels the edge of a box cuts through hold the share of them that it covers. What reaches out of
+    the picture is cut off.
+    """
+    size = torch.tensor([width, height, width, height], dtype=torch.float64)
+    mask = torch.zeros(len(boxes), height, width)
+    for frame, found in zip(mask, boxes, strict=True):
+        if len(found):
+            left, top, right, bottom = (found.double().cpu() / size).clamp(0, 1).unbind(dim=1)
+            drawn = torch.einsum(
+                "nH,nW->nHW", _covered(height, top, bottom), _covered(width, left, right)
+            )
+            frame.copy_(drawn.amax(dim=0))
+    return mask
 
 
 def bounding_boxes(mask: Float[Tensor, "n H W"], margin: int = 0) -> Float[Tensor, "n H W"]:
@@ -105,6 +127,38 @@ def feather(mask: Float[Tensor, "n H W"], radius: float | int) -> Float[Tensor, 
     size, sigma = 2 * reach + 1, radius / 2
     blurred = gaussian_blur2d(padded, (size, size), (sigma, sigma), border_type="constant")
     return rearrange(blurred[..., reach:-reach, reach:-reach], "n 1 H W -> n H W").clamp(0, 1)
+
+
+def drawn_over(
+    clip: Float[Tensor, "1 3 f H W"],
+    mask: Float[Tensor, "n h w"],
+    colour: tuple[float, float, float],
+    *,
+    opacity: float | int = 0.5,
+    outline: int = 2,
+) -> Float[Tensor, "1 3 f H W"]:
+    """A clip with pixels in 0..1, tinted where the mask is white, and a line around the white.
+
+    `mask` is one for the clip or one for each frame, at any resolution. `outline` is the width of
+    the line in pixels, which lies outside the white (above 0.5).
+
+    Raises:
+        ValueError: if the number of masks is neither 1 nor the number of frames.
+    """
+    frames, height, width = clip.shape[2:]
+    if mask.shape[0] not in (1, frames):
+        raise ValueError(
+            f"The mask has {mask.shape[0]} frames and the clip has {frames}. Give one mask for the "
+            "whole clip, or one for each frame."
+        )
+    fitted = functional.interpolate(rearrange(mask, "n h w -> n 1 h w"), (height, width))
+    fitted = rearrange(fitted, "n 1 H W -> n H W").clamp(0, 1).to(clip)
+    white = (fitted > 0.5).to(clip)
+    line = grow(white, outline) - white
+    strength = torch.maximum(opacity * fitted, line)
+    strength = rearrange(strength, "n H W -> 1 1 n H W")
+    tint = rearrange(clip.new_tensor(colour), "c -> 1 c 1 1 1")
+    return torch.lerp(clip, tint.expand_as(clip), strength.expand_as(clip))
 
 
 def token_grid(tokens: int, height: int, width: int) -> tuple[int, int]:

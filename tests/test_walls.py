@@ -48,7 +48,7 @@ PACKAGES = {
 # The loops of `pipelines` say what happens next and may use every leaf and `attention`.
 LOOPS = {"attention_sampling", "ddim_inversion", "null_text", "one_shot_tuning"}
 LOOPS |= {"drift", "gradients", "prediction", "score_distillation"}
-LOOPS |= {"inspection", "tuned_edit"}
+LOOPS |= {"edit_masks", "inspection", "tuned_edit"}
 LOOPS.add("inflation")  # no loop, but what puts attention into a model
 # The leaves every leaf may build on (formulas and the words they share); it knows no other leaf.
 BASIC_LEAVES = {"delta_denoising", "guidance", "keys", "schedule", "shapes", "terms"}

@@ -33,6 +33,11 @@ CATALOGUE = {
     ),
     "clip-vit-large-patch14": Source("openai/clip-vit-large-patch14", "clip_vision"),
     "PickScore_v1": Source("yuvalkirstain/PickScore_v1", "clip_vision"),
+    "grounding-dino-tiny": Source("IDEA-Research/grounding-dino-tiny", "grounding-dino"),
+    "grounding-dino-base": Source("IDEA-Research/grounding-dino-base", "grounding-dino"),
+    "sam2.1-hiera-tiny": Source("facebook/sam2.1-hiera-tiny", "sam2"),
+    "sam2.1-hiera-small": Source("facebook/sam2.1-hiera-small", "sam2"),
+    "sam2.1-hiera-large": Source("facebook/sam2.1-hiera-large", "sam2"),
 }
 
 _PARTS = ("", "unet", "vae", "text_encoder", "tokenizer", "scheduler")

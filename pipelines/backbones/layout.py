@@ -30,12 +30,22 @@ EXPECTED = {
         "a CLIP model as transformers saves it: a folder with config.json (CLIPModel), its "
         "weights and the tokenizer"
     ),
+    "grounding-dino": (
+        "a Grounding DINO model as transformers saves it: a folder with config.json (model_type "
+        "grounding-dino), model.safetensors and the tokenizer"
+    ),
+    "sam2-video": (
+        "a SAM 2 video model as transformers saves it: a folder with config.json (model_type "
+        "sam2_video) and model.safetensors"
+    ),
 }
 _EXAMPLE = {
     "text-to-video": "zeroscope_v2_576w",
     "image": "stable-diffusion-v1-5",
     "motion-adapter": "animatediff-motion-adapter-v1-5-3",
     "clip": "clip-vit-large-patch14",
+    "grounding-dino": "grounding-dino-tiny",
+    "sam2-video": "sam2.1-hiera-small",
 }
 _KIND_OF_UNET = {"UNet3DConditionModel": "text-to-video", "UNet2DConditionModel": "image"}
 _CLASSES = {
@@ -83,6 +93,7 @@ def kind_of(folder: Path) -> str | None:
         ("model_index.json", "unet"),
         ("config.json", "_class_name"),
         ("config.json", "architectures"),
+        ("config.json", "model_type"),
     ):
         try:
             found = json.loads((folder / file).read_text("utf-8"))
@@ -95,6 +106,8 @@ def kind_of(folder: Path) -> str | None:
             return "motion-adapter"
         if value == ["CLIPModel"]:
             return "clip"
+        if value in ("grounding-dino", "sam2_video"):
+            return value.replace("_", "-")
     return None
 
 

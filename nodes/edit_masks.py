@@ -1,0 +1,326 @@
+"""Nodes that make masks of what the model itself knows, without any other model."""
+
+from typing import Any
+
+from . import host
+from .distillation import ScoreDistillation, shown_share
+from .masks import CATEGORY
+from .sockets import MODEL, PIXEL_SIZE, PROMPTS, TERMS
+
+# Working memory of a model call, with what is recorded on the way.
+_BYTES_PER_LATENT_PIXEL = 1 << 15
+
+
+def _looks(t_min: float, t_max: float, timesteps: int) -> dict[str, Any]:
+    """The widgets that say at which noise the clip is looked at."""
+    share = {"min": 0.0, "max": 1.0, "step": 0.01}
+    return {
+        "t_min": (
+            "FLOAT",
+            {
+                "default": t_min,
+                **share,
+                "tooltip": "The lowest timestep looked at, as a share of the schedule. Low ones "
+                "show outlines. If the mask is full of holes, raise it.",
+            },
+        ),
+        "t_max": (
+            "FLOAT",
+            {
+                "default": t_max,
+                **share,
+                "tooltip": "The highest timestep looked at. High ones show where things roughly "
+                "are. If the mask is a blot, lower it; above 0.8 little is left to see.",
+            },
+        ),
+        "timesteps": (
+            "INT",
+            {
+                "default": timesteps,
+                "min": 1,
+                "max": 100,
+                "step": 1,
+                "tooltip": "How many timesteps from t_min to t_max are averaged. If the mask is "
+                "speckled, raise it; time grows alike.",
+            },
+        ),
+        "draws": (
+            "INT",
+            {
+                "default": 1,
+                "min": 1,
+                "max": 100,
+                "step": 1,
+                "tooltip": "Noises averaged at each timestep. 1 is enough for a clip; for a single "
+                "frame raise it to 5 or 10 if the mask changes with the seed.",
+            },
+        ),
+        "seed": ScoreDistillation.INPUT_TYPES()["required"]["seed"],
+    }
+
+
+def _threshold(level: float, smooth: float) -> dict[str, Any]:
+    """The widgets that say how a map becomes a mask."""
+    share = {"min": 0.0, "max": 1.0, "step": 0.01}
+    return {
+        "threshold": (
+            ["level", "otsu", "quantile"],
+            {
+                "default": "level",
+                "tooltip": "How the map is cut. level: at a share of its strongest place. otsu: "
+                "where it falls apart best into two. quantile: so that a fixed share stays black, "
+                "for objects whose size you know.",
+            },
+        ),
+        "level": (
+            "FLOAT",
+            {
+                "default": level,
+                **share,
+                "tooltip": "Only with threshold level: the share of the way from the weakest to "
+                "the strongest place. If the mask is too small, lower it; if it spills over, raise "
+                "it.",
+            },
+        ),
+        "quantile": (
+            "FLOAT",
+            {
+                "default": 0.9,
+                **share,
+                "tooltip": "Only with threshold quantile: the share that stays black. 0.9 leaves a "
+                "tenth of the picture white.",
+            },
+        ),
+        "per_frame": (
+            "BOOLEAN",
+            {
+                "default": False,
+                "tooltip": "Cut every frame by itself. Off, all frames are cut alike, and an "
+                "object that leaves the picture leaves the mask; on, each frame has some white.",
+            },
+        ),
+        "smooth": (
+            "FLOAT",
+            {
+                "default": smooth,
+                "min": 0.0,
+                "max": 16.0,
+                "step": 0.25,
+                "tooltip": "Blur of the map before it is cut, in latent pixels (8 pixels of the "
+                "clip with the big models). If the mask has holes or specks, raise it; 0 is none.",
+            },
+        ),
+    }
+
+
+def _windows() -> dict[str, Any]:
+    optional = ScoreDistillation.INPUT_TYPES()["optional"]
+    return {name: optional[name] for name in ("window", "overlap")}
+
+
+def _loaded(model, latent):
+    """The clip's latents, on the device of the model, which is where it computes."""
+    samples = latent["samples"]
+    host.load(model, "unet", memory=_BYTES_PER_LATENT_PIXEL * 4 * samples[:, :1].numel())
+    z = host.latents_from_host(samples, model.scaling_factor, model.shift_factor)
+    return z.to(model.device)
+
+
+def _cut(values, threshold, smooth: float, model, latent):
+    """The mask of a map, the map as pictures of 0..1, and a sentence; all of the clip's size."""
+    from einops import rearrange
+
+    from ..pipelines.thresholds import on_pixels, smoothed
+
+    pixels = on_pixels(smoothed(values.cpu(), smooth), model.vae_factor, latent.get(PIXEL_SIZE))
+    mask = threshold(pixels)
+    shown = (pixels - pixels.min()) / (pixels.max() - pixels.min())
+    pictures = rearrange(shown, "f h w -> f h w 1").expand(-1, -1, -1, 3)
+    shares = mask.mean(dim=(1, 2))
+    report = f"White: {100 * mask.mean():.1f} % of the clip"
+    if len(mask) > 1:
+        report += f", {100 * shares.min():.1f} to {100 * shares.max():.1f} % of a frame"
+    return (mask, pictures, report + ".")
+
+
+class MaskFromGradient:
+    """Where terms would change the clip."""
+
+    DESCRIPTION = (
+        "Makes the edit mask from what the terms want: the energy of their gradient at the source "
+        "clip, averaged over timesteps and noises, and cut. With Delta Denoising this is the mask "
+        "of DiffEdit (Couairon et al., 2023): where the prompts disagree about the clip. Needs no "
+        "other model. Look at it with Show Mask before you edit with it."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "make"
+    RETURN_TYPES = ("MASK", "IMAGE", "STRING")
+    RETURN_NAMES = ("mask", "energy", "report")
+    OUTPUT_TOOLTIPS = (
+        "White where the terms act, one mask per frame, of the clip's size.",
+        "The map before it was cut, bright where the gradient is strong.",
+        "How much of the clip is white.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        loop = ScoreDistillation.INPUT_TYPES()["required"]
+        return {
+            "required": {
+                "model": (MODEL, {"tooltip": "The model that the terms ask."}),
+                "prompts": (
+                    PROMPTS,
+                    {
+                        "tooltip": "From Encode Prompt Pair, same model. The two prompts must "
+                        "differ in what is to change, and in nothing else."
+                    },
+                ),
+                "latent": loop["latent"],
+                "terms": (
+                    TERMS,
+                    {"tooltip": "The terms to follow: Delta Denoising, or those of your edit."},
+                ),
+                **_looks(0.2, 0.8, 4),
+                "cfg": loop["cfg"],
+                **_threshold(0.35, 1.0),
+            },
+            "optional": _windows(),
+        }
+
+    def make(
+        self, model, prompts, latent, terms, t_min: float, t_max: float, timesteps: int,
+        draws: int, seed: int, cfg: float, threshold: str, level: float, quantile: float,
+        per_frame: bool, smooth: float, window: int = 0, overlap: int = 4,
+    ):  # fmt: skip
+        from ..pipelines.edit_masks import Looks, gradient_map
+        from ..pipelines.thresholds import Threshold
+        from ..pipelines.windows import Windows
+
+        cut = Threshold(threshold, level, quantile, per_frame)
+        looks = Looks(t_min, t_max, timesteps, draws, seed)
+        values = gradient_map(
+            _loaded(model, latent),
+            terms,
+            model.eps_theta,
+            prompts.embeddings,
+            model.schedule,
+            cfg,
+            looks,
+            unet=model.unet,
+            windows=Windows(window, overlap) if window else None,
+            shown=shown_share(latent, model.vae_factor),
+            on_draw=host.progress(looks.count),
+        )
+        return _cut(values, cut, smooth, model, latent)
+
+
+class MaskFromWords:
+    """Where the model sees some words of the prompt."""
+
+    DESCRIPTION = (
+        "Makes a mask of what the model sees for words of the prompt, such as: circle. Its text "
+        "cross-attention at the source clip is averaged over heads, layers, timesteps and noises, "
+        "and cut. Needs no other model. Look at it with Show Mask before you edit with it."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "make"
+    RETURN_TYPES = ("MASK", "IMAGE", "STRING")
+    RETURN_NAMES = ("mask", "attention", "report")
+    OUTPUT_TOOLTIPS = (
+        "White where the words are seen, one mask per frame, of the clip's size.",
+        "The map before it was cut, bright where the words are read most.",
+        "How much of the clip is white.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        loop = ScoreDistillation.INPUT_TYPES()["required"]
+        return {
+            "required": {
+                "model": (MODEL, {"tooltip": "The model that reads the prompt."}),
+                "prompts": (PROMPTS, {"tooltip": "From Encode Prompt Pair, same model."}),
+                "latent": loop["latent"],
+                "words": (
+                    "STRING",
+                    {
+                        "default": "circle",
+                        "tooltip": "Words of the prompt, or several in a row, separated by commas. "
+                        "An object's noun with its colour (red circle) is found best. If too much "
+                        "is white, name fewer words.",
+                    },
+                ),
+                "prompt": (
+                    ["source", "target"],
+                    {
+                        "default": "source",
+                        "tooltip": "The prompt in which the words stand. source: what the clip "
+                        "shows now. target shows where the model would put the new thing.",
+                    },
+                ),
+                **_looks(0.2, 0.6, 3),
+                **_threshold(0.5, 0.0),
+                "max_tokens": (
+                    "INT",
+                    {
+                        "default": 1024,
+                        "min": 1,
+                        "max": 65536,
+                        "step": 1,
+                        "tooltip": "The finest layers with at most so many tokens a frame are "
+                        "read: 1024 is 32 x 32. If the mask is ragged, lower it to 256.",
+                    },
+                ),
+                "sites": (
+                    "STRING",
+                    {
+                        "default": "*",
+                        "tooltip": "The cross-attention layers looked at, by name: * is all, "
+                        "up_blocks.* the decoder. If the mask is off, try up_blocks.*; an error "
+                        "lists the names.",
+                    },
+                ),
+            },
+            "optional": _windows(),
+        }
+
+    def make(
+        self, model, prompts, latent, words: str, prompt: str, t_min: float, t_max: float,
+        timesteps: int, draws: int, seed: int, threshold: str, level: float, quantile: float,
+        per_frame: bool, smooth: float, max_tokens: int, sites: str, window: int = 0,
+        overlap: int = 4,
+    ):  # fmt: skip
+        from ..pipelines.edit_masks import Looks, word_map
+        from ..pipelines.thresholds import Threshold
+        from ..pipelines.windows import Windows
+        from ..pipelines.words import find_word
+
+        cut = Threshold(threshold, level, quantile, per_frame)
+        looks = Looks(t_min, t_max, timesteps, draws, seed)
+        host.load(model, "text_encoder")
+        read = model.encode_prompt(getattr(prompts, prompt))
+        wanted = [word.strip() for word in words.split(",") if word.strip()] or [words]
+        found = {at for word in wanted for at in find_word(read.tokens, word, read.cut)}
+        values = word_map(
+            _loaded(model, latent),
+            sorted({position for positions in found for position in positions}),
+            getattr(prompts.embeddings, prompt),
+            model.eps_theta,
+            model.schedule,
+            model.unet,
+            looks,
+            sites=sites,
+            max_tokens=max_tokens,
+            windows=Windows(window, overlap) if window else None,
+            on_draw=host.progress(looks.count),
+        )
+        return _cut(values, cut, smooth, model, latent)
+
+
+NODE_CLASS_MAPPINGS = {
+    "ReScoreMaskFromGradient": MaskFromGradient,
+    "ReScoreMaskFromWords": MaskFromWords,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "ReScoreMaskFromGradient": "Mask from Gradient",
+    "ReScoreMaskFromWords": "Mask from Words",
+}

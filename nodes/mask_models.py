@@ -1,0 +1,339 @@
+"""Nodes that make masks with models of their own: Grounding DINO and SAM 2."""
+
+from typing import Any
+
+from . import host
+from .masks import CATEGORY
+from .sockets import BOXES, DETECTOR, TRACKER
+
+
+class LoadGroundingDino:
+    """Grounding DINO, which finds what a prompt names."""
+
+    DESCRIPTION = (
+        "Loads a Grounding DINO model for Mask from Prompt: a folder as transformers saves it, "
+        "under models/grounding-dino, such as grounding-dino-tiny. Nothing is downloaded; without "
+        "one the error tells the command that fetches it."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = (DETECTOR,)
+    RETURN_NAMES = ("detector",)
+    OUTPUT_TOOLTIPS = ("The model, for Mask from Prompt.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"folder": _folders("grounding-dino", "grounding-dino")}}
+
+    def load(self, folder: str):
+        from ..pipelines.backbones.grounding_dino import load_grounding_dino
+
+        path = _found(folder, "grounding-dino", "grounding-dino", "grounding-dino-tiny")
+        return (load_grounding_dino(path),)
+
+
+class LoadSam2:
+    """SAM 2, which follows what is pointed at."""
+
+    DESCRIPTION = (
+        "Loads a SAM 2 video model for Mask through Clip: a folder as transformers saves it, under "
+        "models/sam2, such as sam2.1-hiera-small. Needs transformers 4.56 or newer. Nothing is "
+        "downloaded; without one the error tells the command that fetches it."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = (TRACKER,)
+    RETURN_NAMES = ("tracker",)
+    OUTPUT_TOOLTIPS = ("The model, for Mask through Clip.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"folder": _folders("sam2", "sam2-video")}}
+
+    def load(self, folder: str):
+        from ..pipelines.backbones.sam2_video import load_sam2
+
+        return (load_sam2(_found(folder, "sam2", "sam2-video", "sam2.1-hiera-small")),)
+
+
+def _folders(category: str, kind: str) -> tuple[list[str], dict[str, Any]]:
+    """The combo of the models of a kind; without any, one entry that says where to put them."""
+    from ..pipelines.backbones.layout import list_models
+
+    names = list_models(host.roots(category), kind)
+    return (
+        names or [f"(nothing found: put a model into models/{category})"],
+        {
+            "tooltip": f"A folder under models/{category} with config.json and model.safetensors. "
+            "If none is listed, run this node: its error has the command that fetches one."
+        },
+    )
+
+
+def _found(folder: str, category: str, kind: str, example: str):
+    from ..pipelines.backbones.layout import find_model
+
+    # The name of no folder becomes one that can be fetched, which the error then tells.
+    name = example if folder.startswith("(") else folder
+    return find_model(name, host.roots(category), kind)
+
+
+class MaskFromPrompt:
+    """Boxes around what a prompt names."""
+
+    DESCRIPTION = (
+        "Finds what a prompt names, such as: a dog. Grounding DINO (Liu et al., 2023) looks at "
+        "each frame, or at one; the boxes it is sure of become white. Wire them to Mask through "
+        "Clip for outlines that follow the object."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "find"
+    RETURN_TYPES = ("MASK", BOXES, "STRING")
+    RETURN_NAMES = ("mask", "boxes", "report")
+    OUTPUT_TOOLTIPS = (
+        "White boxes, one mask per frame, of the clip's size.",
+        "The boxes themselves, for Mask through Clip.",
+        "What was found in which frame, and how sure the model is.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "detector": (DETECTOR, {"tooltip": "From Load Grounding DINO."}),
+                "images": ("IMAGE", {"tooltip": "The clip to look at."}),
+                "prompt": (
+                    "STRING",
+                    {
+                        "default": "a person",
+                        "tooltip": "What to find: a short noun phrase. Full stops or commas "
+                        "separate several things. If something else is found, describe it better.",
+                    },
+                ),
+                "threshold": (
+                    "FLOAT",
+                    {
+                        "default": 0.3,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.01,
+                        "tooltip": "How sure the model must be of a box. If nothing is found, "
+                        "lower it to 0.2; if too much is, raise it.",
+                    },
+                ),
+                "which": (
+                    ["best", "all"],
+                    {
+                        "default": "best",
+                        "tooltip": "best: the surest box of each frame. all: every one above the "
+                        "threshold, for several objects.",
+                    },
+                ),
+                "look_at": (
+                    ["every frame", "one frame"],
+                    {
+                        "default": "every frame",
+                        "tooltip": "one frame looks at key_frame only, and its boxes hold for the "
+                        "whole clip: right for Mask through Clip, and for what stands still.",
+                    },
+                ),
+                "key_frame": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 100000,
+                        "step": 1,
+                        "tooltip": "Used only with one frame: its number, from 0. Choose one in "
+                        "which the object is seen well.",
+                    },
+                ),
+                "largest": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.01,
+                        "max": 1.0,
+                        "step": 0.01,
+                        "tooltip": "Boxes that cover more than this share of the picture are left "
+                        "out. If the whole picture is found, lower it to 0.8.",
+                    },
+                ),
+            }
+        }
+
+    def find(
+        self, detector, images, prompt: str, threshold: float, which: str, look_at: str,
+        key_frame: int, largest: float,
+    ):  # fmt: skip
+        from ..pipelines.boxes import chosen_boxes, frames_with_boxes, listed, no_boxes
+        from ..pipelines.mask_shapes import boxes_mask
+
+        clip = host.clip_from_image(images)
+        frames, height, width = clip.shape[2:]
+        host.load(detector, "unet")
+        looked = list(range(frames)) if look_at == "every frame" else [key_frame]
+        if looked[-1] >= frames:
+            raise ValueError(
+                f"key_frame is {key_frame}, and the clip has frames 0 to {frames - 1}. Choose one "
+                "of them."
+            )
+        boxes, surest = list(no_boxes(frames)), []
+        bar = host.progress(len(looked))
+        for done, frame in enumerate(looked, start=1):
+            found = detector.detect(clip[0, :, frame], prompt)
+            surest.append(float(found.scores[0]))
+            boxes[frame] = chosen_boxes(
+                *found, threshold=threshold, best=which == "best", largest=largest,
+                size=(height, width),
+            )  # fmt: skip
+            bar(done)
+        seen = frames_with_boxes(boxes)
+        if not seen:
+            raise ValueError(
+                f'Nothing in the clip fits "{prompt}": the surest box scores {max(surest):.2f}, '
+                f"and the threshold is {threshold:.2f}. Lower the threshold, raise largest, or "
+                "describe it in other words."
+            )
+        drawn = boxes if look_at == "every frame" else [boxes[key_frame]] * frames
+        report = (
+            f"{sum(map(len, boxes))} boxes in frames {listed(seen)}; the surest of a frame scores "
+            f"{min(surest):.2f} to {max(surest):.2f}."
+        )
+        return (boxes_mask(drawn, height, width), tuple(boxes), report)
+
+
+class MaskThroughClip:
+    """What is pointed at in one frame, followed through the clip."""
+
+    DESCRIPTION = (
+        "Point at an object in one frame, with a box, with points, or with the boxes of Mask from "
+        "Prompt, and SAM 2 (Ravi et al., 2024) outlines it in every frame, forwards and backwards "
+        "from there. Memory does not grow with the length of the clip."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "follow"
+    RETURN_TYPES = ("MASK", "STRING")
+    RETURN_NAMES = ("mask", "report")
+    OUTPUT_TOOLTIPS = (
+        "White where the object is, one mask per frame, of the clip's size.",
+        "In which frames it is seen, and how much of them it covers.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "tracker": (TRACKER, {"tooltip": "From Load SAM 2."}),
+                "images": ("IMAGE", {"tooltip": "The clip to follow the object through."}),
+                "frame": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 100000,
+                        "step": 1,
+                        "tooltip": "The number of the frame pointed at, from 0. Choose one that "
+                        "shows all of the object.",
+                    },
+                ),
+                "box": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "A box around the object in that frame, in pixels: x, y, width, "
+                        "height, such as 120, 80, 200, 150. Empty is none. A tight box works best.",
+                    },
+                ),
+                "points": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "Points on the object, in pixels: x, y; x, y, such as 160, 120; "
+                        "200, 140. Empty is none. If a part of it is missing, point at that, too.",
+                    },
+                ),
+                "negative_points": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "Points on what does not belong to it, written alike. If the "
+                        "mask spills over, point at where it should not be.",
+                    },
+                ),
+            },
+            "optional": {
+                "boxes": (
+                    BOXES,
+                    {
+                        "tooltip": "From Mask from Prompt: each of its boxes in that frame is an "
+                        "object of its own. Then box and points may stay empty."
+                    },
+                ),
+            },
+        }
+
+    def follow(
+        self, tracker, images, frame: int, box: str, points: str, negative_points: str, boxes=None
+    ):
+        from ..pipelines.boxes import listed, parse_box, parse_points
+
+        clip = host.clip_from_image(images)
+        drawn, inside = parse_box(box), parse_points(points)
+        things = _things(drawn, inside, parse_points(negative_points), boxes, clip.shape[2], frame)
+        host.load(tracker, "unet")
+        mask = tracker.follow(clip, things, frame, on_frame=host.progress(clip.shape[2]))
+        shares = mask.mean(dim=(1, 2))
+        if not bool(mask.any()):
+            raise ValueError(
+                f"SAM 2 sees no object where frame {frame} is pointed at. Draw the box closer, "
+                "point at the middle of the object, or choose another frame."
+            )
+        report = (
+            f"Seen in frames {listed(shares.nonzero()[:, 0].tolist())} of 0 to {len(mask) - 1}, "
+            f"covering up to {100 * shares.max():.1f} % of the picture."
+        )
+        return (mask, report)
+
+
+def _things(drawn, inside, outside, boxes, frames: int, frame: int) -> list[Any]:
+    """All that is pointed at: one thing by hand, and one by each box that comes on the wire."""
+    from ..pipelines.backbones.sam2_video import Pointed
+    from ..pipelines.boxes import frames_with_boxes, listed
+
+    things = []
+    if drawn is not None or inside:
+        things.append(Pointed(drawn, inside, outside))
+    if boxes is not None:
+        if len(boxes) != frames:
+            raise ValueError(
+                f"The boxes were found in a clip of {len(boxes)} frames, and this one has {frames}."
+                " Wire the same clip to both nodes."
+            )
+        there = boxes[frame] if frame < frames else ()
+        if not len(there) and not things:
+            raise ValueError(
+                f"Frame {frame} has no box. Choose one that has: "
+                f"{listed(frames_with_boxes(boxes))}."
+            )
+        # Points by hand outside of things hold for the boxes, too.
+        things += [Pointed(tuple(found.tolist()), (), outside) for found in there]
+    if not things:
+        raise ValueError(
+            "Nothing is pointed at. Fill in box or points, or wire the boxes of Mask from Prompt."
+        )
+    return things
+
+
+NODE_CLASS_MAPPINGS = {
+    "ReScoreLoadGroundingDino": LoadGroundingDino,
+    "ReScoreLoadSam2": LoadSam2,
+    "ReScoreMaskFromPrompt": MaskFromPrompt,
+    "ReScoreMaskThroughClip": MaskThroughClip,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "ReScoreLoadGroundingDino": "Load Grounding DINO",
+    "ReScoreLoadSam2": "Load SAM 2",
+    "ReScoreMaskFromPrompt": "Mask from Prompt",
+    "ReScoreMaskThroughClip": "Mask through Clip",
+}

@@ -1,0 +1,114 @@
+"""From a map of how much each place matters to a mask: smoothed, brought to pixels, cut in two."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from kornia.filters import gaussian_blur2d
+from torch import Tensor
+from torch.nn import functional
+
+METHODS = ("level", "otsu", "quantile")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Where a map is cut: what is above becomes white."""
+
+    method: str = "level"  # one of METHODS
+    level: float = 0.5  # of level: share of the way from the weakest to the strongest place
+    quantile: float = 0.9  # of quantile: share of the places that stay black
+    per_frame: bool = False  # whether each frame is cut by itself, or all of the clip alike
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"There is no threshold {self.method!r}; choose {', '.join(METHODS)}.")
+        for name, share in (("level", self.level), ("quantile", self.quantile)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"The {name} is {share}; it must lie within 0..1.")
+
+    def __call__(self, values: Float[Tensor, "f h w"]) -> Float[Tensor, "f h w"]:
+        """The mask of a map, 0 or 1.
+
+        Raises:
+            ValueError: if the map is the same everywhere, or not finite.
+        """
+        if not bool(torch.isfinite(values).all()):
+            raise ValueError("The map that is to become a mask holds NaN or infinite values.")
+        if float(values.min()) == float(values.max()):
+            raise ValueError(
+                "The map that is to become a mask is the same everywhere, so there is nothing to "
+                "cut out. Source and target prompt may be equal, or no term acts."
+            )
+        if self.per_frame:
+            return torch.stack([self._cut(frame) for frame in values])
+        return self._cut(values)
+
+    def _cut(self, values: Tensor) -> Tensor:
+        """One frame, or all of them. What is the same everywhere has no white."""
+        low, high = float(values.min()), float(values.max())
+        if self.method == "otsu":
+            at = otsu(values)
+        elif self.method == "quantile":
+            at = quantile(values, self.quantile)
+        else:
+            at = low + self.level * (high - low)
+        return (values > at).float()
+
+
+def otsu(values: Float[Tensor, "..."]) -> float:
+    """The threshold that parts values best in two: between-class variance is largest (Otsu, 1979).
+
+    Exact, over all ways to part them and without a histogram: halfway between two neighbours. For
+    values that are all equal it is that value.
+    """
+    ordered = values.flatten().double().sort().values
+    count = len(ordered)
+    if count < 2 or ordered[0] == ordered[-1]:
+        return float(ordered[-1])
+    below = torch.arange(1, count, dtype=torch.float64, device=ordered.device)
+    sums = ordered.cumsum(dim=0)
+    means = sums[:-1] / below, (sums[-1] - sums[:-1]) / (count - below)
+    between = below * (count - below) * (means[0] - means[1]).square()
+    # Equal values belong to one class.
+    between = torch.where(ordered[1:] > ordered[:-1], between, -1)
+    cut = int(between.argmax())
+    return float((ordered[cut] + ordered[cut + 1]) / 2)
+
+
+def quantile(values: Float[Tensor, "..."], share: float) -> float:
+    """The value that a share of the values does not exceed, any number of them.
+
+    Share 0 is less than the smallest, so that everything lies above.
+    """
+    ordered = values.flatten().double().sort().values
+    rank = math.ceil(share * len(ordered))
+    return float(ordered[rank - 1]) if rank else -math.inf
+
+
+def smoothed(values: Float[Tensor, "f h w"], radius: float | int) -> Float[Tensor, "f h w"]:
+    """A map blurred in each frame by a Gaussian of standard deviation `radius` cells; 0 is none."""
+    if radius <= 0:
+        return values
+    reach = math.ceil(3 * radius)
+    padded = functional.pad(rearrange(values, "f h w -> f 1 h w"), (reach,) * 4, mode="replicate")
+    size = 2 * reach + 1
+    blurred = gaussian_blur2d(padded, (size, size), (radius, radius), border_type="constant")
+    return rearrange(blurred[..., reach:-reach, reach:-reach], "f 1 h w -> f h w")
+
+
+def on_pixels(
+    values: Float[Tensor, "f h w"], factor: int, size: tuple[int, int] | None
+) -> Float[Tensor, "f H W"]:
+    """A map of latent pixels on the pixels of the clip, bilinear.
+
+    `factor` pixels make a latent pixel. `size` is the clip's (height, width) before it was padded
+    to whole latent pixels; None if it was not.
+    """
+    whole = functional.interpolate(
+        rearrange(values, "f h w -> f 1 h w"), scale_factor=float(factor), mode="bilinear"
+    )
+    height, width = whole.shape[-2:] if size is None else size
+    return rearrange(whole[..., :height, :width], "f 1 h w -> f h w")
