@@ -41,8 +41,8 @@ IMAGE_MODEL = """**With a real model:** replace *Load Shape-World Model* by *Loa
 frames. Tune for 500 steps at a learning rate of 0.00003; 50 steps of inversion, with cfg 0 to \
 invert without a prompt as Tune-A-Video does; cfg 7.5 (EI2) or 12.5 (Tune-A-Video) when sampling."""
 
-# Chosen on the tune split. A change of colour across the wheel, red to blue, moves the object: the
-# inverted noise still holds its old colour. A cfg like the papers' burns what the tiny model draws.
+# Chosen on this clip and a few of the tune split. Blue for red moves the object, for a colour so far
+# off loses its place; yellow keeps it. A cfg like the papers' burns what the tiny model draws.
 TUNING = {"steps": 100, "learning_rate": 0.0001}
 TUNED_STEPS, TUNED_CFG = 25, 1.5
 
