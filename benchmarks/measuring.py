@@ -14,6 +14,8 @@ from rescore.pipelines.video_vae import decode_video, encode_video
 from rescore.shapeworld.score import Estimate
 from torch import Tensor
 
+FIGURES = "figures.json"  # of a report, beside its page
+
 
 def latents_of(model: Backbone, clip: Tensor) -> Tensor:
     """A clip `[f, h, w, 3]` in 0..1 as the model's scaled latents, `[1, c, f, h, w]`."""
@@ -60,4 +62,4 @@ def write_report(folder: Path, lines: Sequence[str], figures: Mapping[str, Any])
     """A page and the numbers it was made from."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
-    (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    (folder / FIGURES).write_text(json.dumps(figures, indent=1) + "\n", "utf-8")

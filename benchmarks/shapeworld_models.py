@@ -3,7 +3,8 @@
     python benchmarks/shapeworld_models.py                 all figures, 100 prompts each
     python benchmarks/shapeworld_models.py --prompts 16    a quick look
     python benchmarks/shapeworld_models.py --only vae shapeworld-t2v
-    python benchmarks/shapeworld_models.py --report        also writes shapeworld/report
+    python benchmarks/shapeworld_models.py --report        also writes shapeworld/report; parts
+                                                           that were not measured again stay
 
 Everything is measured on held-out scenes. Texts are read back by the oracle.
 """
@@ -16,16 +17,24 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
+from measuring import (
+    FIGURES,
+    clip_of,
+    latents_of,
+    made,
+    markdown,
+    prompts_of,
+    write_report,
+)
 from rescore.headless.demo import save_strip
 from rescore.pipelines.backbones.backbone import Backbone
 from rescore.pipelines.delta_denoising import DeltaDenoising
 from rescore.pipelines.guidance import guide
 from rescore.pipelines.masks import latent_mask
-from rescore.pipelines.prediction import Prompts
 from rescore.pipelines.sampling import ddim_sample
 from rescore.pipelines.score_distillation import Settings, distil
 from rescore.pipelines.terms import Weighted
-from rescore.pipelines.video_vae import decode_video, encode_video
+from rescore.pipelines.video_vae import decode_video
 from rescore.shapeworld.edits import edited, prompts, suite
 from rescore.shapeworld.models import NAMES, WEIGHTS, load_shapeworld
 from rescore.shapeworld.oracle import read
@@ -37,17 +46,12 @@ REPORT = Path(__file__).resolve().parent.parent / "shapeworld" / "report"
 ATTRIBUTES = ("colour", "shape", "background", "motion")
 
 
-def to_image(clip: torch.Tensor) -> torch.Tensor:
-    return rearrange(clip, "1 c f h w -> f h w c")
-
-
 def reconstruction(model: Backbone, clips: int) -> dict[str, float]:
     """PSNR in dB of held-out clips through the VAE: mean over clips, and of the mean error."""
     values = []
     for scene in prompts(clips):
         truth = render(scene).clip
-        z = encode_video(rearrange(truth, "f h w c -> 1 c f h w"), model.encode_frames, 4)
-        decoded = to_image(decode_video(z, model.decode_frames))
+        decoded = clip_of(model, latents_of(model, truth))
         values.append(psnr(decoded, truth, torch.ones(truth.shape[:3], dtype=torch.bool)))
     errors = [10 ** (-value / 10) for value in values]
     return {
@@ -107,21 +111,19 @@ def masked_edit(
     scores, exact, rows = [], 0, {}
     for index, edit in enumerate(suite("colour", count)):
         truth = edited(edit)
-        source = rearrange(truth.source.clip, "f h w c -> 1 c f h w")
-        z_source = encode_video(source, model.encode_frames, 4) * model.scaling_factor
-        texts = {"source": truth.source_prompt, "target": truth.target_prompt, "negative": ""}
+        z_source = latents_of(model, truth.source.clip)
         state = distil(
             z_source,
             (Weighted(DeltaDenoising()),),
             model.eps_theta,
-            Prompts(**{name: model.encode_prompt(text).embedding for name, text in texts.items()}),
+            prompts_of(model, truth.source_prompt, truth.target_prompt),
             model.schedule,
             settings,
             mask=truth.paint.float(),
         )
         outside = (latent_mask(truth.paint.float(), *z_source.shape[2:]) == 0).expand_as(z_source)
         exact += torch.equal(state.z[outside], z_source[outside])
-        clip = to_image(decode_video(state.z / model.scaling_factor, model.decode_frames))
+        clip = clip_of(model, state.z)
         scores.append(score(clip, edit))
         if index < 4:
             rows |= {f"source {index}": truth.source.clip, f"edit {index}": clip}
@@ -153,12 +155,14 @@ def measure(options: argparse.Namespace, folder: Path | None) -> dict[str, dict[
         began = time.monotonic()
         if name == "vae":
             model = load_shapeworld("shapeworld-sd")
-            note("VAE reconstruction, dB", reconstruction(model, options.prompts), began)
+            values = reconstruction(model, options.prompts) | {"clips": options.prompts}
+            note("VAE reconstruction, dB", values, began)
             continue
         if name == "edit":
-            settings = Settings(100, options.step_size, 9.0)
+            settings = Settings(60, 0.1, 5.0)  # chosen on the split "tune"
             model = load_shapeworld("shapeworld-t2v")
             values = masked_edit(model, options.edits, settings, strip("masked_edits"))
+            values["clips"] = options.edits
             note("masked colour edit, shapeworld-t2v", values, began)
             continue
         values = text_to_video(
@@ -169,11 +173,11 @@ def measure(options: argparse.Namespace, folder: Path | None) -> dict[str, dict[
             frames=1 if name == "shapeworld-sd" else options.frames,
             strip=strip(name),
         )
-        note(f"{name}, % read right", values, began)
+        note(f"{name}, % read right", values | {"prompts": options.prompts}, began)
     return figures
 
 
-def write_report(folder: Path, figures: dict[str, dict[str, float]], options) -> None:
+def report(folder: Path, figures: dict[str, dict[str, float]], options) -> None:
     """The figures, and the loss curves, as one page with pictures."""
     import matplotlib
 
@@ -187,17 +191,14 @@ def write_report(folder: Path, figures: dict[str, dict[str, float]], options) ->
     axes.set(xlabel="step", ylabel="mean squared error of the noise", yscale="log")
     axes.legend()
     pyplot.savefig(folder / "loss_curves.png", dpi=90, bbox_inches="tight")
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    cells = [(what, name, str(v)) for what, row in figures.items() for name, v in row.items()]
     lines = [
         "# The shape world's models",
         "",
-        "Written by `python benchmarks/shapeworld_models.py --report`: "
-        f"{options.prompts} held-out prompts, cfg {options.cfg}, {options.steps} DDIM steps, "
-        f"{options.edits} edits.",
+        made("python benchmarks/shapeworld_models.py --report"),
+        f"Text to video: cfg {options.cfg:g}, {options.steps} DDIM steps, {options.frames} frames.",
         "",
-        "| what | figure | value |",
-        "|---|---|---|",
-        *(f"| {what} | {name} | {v} |" for what, row in figures.items() for name, v in row.items()),
+        *markdown(("what", "figure", "value"), cells),
         "",
         "![loss curves](loss_curves.png)",
         "",
@@ -205,7 +206,7 @@ def write_report(folder: Path, figures: dict[str, dict[str, float]], options) ->
     for name in (*NAMES, "masked_edits"):
         if (folder / f"{name}.png").exists():
             lines += [f"## {name}", "", f"![{name}]({name}.png)", ""]
-    (folder / "README.md").write_text("\n".join(lines), "utf-8")
+    write_report(folder, lines, figures)
 
 
 def main() -> None:
@@ -219,7 +220,6 @@ def main() -> None:
     parser.add_argument("--cfg", type=float, default=6.0)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--step-size", type=float, default=0.1)
     parser.add_argument("--report", action="store_true", help="write shapeworld/report")
     options = parser.parse_args()
     folder = REPORT if options.report else None
@@ -228,7 +228,10 @@ def main() -> None:
     with torch.inference_mode():
         figures = measure(options, folder)
     if folder is not None:
-        write_report(folder, figures, options)
+        earlier = folder / FIGURES
+        if earlier.exists():
+            figures = json.loads(earlier.read_text("utf-8")) | figures
+        report(folder, figures, options)
 
 
 if __name__ == "__main__":
