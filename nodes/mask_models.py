@@ -101,7 +101,7 @@ class MaskFromPrompt:
         return {
             "required": {
                 "detector": (DETECTOR, {"tooltip": "From Load Grounding DINO."}),
-                "images": ("IMAGE", {"tooltip": "The clip to look at."}),
+                "images": ("IMAGE", {"tooltip": "The clip in which the thing is looked for."}),
                 "prompt": (
                     "STRING",
                     {
@@ -224,7 +224,7 @@ class MaskThroughClip:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "tracker": (TRACKER, {"tooltip": "From Load SAM 2."}),
+                "tracker": (TRACKER, {"tooltip": "From Load SAM 2, such as sam2.1-hiera-small."}),
                 "images": ("IMAGE", {"tooltip": "The clip to follow the object through."}),
                 "frame": (
                     "INT",
