@@ -1,0 +1,1 @@
+"""The shipped graphs, one function each; `make.py` writes them."""

@@ -1,0 +1,158 @@
+"""Graphs of score distillation: delta denoising, ASSD, DreamMotion, flow-enhanced, and mixtures."""
+
+from graph import Graph
+from rescore.shapeworld.scene import caption
+from rescore.shapeworld.showcase import SHOWCASE
+
+from .start import VIDEO_MODEL, Start, distil
+
+
+def delta_denoising() -> Graph:
+    graph = Graph(
+        "delta_denoising",
+        "## Video delta denoising\nThe red circle becomes blue. The clip's own latents move, step "
+        "by step, from the source prompt to the target prompt; outside the mask they stay exactly "
+        "the source's.\n\n" + VIDEO_MODEL,
+    )
+    start = Start(graph, "shapeworld-t2v", "red_circle")
+    mask = start.painted_mask("red_circle")
+    term = graph.add("ReScoreDeltaDenoising", "Edit")
+    edit = distil(start, term["terms"], mask=mask)
+    start.finish(edit["latent"], mask=mask)
+    return graph
+
+
+def assd() -> Graph:
+    graph = Graph(
+        "assd",
+        "## ASSD\nNo mask is painted. The reference is smoothed in time where the prompts agree, "
+        "the edit also attends to its source, and an image model guides along, frame by frame.\n\n"
+        + VIDEO_MODEL
+        + " For joint guidance load Stable Diffusion 1.5 with *Load Image Model*; step size 0.1, "
+        "200 steps.",
+    )
+    start = Start(graph, "shapeworld-t2v", "red_circle")
+    image = graph.add("ReScoreLoadShapeWorldModel", "Load", "Image model", model="shapeworld-sd")[
+        "model"
+    ]
+    edit = SHOWCASE["red_circle"]
+    image_prompts = graph.add(
+        "ReScoreEncodePromptPair",
+        "Describe",
+        "Prompts of a frame",
+        model=image,
+        source_prompt=caption(edit.source, motion=False),
+        target_prompt=caption(edit.target, motion=False),
+        negative_prompt="",
+    )["prompts"]
+    terms = graph.add("ReScoreAdaptiveSliding", "Edit")["terms"]
+    terms = graph.add(
+        "ReScoreImageDeltaDenoising",
+        "Edit",
+        image_model=image,
+        image_prompts=image_prompts,
+        weight=0.5,
+        terms=terms,
+    )["terms"]
+    fusion = graph.add("ReScoreAttentionFusion", "Edit", layers=2)["fusion"]
+    seen = graph.add(
+        "ReScoreInspectGradient",
+        "Edit",
+        model=start.model,
+        prompts=start.prompts,
+        latent=start.latent,
+        terms=terms,
+    )
+    graph.add("PreviewImage", "Edit", "Where the terms act", images=seen["energy"])
+    start.finish(distil(start, terms, fusion=fusion)["latent"])
+    return graph
+
+
+def _structure(start: Start, terms: object) -> object:
+    """DreamMotion's two terms that hold space and time."""
+    terms = start.graph.add("ReScoreSpatialSelfSimilarity", "Edit", terms=terms)["terms"]
+    return start.graph.add("ReScoreTemporalSelfSimilarity", "Edit", terms=terms)["terms"]
+
+
+def dreammotion() -> Graph:
+    graph = Graph(
+        "dreammotion",
+        "## DreamMotion\nDelta denoising within a box around the object, as the paper does, and "
+        "self-similarity that holds shapes in space and in time.\n\n"
+        + VIDEO_MODEL
+        + " Step size 0.4, 200 steps.",
+    )
+    start = Start(graph, "shapeworld-t2v", "red_circle")
+    box = graph.add("ReScoreBoundingBoxMask", "Describe", mask=start.painted_mask("red_circle"))[
+        "mask"
+    ]
+    terms = graph.add("ReScoreDeltaDenoising", "Edit")["terms"]
+    terms = graph.add("ReScoreGradientMask", "Edit", terms=terms, mask=box)["terms"]
+    start.finish(distil(start, _structure(start, terms))["latent"])
+    return graph
+
+
+def _smoothed(start: Start, terms: object) -> object:
+    """Gradients smoothed along the source's optical flow, which is shown, too."""
+    add = start.graph.add
+    flow = add("ReScoreOpticalFlow", "Describe", images=start.parts["images"])["flow"]
+    wheel = add("ReScoreShowFlow", "Describe", flow=flow)
+    add("PreviewImage", "Describe", "Optical flow", images=wheel["images"])
+    return add("ReScoreFlowSmoothing", "Edit", terms=terms, flow=flow)["terms"]
+
+
+def flow_enhanced() -> Graph:
+    graph = Graph(
+        "flow_enhanced",
+        "## Flow-enhanced distillation (inspired by)\nDelta denoising whose gradients are smoothed "
+        "along the source's optical flow; what is not edited is pulled back, and frames are held "
+        "together. Built after an abstract (arXiv 2406.04888v3); the definitions are ours.\n\n"
+        + VIDEO_MODEL,
+    )
+    start = Start(graph, "shapeworld-t2v", "red_circle")
+    terms = _smoothed(start, graph.add("ReScoreDeltaDenoising", "Edit")["terms"])
+    terms = graph.add("ReScoreContentPreservation", "Edit", terms=terms)["terms"]
+    terms = graph.add("ReScoreGlobalConsistency", "Edit", terms=terms)["terms"]
+    start.finish(distil(start, terms)["latent"])
+    return graph
+
+
+def mixed_terms() -> Graph:
+    graph = Graph(
+        "mixed_terms",
+        "## Pieces of three papers\nASSD's adaptive reference, smoothed along the optical flow, "
+        "DreamMotion's self-similarity, and attention fusion, in one loop. The green triangle "
+        "becomes a circle.\n\n" + VIDEO_MODEL,
+    )
+    start = Start(graph, "shapeworld-t2v", "green_triangle")
+    mask = start.painted_mask("green_triangle")
+    terms = _smoothed(start, graph.add("ReScoreAdaptiveSliding", "Edit")["terms"])
+    terms = graph.add("ReScoreTemporalSelfSimilarity", "Edit", terms=terms)["terms"]
+    fusion = graph.add("ReScoreAttentionFusion", "Edit", layers=1, weight=0.8)["fusion"]
+    start.finish(distil(start, terms, fusion=fusion, mask=mask)["latent"], mask=mask)
+    return graph
+
+
+def mask_from_the_model() -> Graph:
+    graph = Graph(
+        "mask_from_the_model",
+        "## A mask that nobody painted\nThe model itself says where the green triangle is, by its "
+        "attention to these two words, and where the prompts would change the clip, by the energy "
+        "of the gradient. Both are shown over the clip. The words' mask, a little wider, confines "
+        "the edit. *Mask from Prompt* (Grounding DINO) and *Mask through Clip* (SAM 2) make "
+        "sharper masks, with models of their own.\n\n" + VIDEO_MODEL,
+    )
+    start = Start(graph, "shapeworld-t2v", "green_triangle")
+    add, known = graph.add, {"model": start.model, "prompts": start.prompts}
+    terms = add("ReScoreDeltaDenoising", "Edit")["terms"]
+    words = add(
+        "ReScoreMaskFromWords", "Edit", **known, latent=start.latent, words="green triangle"
+    )
+    energy = add("ReScoreMaskFromGradient", "Edit", **known, latent=start.latent, terms=terms)
+    for mask, title in ((words["mask"], "Where the words are"), (energy["mask"], "What changes")):
+        shown = add("ReScoreShowMask", "Edit", images=start.parts["images"], mask=mask)
+        add("PreviewImage", "Edit", title, images=shown["images"])
+    mask = add("ReScoreGrowFeatherMask", "Edit", mask=words["mask"], grow=3)["mask"]
+    edit = distil(start, terms, mask=mask)
+    start.finish(edit["latent"], mask=mask)
+    return graph

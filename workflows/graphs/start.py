@@ -1,0 +1,106 @@
+"""How every graph begins and ends, and which real models go into it."""
+
+from graph import Graph, Node
+from rescore.shapeworld.scene import caption
+from rescore.shapeworld.showcase import SHOWCASE
+
+VIDEO_MODEL = """**With a real model:** replace *Load Shape-World Model* by *Load Video Model* and \
+choose `zeroscope_v2_576w` (huggingface.co/cerspense/zeroscope_v2_576w, diffusers layout, in \
+`models/diffusers/`; 576 x 320, 8 to 24 frames). Describe your clip in the source prompt, change \
+the words that are to change in the target prompt, and paint or load a mask (white may change)."""
+
+ANIMATEDIFF = """**With a real model:** replace *Load Shape-World Model* by *Load Image Model* (a \
+Stable Diffusion 1.5 checkpoint such as Realistic Vision 5.1 in `models/checkpoints/`) and *Load \
+AnimateDiff Model* (`v3_sd15_mm.ckpt`, huggingface.co/guoyww/animatediff, in \
+`models/animatediff_models/`); 512 x 512, 16 frames."""
+
+IMAGE_MODEL = """**With a real model:** replace *Load Shape-World Model* by *Load Image Model* \
+(Stable Diffusion 1.4 or 1.5 in `models/checkpoints/` or `models/diffusers/`); 512 x 512, 8 \
+frames. Tune for 500 steps at a learning rate of 0.00003; 50 steps of inversion, with cfg 0 to \
+invert without a prompt as Tune-A-Video does; cfg 7.5 (EI2) or 12.5 (Tune-A-Video) when sampling."""
+
+
+class Start:
+    """What every graph begins with: a clip, its frames, a model, the pair of prompts, latents."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        model: str,
+        clip: str,
+        *,
+        target: str | None = None,
+        motion: bool = True,
+    ) -> None:
+        edit = SHOWCASE[clip]
+        self.graph = graph
+        video = graph.add("LoadVideo", "Load", "Clip to edit", file=f"{clip}.mp4")
+        self.parts = graph.add("GetVideoComponents", "Load", "Frames", video=video["VIDEO"])
+        self.model = graph.add("ReScoreLoadShapeWorldModel", "Load", model=model)["model"]
+        self.prompts = graph.add(
+            "ReScoreEncodePromptPair",
+            "Describe",
+            model=self.model,
+            source_prompt=caption(edit.source, motion=motion),
+            target_prompt=target or caption(edit.target, motion=motion),
+            negative_prompt="",
+        )["prompts"]
+        self.latent = graph.add(
+            "ReScoreVideoVAEEncode", "Edit", model=self.model, images=self.parts["images"]
+        )["latent"]
+
+    def painted_mask(self, clip: str) -> object:
+        """The MASK that a user has painted for a clip: a video in black and white."""
+        add = self.graph.add
+        video = add("LoadVideo", "Load", "Mask: white may change", file=f"{clip}_mask.mp4")
+        parts = add("GetVideoComponents", "Load", "Frames of the mask", video=video["VIDEO"])
+        red = add("ImageToMask", "Describe", image=parts["images"], channel="red")
+        return add("ThresholdMask", "Describe", mask=red["MASK"], value=0.5)["MASK"]
+
+    def finish(
+        self, latent: object, model: object | None = None, mask: object | None = None
+    ) -> None:
+        """Decode, save as a video with the clip's sound and rate, and show beside the source.
+
+        With a mask the source's own pixels come back outside it: no VAE gives them back exactly.
+        """
+        add, source, fps = self.graph.add, self.parts["images"], self.parts["fps"]
+        decoded = add("ReScoreVideoVAEDecode", "Result", model=model or self.model, latent=latent)
+        images = decoded["images"]
+        if mask is not None:
+            images = add(
+                "ImageCompositeMasked",
+                "Result",
+                "The source's own pixels outside the mask",
+                destination=source,
+                source=images,
+                x=0,
+                y=0,
+                resize_source=False,
+                mask=mask,
+            )["IMAGE"]
+        video = add("CreateVideo", "Result", images=images, fps=fps, audio=self.parts["audio"])
+        add(
+            "SaveVideo",
+            "Result",
+            "Save the edit",
+            video=video["VIDEO"],
+            filename_prefix=f"rescore/{self.graph.name}",
+        )
+        pair = add("ReScoreCompareClips", "Result", source=source, edited=images)
+        add("PreviewImage", "Result", "Source and edit", images=pair["images"])
+        add("ReScoreViewComparison", "Result", source=source, edited=images, fps=fps)
+
+
+def distil(start: Start, terms: object, **inputs: object) -> Node:
+    """The loop over the terms, from the clip's latents."""
+    settings = {"steps": 60, "step_size": 0.1, "cfg": 5.0} | inputs
+    return start.graph.add(
+        "ReScoreScoreDistillation",
+        "Edit",
+        model=start.model,
+        prompts=start.prompts,
+        latent=start.latent,
+        terms=terms,
+        **settings,
+    )
