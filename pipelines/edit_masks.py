@@ -139,18 +139,19 @@ def word_map(
             recorder = Recorder(chosen, [0], take_attention_to(positions))
             forward = partial(eps_theta, z_t, draw.t, text)
             forward_recorded(unet, [recorder], forward, [0], z_t.shape[2], output=False)
-            seen = _averaged(recorder, chosen, z.shape[3], z.shape[4], max_tokens)
-            parts.append(rearrange(seen.to(z), "f h w -> 1 1 f h w"))
-        total += blended(parts, spans, frames)[0, 0]
+            parts.append(_finest(recorder, chosen, z.shape[3], z.shape[4], max_tokens).to(z))
+        maps = blended(parts, spans, frames)[0]
+        # Some layers read words more than others do; here each counts alike.
+        total += (maps / maps.mean(dim=(1, 2, 3), keepdim=True)).mean(dim=0)
         if on_draw is not None:
             on_draw(done)
     return total / looks.count
 
 
-def _averaged(
+def _finest(
     recorder: Recorder, sites: Sequence[Site], height: int, width: int, max_tokens: int
-) -> Float[Tensor, "f {height} {width}"]:
-    """The mean over the finest layers allowed, each 1 on average, on the grid of the latents."""
+) -> Float[Tensor, "1 layers f {height} {width}"]:
+    """The maps of the finest layers allowed, on the grid of the latents."""
     maps = [recorder.at(site)[0] for site in sites]
     sizes = sorted({seen.shape[1] for seen in maps})
     allowed = [tokens for tokens in sizes if tokens <= max_tokens]
@@ -161,7 +162,5 @@ def _averaged(
         )
     rows, columns = token_grid(allowed[-1], height, width)
     fine = torch.stack([seen for seen in maps if seen.shape[1] == allowed[-1]])
-    fine = fine / fine.mean(dim=(1, 2), keepdim=True)
-    grid = rearrange(fine.mean(dim=0), "f (h w) -> f 1 h w", h=rows, w=columns)
-    grid = functional.interpolate(grid, (height, width), mode="bilinear")
-    return rearrange(grid, "f 1 h w -> f h w")
+    grid = rearrange(fine, "l f (h w) -> l f h w", h=rows, w=columns)
+    return functional.interpolate(grid, (height, width), mode="bilinear")[None]

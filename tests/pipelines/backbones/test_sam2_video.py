@@ -39,9 +39,7 @@ def session(tracker, frames, things, key):
     """Transformers' own, which holds the whole clip; prompts go through its own processor."""
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     frames = frames[0].transpose(0, 1)
-    pixels = Preparation(
-        None, (SQUARE, SQUARE), "bilinear", tuple(mean.tolist()), tuple(std.tolist())
-    )(frames)
+    pixels = Preparation(None, (SQUARE, SQUARE), "bilinear", mean, std)(frames)
     plain = functional.interpolate(frames, (SQUARE, SQUARE), mode="bilinear", antialias=True)
     plain = (plain - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     # Rounding to 255 steps after each direction; random models mind, so they are given the same.
