@@ -13,14 +13,15 @@ NODES = sorted(NODE_CLASS_MAPPINGS)
 LARGEST = 1_500_000  # bytes of all pictures together
 REWRITE = "run `python workflows/help.py`"
 
-# A shipped graph runs as it is, with what the pack brings along; these need a model of the user's.
-NEED_WEIGHTS = {
+# A shipped graph runs as it is, with what the pack brings along; these need a file of the user's.
+NEED_FILES = {
     "ReScoreClipFrameConsistency": "measures with a CLIP model",
     "ReScoreClipTextAlignment": "measures with a CLIP model",
     "ReScoreLPIPS": "measures with AlexNet or VGG16 and LPIPS heads",
     "ReScoreLoadAnimateDiffModel": "loads a motion module; the graphs' notes say where it goes",
     "ReScoreLoadClipScorer": "loads a CLIP model",
     "ReScoreLoadGroundingDino": "loads Grounding DINO",
+    "ReScoreLoadNullText": "loads what Save Null-Text has written for this very trajectory",
     "ReScoreLoadImageModel": "loads Stable Diffusion; the graphs' notes say where it goes",
     "ReScoreLoadVideoModel": "loads ZeroScope; the graphs' notes say where it goes",
     "ReScoreLoadSam2": "loads SAM 2",
@@ -107,9 +108,9 @@ def test_every_node_is_used_by_a_shipped_graph():
         for file in (ROOT / "workflows" / "api").glob("*.json")
         for node in json.loads(file.read_text("utf-8")).values()
     }
-    assert sorted(set(NODES) - used - NEED_WEIGHTS.keys()) == []
-    assert not NEED_WEIGHTS.keys() & used, "these are no exceptions any more"
-    assert NEED_WEIGHTS.keys() <= set(NODES)
+    assert sorted(set(NODES) - used - NEED_FILES.keys()) == []
+    assert not NEED_FILES.keys() & used, "these are no exceptions any more"
+    assert NEED_FILES.keys() <= set(NODES)
 
 
 def test_english_is_what_the_nodes_say():
