@@ -61,6 +61,8 @@ class Counterparts:
         """Keep what a clip of a later call will read."""
         for row, wanted in self.pairs.items():
             if wanted in parts and row not in parts:
-                # Copies, for a view would keep what all clips of the call have.
-                q, k, v = (part.detach().clone() for part in parts[wanted])
+                # Copies, for a view would keep what all clips of the call have; and such as a
+                # later call with a graph may read.
+                with torch.inference_mode(False):
+                    q, k, v = (part.detach().clone() for part in parts[wanted])
                 self._kept[layer.site, wanted] = q, k, v

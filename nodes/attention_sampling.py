@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import host
+from . import host, layouts
 from .inversion import fitting, latent_of, load_unet, picture_of, shown
 from .sockets import MODEL, NULL_TEXT, PROMPTS, TRAJECTORY
 
@@ -162,7 +162,7 @@ class AttentionControlledSampling:
             layout_tokens, background_sites,
         )  # fmt: skip
         tokens = _token_map(model, prompts, prompt_control, word_weights)
-        mask = None if mask is None else host.masks_from_host(mask)
+        mask = None if mask is None else layouts.masks_of(mask)
         picture = picture_of(model, path.latents[0])
         load_unet(model, path.latents[0], 4)
         bar = host.progress(path.steps)

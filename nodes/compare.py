@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import host
+from . import host, layouts
 
 
 class CompareClips:
@@ -47,9 +47,9 @@ class CompareClips:
     def compare(self, source, edited, layout: str, gap: int):
         from ..pipelines.compare import side_by_side
 
-        clips = host.clip_from_image(source), host.clip_from_image(edited)
+        clips = layouts.clip_from_image(source), layouts.clip_from_image(edited)
         together = side_by_side(*clips, vertical=layout == "one above the other", gap=gap)
-        return (host.image_from_clip(together),)
+        return (layouts.image_from_clip(together),)
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreCompareClips": CompareClips}

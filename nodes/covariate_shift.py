@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import host
+from . import host, layouts
 from .inflation import CATEGORY
 from .sockets import MODEL, PROMPTS
 
@@ -82,7 +82,7 @@ class CovariateShift:
         bar = host.progress(timesteps * len(models))
         shifts = {}
         for number, each in enumerate(models):
-            z_0 = host.latents_from_host(latent["samples"], each.scaling_factor, each.shift_factor)
+            z_0 = layouts.latents_of(latent["samples"], each.scaling_factor, each.shift_factor)
             host.load(each, "unet", memory=_BYTES_PER_LATENT_PIXEL * z_0[:, :1].numel())
             # Midpoints of equal parts of the schedule.
             count = len(each.schedule)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import host
+from . import host, layouts
 from .live import Numbers
 from .sockets import FUSION, LOSSES, MODEL, PIXEL_SIZE, PROMPTS, STATE, TERMS
 
@@ -178,7 +178,7 @@ class ScoreDistillation:
         settings = Settings(steps, step_size, cfg, seed, t_min, t_max, optimiser)
         host.load(model, "unet", memory=_BYTES_PER_LATENT_PIXEL * 4 * samples[:, :1].numel())
         bar, numbers = host.progress(steps), Numbers(steps)
-        z_source = host.latents_from_host(samples, model.scaling_factor, model.shift_factor)
+        z_source = layouts.latents_of(samples, model.scaling_factor, model.shift_factor)
         z_source = z_source.to(model.device)
         done_before = 0 if state is None else state.step
 
@@ -199,12 +199,12 @@ class ScoreDistillation:
             unet=model.unet,
             fusion=fusion,
             windows=windows,
-            mask=None if mask is None else host.masks_from_host(mask),
+            mask=None if mask is None else layouts.masks_of(mask),
             shown=shown_share(latent, model.vae_factor),
             state=state,
             on_step=show,
         )
-        edited = host.latents_to_host(state.z, model.scaling_factor, model.shift_factor)
+        edited = layouts.samples_of(state.z, model.scaling_factor, model.shift_factor)
         # Scaling there and back rounds: what was not edited is handed on as it came, to the bit.
         untouched = rearrange(state.z == z_source, "1 c f h w -> f c h w").to(edited.device)
         edited = torch.where(untouched, samples.to(edited), edited)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import host
+from . import host, layouts
 from .distillation import ScoreDistillation, shown_share
 from .masks import CATEGORY
 from .sockets import MODEL, PIXEL_SIZE, PROMPTS, TERMS
@@ -122,7 +122,7 @@ def _loaded(model, latent):
     """The clip's latents, on the device of the model, which is where it computes."""
     samples = latent["samples"]
     host.load(model, "unet", memory=_BYTES_PER_LATENT_PIXEL * 4 * samples[:, :1].numel())
-    z = host.latents_from_host(samples, model.scaling_factor, model.shift_factor)
+    z = layouts.latents_of(samples, model.scaling_factor, model.shift_factor)
     return z.to(model.device)
 
 

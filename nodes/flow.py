@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from . import host
+from . import host, layouts
 from .sockets import FLOW, TERMS
 from .terms import CATEGORY as TERMS_CATEGORY
 
@@ -43,7 +43,7 @@ class OpticalFlow:
     def compute(self, images, method: str):
         from ..pipelines.flow.estimation import estimate_flow
 
-        clip = host.clip_from_image(images)
+        clip = layouts.clip_from_image(images)
         bar = host.progress(max(clip.shape[2] - 1, 1))
         return (estimate_flow(clip, method, on_pair=lambda done, _: bar(done)),)
 

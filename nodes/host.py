@@ -1,7 +1,6 @@
-"""The one seam to ComfyUI: memory, folders, progress, Cancel, layouts. Plain torch without it."""
+"""The one seam to ComfyUI: memory, folders, progress, Cancel. Plain torch without it."""
 
 import importlib
-import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
     from ..pipelines.backbones.backbone import Backbone
 
-log = logging.getLogger("rescore")
 
 CATEGORY = "ReScore"
 MODELS_VARIABLE = "RESCORE_MODELS"  # where models lie when ComfyUI is absent; default ./models
@@ -275,73 +273,3 @@ def progress(total: int) -> Callable[[int, Callable[[], Any] | None], None]:
         bar.update_absolute(done, total, picture)
 
     return show
-
-
-# --- layouts ------------------------------------------------------------------------------------
-
-
-def clip_from_image(image: "torch.Tensor") -> "torch.Tensor":
-    """IMAGE `[f, H, W, c]` in 0..1 to a clip `[1, 3, f, H, W]`: a view where it already has 3.
-
-    Grey becomes three equal channels; an alpha channel is dropped, and the log says so.
-
-    Raises:
-        ValueError: for anything that is not an image batch.
-    """
-    from einops import rearrange
-
-    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
-        raise ValueError(
-            f"The clip has shape {list(image.shape)}; an IMAGE of [frames, height, width, 3] is "
-            "expected."
-        )
-    if image.shape[-1] == 4:
-        log.warning("The clip has an alpha channel; ReScore edits its colours and drops the alpha.")
-        image = image[..., :3]
-    clip = rearrange(image, "f h w c -> 1 c f h w")
-    return clip.expand(-1, 3, -1, -1, -1)
-
-
-def image_from_clip(clip: "torch.Tensor") -> "torch.Tensor":
-    """A clip `[1, 3, f, H, W]` in 0..1 to IMAGE `[f, H, W, 3]`."""
-    from einops import rearrange
-
-    return rearrange(clip, "1 c f h w -> f h w c")
-
-
-def latents_from_host(samples: "torch.Tensor", scale: float, shift: float = 0.0) -> "torch.Tensor":
-    """LATENT samples `[f, c, h, w]`, unscaled, to model latents `[1, c, f, h, w]`, float32.
-
-    Raises:
-        ValueError: for latents of another layout.
-    """
-    from einops import rearrange
-
-    if samples.ndim != 4:
-        raise ValueError(
-            f"The latents have shape {list(samples.shape)}; [frames, channels, height, width] is "
-            "expected, as Video VAE Encode and the host's VAE Encode give."
-        )
-    return (rearrange(samples, "f c h w -> 1 c f h w").float() - shift) * scale
-
-
-def latents_to_host(z: "torch.Tensor", scale: float, shift: float = 0.0) -> "torch.Tensor":
-    """Model latents `[1, c, f, h, w]` to LATENT samples `[f, c, h, w]`, unscaled, on the CPU."""
-    from einops import rearrange
-
-    return rearrange(z / scale + shift, "1 c f h w -> f c h w").cpu()
-
-
-def masks_from_host(mask: "torch.Tensor") -> "torch.Tensor":
-    """MASK `[f, H, W]`, `[1, H, W]` or `[H, W]` to masks `[n, H, W]`, float32.
-
-    Raises:
-        ValueError: for anything that is not a mask.
-    """
-    if mask.ndim == 2:
-        mask = mask[None]
-    if mask.ndim != 3:
-        raise ValueError(
-            f"The mask has shape {list(mask.shape)}; a MASK of [frames, height, width] is expected."
-        )
-    return mask.float()

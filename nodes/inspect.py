@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import host
+from . import host, layouts
 from .distillation import ScoreDistillation
 from .sockets import MODEL, PROMPTS, TERMS
 
@@ -58,7 +58,7 @@ class InspectGradient:
 
         host.load(model, "unet")
         samples = latent["samples"]
-        z = host.latents_from_host(samples, model.scaling_factor, model.shift_factor)
+        z = layouts.latents_of(samples, model.scaling_factor, model.shift_factor)
         energy, mask, numbers = inspect_gradient(
             z.to(model.device),
             terms,

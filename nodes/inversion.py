@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from . import host
+from . import host, layouts
 from .sockets import MODEL, PIXEL_SIZE, PROMPTS, TRAJECTORY, Inversion
 
 CATEGORY = f"{host.CATEGORY}/inversion"
@@ -48,7 +48,7 @@ def fitting(inversion: Inversion, model, prompts) -> Any:
 
 def latent_of(inversion: Inversion, model, z) -> dict[str, Any]:
     """Model latents as a LATENT that Video VAE Decode brings back to the clip's size."""
-    samples = host.latents_to_host(z, model.scaling_factor, model.shift_factor)
+    samples = layouts.samples_of(z, model.scaling_factor, model.shift_factor)
     size = {} if inversion.pixel_size is None else {PIXEL_SIZE: inversion.pixel_size}
     return {"samples": samples, **size}
 
@@ -165,7 +165,7 @@ class DDIMInversion:
         from ..pipelines.guidance import guide
         from ..pipelines.windows import Windows, windowed
 
-        z_0 = host.latents_from_host(latent["samples"], model.scaling_factor, model.shift_factor)
+        z_0 = layouts.latents_of(latent["samples"], model.scaling_factor, model.shift_factor)
         picture = picture_of(model, z_0)
         load_unet(model, z_0, 1 if cfg == 1 else 2)
         bar = host.progress(steps)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import host
+from . import host, layouts
 from .sockets import MODEL, PIXEL_SIZE
 
 CATEGORY = f"{host.CATEGORY}/latents"
@@ -71,7 +71,7 @@ class VideoVAEEncode:
 
         from ..pipelines.video_vae import encode_video
 
-        clip = host.clip_from_image(images)
+        clip = layouts.clip_from_image(images)
         host.load(model, "vae")
         bar = host.progress(clip.shape[2])
         latents = encode_video(
@@ -112,7 +112,7 @@ class VideoVAEDecode:
     def decode(self, model, latent, frames_per_chunk: int):
         from ..pipelines.video_vae import decode_video
 
-        z = host.latents_from_host(latent["samples"], scale=1.0)
+        z = layouts.latents_of(latent["samples"], scale=1.0)
         host.load(model, "vae")
         bar = host.progress(z.shape[2])
         clip = decode_video(
@@ -122,7 +122,7 @@ class VideoVAEDecode:
             frames_per_chunk=frames_per_chunk,
             on_chunk=lambda done, _: bar(done),
         )
-        return (host.image_from_clip(clip),)
+        return (layouts.image_from_clip(clip),)
 
 
 NODE_CLASS_MAPPINGS = {

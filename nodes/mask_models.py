@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import host
+from . import host, layouts
 from .masks import CATEGORY
 from .sockets import BOXES, DETECTOR, TRACKER
 
@@ -169,7 +169,7 @@ class MaskFromPrompt:
         from ..pipelines.boxes import chosen_boxes, frames_with_boxes, listed, no_boxes
         from ..pipelines.mask_shapes import boxes_mask
 
-        clip = host.clip_from_image(images)
+        clip = layouts.clip_from_image(images)
         frames, height, width = clip.shape[2:]
         host.load(detector, "unet")
         looked = list(range(frames)) if look_at == "every frame" else [key_frame]
@@ -278,7 +278,7 @@ class MaskThroughClip:
     ):
         from ..pipelines.boxes import listed, parse_box, parse_points
 
-        clip = host.clip_from_image(images)
+        clip = layouts.clip_from_image(images)
         drawn, inside = parse_box(box), parse_points(points)
         things = _things(drawn, inside, parse_points(negative_points), boxes, clip.shape[2], frame)
         host.load(tracker, "unet")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import host
+from . import layouts
 from .masks import CATEGORY
 
 _COLOURS = {
@@ -73,9 +73,9 @@ class ShowMask:
     def draw(self, images, mask, colour: str, opacity: float, outline: int):
         from ..pipelines.mask_shapes import drawn_over
 
-        clip, masks = host.clip_from_image(images), host.masks_from_host(mask)
+        clip, masks = layouts.clip_from_image(images), layouts.masks_of(mask)
         drawn = drawn_over(clip, masks, _COLOURS[colour], opacity=opacity, outline=outline)
-        return (host.image_from_clip(drawn),)
+        return (layouts.image_from_clip(drawn),)
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreShowMask": ShowMask}

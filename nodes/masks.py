@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from . import host
+from . import host, layouts
 from .sockets import GUIDANCE
 
 CATEGORY = f"{host.CATEGORY}/masks"
@@ -60,7 +60,7 @@ class BoxMask:
     ):  # fmt: skip
         from ..pipelines.mask_shapes import box_mask
 
-        _, _, frames, height, width = host.clip_from_image(images).shape
+        _, _, frames, height, width = layouts.clip_from_image(images).shape
         end = (end_left, end_top, end_right, end_bottom) if moves else None
         return (box_mask(frames, height, width, (left, top, right, bottom), end),)
 
@@ -100,7 +100,7 @@ class BoundingBoxMask:
     def enclose(self, mask, margin: int):
         from ..pipelines.mask_shapes import bounding_boxes
 
-        return (bounding_boxes(host.masks_from_host(mask), margin),)
+        return (bounding_boxes(layouts.masks_of(mask), margin),)
 
 
 class EllipseMask:
@@ -131,7 +131,7 @@ class EllipseMask:
     def round(self, mask):
         from ..pipelines.mask_shapes import ellipse_mask
 
-        return (ellipse_mask(host.masks_from_host(mask)),)
+        return (ellipse_mask(layouts.masks_of(mask)),)
 
 
 class GrowFeatherMask:
@@ -178,7 +178,7 @@ class GrowFeatherMask:
     def change(self, mask, grow: int, feather: float):
         from ..pipelines import mask_shapes
 
-        grown = mask_shapes.grow(host.masks_from_host(mask), grow)
+        grown = mask_shapes.grow(layouts.masks_of(mask), grow)
         return (mask_shapes.feather(grown, feather),)
 
 
@@ -215,7 +215,7 @@ class EditBackground:
 
     def exchange(self, mask, guidance=None):
         swapped = guidance and replace(guidance, settings=guidance.settings.swapped())
-        return (1 - host.masks_from_host(mask), swapped)
+        return (1 - layouts.masks_of(mask), swapped)
 
 
 NODE_CLASS_MAPPINGS = {

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from . import host
+from . import host, layouts
 from .measures import (
     CATEGORY,
     CLIP,
@@ -27,7 +27,7 @@ def _embedded(clip, images, prompt: str | None = None):
     """Embeddings of the frames, and of the prompt if there is one."""
     from ..pipelines.measures.measure import check_clip
 
-    frames = host.clip_from_image(images)
+    frames = layouts.clip_from_image(images)
     check_clip(frames, "clip")
     host.load(clip, "text_encoder")
     text = None if prompt is None else clip.embed_prompt(prompt)

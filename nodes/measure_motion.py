@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import host
+from . import host, layouts
 from .measures import CLIP, EDITED, SOURCE, MeasureNode
 from .sockets import FLOW
 
@@ -46,7 +46,7 @@ class MotionSmoothness(MeasureNode):
         from ..pipelines.measures.measure import check_clip
         from ..pipelines.measures.motion import roughness
 
-        clip = host.clip_from_image(images)
+        clip = layouts.clip_from_image(images)
         check_clip(clip, "clip", frames=3)
         found = roughness(flow_of(clip, flow))
         return (found, found.value)
@@ -88,12 +88,12 @@ class WarpingError(MeasureNode):
         from ..pipelines.measures.measure import check_clip, check_pair
         from ..pipelines.measures.motion import warping_error
 
-        clip = host.clip_from_image(images)
+        clip = layouts.clip_from_image(images)
         if source is None:
             check_clip(clip, "clip", frames=2)
             found = warping_error(clip, flow_of(clip, flow))
         else:
-            guide = host.clip_from_image(source)
+            guide = layouts.clip_from_image(source)
             check_pair(guide, clip, frames=2)
             found = warping_error(clip, flow_of(guide, flow), name="along the source")
         return (found, found.value)
@@ -161,12 +161,12 @@ class MotionFidelity(MeasureNode):
         from ..pipelines.measures.region import region
         from ..pipelines.measures.tracks import follow, grid, motion_fidelity
 
-        clips = host.clip_from_image(source), host.clip_from_image(edited)
+        clips = layouts.clip_from_image(source), layouts.clip_from_image(edited)
         check_pair(*clips, frames=2)
         height, width = clips[0].shape[-2:]
         where = None
         if mask is not None:
-            first = host.masks_from_host(mask)[:1]
+            first = layouts.masks_of(mask)[:1]
             where = region(first, 1, height, width, "inside").where[0]
         starts = grid(height, width, points, where)
         tracks = (

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import host
+from . import host, layouts
 from .sockets import MEASURE
 
 CATEGORY = f"{host.CATEGORY}/measures"
@@ -49,8 +49,8 @@ def compared(source, edited, mask, region: str, threshold: float):
     """Both clips, and the pixels to compare them at."""
     from ..pipelines.measures.region import region as pixels
 
-    clips = host.clip_from_image(source), host.clip_from_image(edited)
-    mask = None if mask is None else host.masks_from_host(mask)
+    clips = layouts.clip_from_image(source), layouts.clip_from_image(edited)
+    mask = None if mask is None else layouts.masks_of(mask)
     where = pixels(mask, *clips[0].shape[2:], region, threshold=threshold)
     return *clips, where
 

@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 from typing import Any
 
-from . import host
+from . import host, layouts
 from .inversion import CATEGORY, fitting, latent_of, load_unet, picture_of, shown
 from .live import Numbers
 from .sockets import GUIDANCE, LOSSES, MODEL, NULL_TEXT, PROMPTS, TRAJECTORY, Guidance
@@ -108,7 +108,7 @@ class DecoupledGuidance:
             motion_foreground, motion_background, look_foreground, look_background, strength, top_k,
             sites,
         )  # fmt: skip
-        return (Guidance(settings, None if mask is None else host.masks_from_host(mask)),)
+        return (Guidance(settings, None if mask is None else layouts.masks_of(mask)),)
 
 
 class NullTextOptimisation:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import host
+from . import host, layouts
 from .inversion import CATEGORY, fitting, latent_of, load_unet, picture_of
 from .sockets import MODEL, NULL_TEXT, PROMPTS, TRAJECTORY
 
@@ -84,13 +84,13 @@ class Reconstruct:
         host.load(model, "vae")
         found, alone = (
             decode_video(
-                host.latents_from_host(latent_of(trajectory, model, latents)["samples"], scale=1.0),
+                layouts.latents_of(latent_of(trajectory, model, latents)["samples"], scale=1.0),
                 model.decode_frames,
                 size=trajectory.pixel_size,
             )
             for latents in (z, path.latents[0])
         )
-        clip = alone if images is None else host.clip_from_image(images).to(alone)
+        clip = alone if images is None else layouts.clip_from_image(images).to(alone)
         if clip.shape != found.shape:
             raise ValueError(
                 f"The images to compare with are {clip.shape[2]} frames of {clip.shape[4]} x "
@@ -105,7 +105,7 @@ class Reconstruct:
         else:
             report += f". The VAE alone: {psnr(clip, alone, everywhere).value:.2f} dB."
         latent = latent_of(trajectory, model, z)
-        return (latent, host.image_from_clip(found), reached, report)
+        return (latent, layouts.image_from_clip(found), reached, report)
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreReconstruct": Reconstruct}

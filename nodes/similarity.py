@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from . import host
+from . import layouts
 from .terms import END, JOINED, START, WEIGHT, TermNode, hang
 
 _SITES = (
@@ -168,7 +168,7 @@ class ContentPreservation(TermNode):
             return hang(Term(threshold), weight, start, end, terms)
         (wire,) = hang(Term(None), weight, start, end, terms)
         # Masks say where a term acts, and this one acts where nothing is edited.
-        preserved = 1 - host.masks_from_host(edit_mask)
+        preserved = 1 - layouts.masks_of(edit_mask)
         return ((*wire[:-1], replace(wire[-1], masks=(preserved,))),)
 
 

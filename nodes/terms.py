@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from . import host
+from . import host, layouts
 from .sockets import TERMS
 
 CATEGORY = f"{host.CATEGORY}/terms"
@@ -116,7 +116,7 @@ class GradientMask:
         }
 
     def apply(self, terms: tuple, mask):
-        mask = host.masks_from_host(mask)
+        mask = layouts.masks_of(mask)
         return (tuple(replace(entry, masks=(*entry.masks, mask)) for entry in terms),)
 
 

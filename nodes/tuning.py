@@ -6,7 +6,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from . import host
+from . import host, layouts
 from .inflation import CATEGORY
 from .live import Numbers
 from .sockets import LOSSES, MODEL, PIXEL_SIZE, PROMPTS, TUNING
@@ -200,9 +200,9 @@ class OneShotTune:
 
         with host.differentiable():
             # Tensors from inference mode cannot be trained on; a clone made here can.
-            z_0 = host.latents_from_host(
-                samples.clone(), model.scaling_factor, model.shift_factor
-            ).to(model.device)
+            z_0 = layouts.latents_of(samples.clone(), model.scaling_factor, model.shift_factor).to(
+                model.device
+            )
             cond = prompts.embeddings.source.clone().to(model.device)
 
             def show(progress: Progress) -> None:
@@ -279,7 +279,7 @@ def _preview(model, unet, z_0, prompts, steps: int, cfg: float):
             cfg=cfg,
             on_step=lambda _: host.check_cancelled(),
         )
-    return host.latents_to_host(edited, model.scaling_factor, model.shift_factor)
+    return layouts.samples_of(edited, model.scaling_factor, model.shift_factor)
 
 
 def _middle_frame(model, latent) -> Callable[[Any], Any]:
@@ -293,7 +293,7 @@ def _middle_frame(model, latent) -> Callable[[Any], Any]:
     def picture(samples):
         middle = rearrange(samples[len(samples) // 2], "c h w -> 1 c 1 h w").float()
         host.load(model, "vae")
-        return host.image_from_clip(
+        return layouts.image_from_clip(
             decode_video(middle, model.decode_frames, size=latent.get(PIXEL_SIZE))
         )
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from . import host
+from . import host, layouts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,7 @@ class ViewComparison:
     def view(self, source, edited, fps: float):
         from ..pipelines.compare import require_alike
 
-        clips = host.clip_from_image(source)[0], host.clip_from_image(edited)[0]
+        clips = layouts.clip_from_image(source)[0], layouts.clip_from_image(edited)[0]
         require_alike(*clips)
         place = host.temp_file("rescore_comparison", ".mp4")
         if place is None:

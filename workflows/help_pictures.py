@@ -18,7 +18,8 @@ from rescore import NODE_CLASS_MAPPINGS
 from rescore.headless.demo import save_strip
 from rescore.headless.runner import run_workflow
 from rescore.headless.workflow import read_workflow
-from rescore.nodes.host import latents_to_host, writing_to
+from rescore.nodes.host import writing_to
+from rescore.nodes.layouts import samples_of
 from rescore.pipelines.guidance import guide
 from rescore.pipelines.sampling import ddim_sample
 from rescore.shapeworld.edits import edited
@@ -190,7 +191,7 @@ def prompts() -> None:
             return guide(*model.eps_theta(torch.cat([z, z]), t, both).chunk(2), 5.0)
 
         z = ddim_sample(noise, guided, model.schedule.alphas_bar, model.schedule.timesteps(50))
-        samples = latents_to_host(z, model.scaling_factor, model.shift_factor)
+        samples = samples_of(z, model.scaling_factor, model.shift_factor)
         rows.append(node("VideoVAEDecode", model=model, latent={"samples": samples})[0])
     save("prompts", *rows)
 
