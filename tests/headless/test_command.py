@@ -134,7 +134,9 @@ def test_a_failing_node_is_status_1_and_one_sentence(fresh_python, place):
 
 # Encodes for ever: each frame that the encoder takes makes it wait for the next.
 SLOW = """
-import sys, time
+import signal, sys, time
+# Of what runs in the background of a script, the shell has interrupts ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from rescore.headless import video_write
 encode_one = video_write._video_frame
 def slowly(*arguments):
