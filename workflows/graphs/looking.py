@@ -9,7 +9,8 @@ def step_by_step() -> Graph:
     graph = Graph(
         "step_by_step",
         "## One step at a time\nThree steps of ASSD, each a node of its own: the state goes from "
-        "one to the next, and what lies between can be looked at or changed. The box is drawn by "
+        "one to the next, and what lies between can be looked at or changed. Three are a "
+        "beginning; an edit takes 60 or more. The box is drawn by "
         "its edges and moves along with the circle.\n\n" + VIDEO_MODEL,
     )
     start = Start(graph, "shapeworld-t2v", "red_circle")
@@ -35,7 +36,7 @@ def step_by_step() -> Graph:
             prompts=start.prompts,
             latent=start.latent,
             terms=terms,
-            step_size=1.0,
+            step_size=0.4,
             cfg=5.0,
             mask=box,
             **state,
@@ -81,5 +82,5 @@ def measures() -> Graph:
         table = measured(label, decoded["images"], table)
     shown = add("ReScoreMeasuresTable", "Result", **table, name=graph.name)
     add("PreviewImage", "Result", "The table", images=shown["table"])
-    start.finish(edit["latent"])
+    start.finish(edit["latent"], mask=mask)
     return graph
