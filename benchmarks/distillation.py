@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import repeat
 from pathlib import Path
@@ -23,7 +23,17 @@ from statistics import median
 
 import torch
 from einops import rearrange
-from measuring import clip_of, latents_of, made, markdown, prompts_of, shown, write_report
+from measuring import (
+    add_settings,
+    clip_of,
+    latents_of,
+    made,
+    markdown,
+    prompts_of,
+    settings_of,
+    shown,
+    write_report,
+)
 from rescore.attention.fusion import Fusion
 from rescore.headless.demo import save_strip
 from rescore.pipelines.adaptive_sliding import AdaptiveSliding
@@ -282,20 +292,18 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, R
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--report", action="store_true", help=f"write {REPORT.name}")
-    settings = parser.add_argument_group("settings of the terms")
-    for field in fields(Run):
-        settings.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, default=None)
+    add_settings(parser, Run)
     options = parser.parse_args(arguments)
     options.clips = options.clips or (8 if options.quick else 16)
     options.steps = options.steps or (40 if options.quick else 100)
-    given = {f.name: getattr(options, f.name) for f in fields(Run)}
-    return options, Run(**{name: value for name, value in given.items() if value is not None})
+    return options, settings_of(options, Run)
 
 
 def main() -> None:
     options, run = parse()
     torch.set_num_threads(1)  # in each process
-    print("\n".join(markdown(COSTS, costs(options.rows, run))), flush=True)
+    spent = markdown(COSTS, costs(options.rows, run))
+    print("\n".join(spent), flush=True)
     scores, strips = measure(options, run)
     lines = tables(scores)
     print("\n".join(lines))
@@ -315,7 +323,7 @@ def main() -> None:
         "What a step costs, on one thread. Its calls alone are repeated right after it, with a "
         "whole backward pass where the step needs a part of one, so a ratio can fall below 1.",
         "",
-        *markdown(COSTS, costs(options.rows, run)),
+        *spent,
         "",
         f"Source of each of the first {SHOWN} edits, and each row's result, in the order of the "
         "tables:",

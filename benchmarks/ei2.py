@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import pairwise, repeat
 from pathlib import Path
@@ -25,7 +25,17 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from measuring import clip_of, latents_of, made, markdown, prompts_of, shown, write_report
+from measuring import (
+    add_settings,
+    clip_of,
+    latents_of,
+    made,
+    markdown,
+    prompts_of,
+    settings_of,
+    shown,
+    write_report,
+)
 from memory import peak_memory
 from PIL import Image
 from rescore.headless.demo import save_strip
@@ -287,14 +297,12 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, R
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--report", action="store_true", help=f"write {REPORT.name}")
-    for field in fields(Run):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=field.type)
+    add_settings(parser, Run)
     options = parser.parse_args(arguments)
     options.clips = options.clips or (4 if options.quick else 16)
     if options.quick and options.steps is None:
         options.steps = 100
-    settings = {field.name: getattr(options, field.name) for field in fields(Run)}
-    return options, Run(**{name: value for name, value in settings.items() if value is not None})
+    return options, settings_of(options, Run)
 
 
 def main() -> None:

@@ -1,11 +1,13 @@
 """What the benchmarks share: edits of the shape world as latents, tables, and a report's page."""
 
+import argparse
 import json
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from einops import rearrange
 from rescore.pipelines.backbones.backbone import Backbone
@@ -13,6 +15,8 @@ from rescore.pipelines.prediction import Prompts
 from rescore.pipelines.video_vae import decode_video, encode_video
 from rescore.shapeworld.score import Estimate
 from torch import Tensor
+
+Run = TypeVar("Run")
 
 FIGURES = "figures.json"  # of a report, beside its page
 
@@ -63,3 +67,16 @@ def write_report(folder: Path, lines: Sequence[str], figures: Mapping[str, Any])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
     (folder / FIGURES).write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+
+
+def add_settings(parser: argparse.ArgumentParser, run: type) -> None:
+    """An option for every field of the dataclass `run`, absent unless it is given."""
+    group = parser.add_argument_group("settings")
+    for field in fields(run):
+        group.add_argument(f"--{field.name.replace('_', '-')}", type=field.type)
+
+
+def settings_of(options: argparse.Namespace, run: type[Run]) -> Run:
+    """What was given of these options, and the defaults of `run` for the rest."""
+    given = {field.name: getattr(options, field.name) for field in fields(run)}
+    return run(**{name: value for name, value in given.items() if value is not None})

@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from .layout import check_config, problem, read_json, weight_files
+from .pretrained import load_tokenizer
 from .weights import build, read_weights
 
 logger = logging.getLogger(__name__)
@@ -166,15 +167,7 @@ def _tokenizer(folder: Path, other: Path | None, vocabulary: int) -> CLIPTokeniz
     place = next((at for at in (folder, other) if at is not None and _has_tokenizer(at)), None)
     if place is None:
         raise problem(_KIND, folder, "has no tokenizer (vocab.json and merges.txt).")
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
-    # The tokenizers package raises bare exceptions for damaged files.
-    except Exception as error:
-        raise problem(_KIND, folder, f"has a damaged tokenizer ({error}).") from error
-    if len(tokenizer) > vocabulary:
-        found = f"has a tokenizer of {len(tokenizer)} tokens and a model that knows {vocabulary}."
-        raise problem(_KIND, folder, found)
-    return tokenizer
+    return load_tokenizer(CLIPTokenizer, place, vocabulary, _KIND, folder)
 
 
 def _has_tokenizer(folder: Path) -> bool:

@@ -13,7 +13,7 @@ from transformers import BertTokenizerFast, GroundingDinoForObjectDetection
 
 from .clip_scorer import Preparation
 from .layout import problem, read_json
-from .pretrained import load_pretrained
+from .pretrained import load_pretrained, load_tokenizer
 
 _KIND = "grounding-dino"
 # What it was trained with, where a folder does not say it.
@@ -119,12 +119,4 @@ def load_grounding_dino(folder: Path) -> Detector:
 def _tokenizer(folder: Path, vocabulary: int) -> BertTokenizerFast:
     if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.txt")):
         raise problem(_KIND, folder, "has no tokenizer (tokenizer.json or vocab.txt).")
-    try:
-        tokenizer = BertTokenizerFast.from_pretrained(folder, local_files_only=True)
-    # The tokenizers package raises bare exceptions for damaged files.
-    except Exception as error:
-        raise problem(_KIND, folder, f"has a damaged tokenizer ({error}).") from error
-    if len(tokenizer) > vocabulary:
-        found = f"has a tokenizer of {len(tokenizer)} tokens and a model that knows {vocabulary}."
-        raise problem(_KIND, folder, found)
-    return tokenizer
+    return load_tokenizer(BertTokenizerFast, folder, vocabulary, _KIND, folder)

@@ -5,10 +5,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from .layout import problem, read_json, weight_files
 
 Model = TypeVar("Model", bound=nn.Module)
+Tokenizer = TypeVar("Tokenizer", bound=PreTrainedTokenizerBase)
 
 # Entries of a config.json that would have transformers fetch a part, or import one.
 _ELSEWHERE = ("backbone", "use_timm_backbone", "use_pretrained_backbone", "auto_map")
@@ -58,3 +60,22 @@ def check_model_type(folder: Path, kind: str) -> dict[str, Any]:
         found = f"has a config.json that takes a part from elsewhere ({elsewhere[0]})."
         raise problem(kind, folder, found, "a folder that holds the whole model")
     return config
+
+
+def load_tokenizer(
+    make: type[Tokenizer], place: Path, vocabulary: int, kind: str, folder: Path
+) -> Tokenizer:
+    """The tokenizer that lies in `place`, for a model from `folder` that knows `vocabulary` tokens.
+
+    Raises:
+        ModelError: if its files are damaged, or it has more tokens than the model.
+    """
+    try:
+        tokenizer = make.from_pretrained(place, local_files_only=True)
+    # The tokenizers package raises bare exceptions for damaged files.
+    except Exception as error:
+        raise problem(kind, folder, f"has a damaged tokenizer ({error}).") from error
+    if len(tokenizer) > vocabulary:
+        found = f"has a tokenizer of {len(tokenizer)} tokens and a model that knows {vocabulary}."
+        raise problem(kind, folder, found)
+    return tokenizer
