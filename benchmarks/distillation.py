@@ -6,38 +6,35 @@
     python benchmarks/distillation.py --split tune --spatial 30 --rows "+ S-SSM"
 
 Edits of colour, shape and background on shapeworld-t2v; every row edits the same clips with the
-same seed. Clips are spread over processes, for a batch of them is no faster on a CPU. Settings are
-chosen on the split "tune"; what is reported is the split "test".
+same seed. Settings are chosen on the split "tune"; what is reported is the split "test".
 """
 
-import argparse
-import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from itertools import repeat
 from pathlib import Path
 from statistics import median
 
 import torch
 from einops import rearrange
 from measuring import (
-    add_settings,
+    Column,
+    Outcome,
+    Results,
     clip_of,
     latents_of,
-    made,
+    loaded,
     markdown,
+    opening,
+    over_clips,
+    parse,
     prompts_of,
-    settings_of,
-    shown,
+    still_prompts_of,
+    table_of,
     write_report,
 )
 from rescore.attention.fusion import Fusion
-from rescore.headless.demo import save_strip
 from rescore.pipelines.adaptive_sliding import AdaptiveSliding
-from rescore.pipelines.backbones.backbone import Backbone
 from rescore.pipelines.consistency import GlobalConsistency
 from rescore.pipelines.delta_denoising import DeltaDenoising
 from rescore.pipelines.flow.estimation import estimate_flow
@@ -48,14 +45,12 @@ from rescore.pipelines.preservation import ContentPreservation
 from rescore.pipelines.score_distillation import Progress, Settings, distil
 from rescore.pipelines.self_similarity import SpatialSelfSimilarity, TemporalSelfSimilarity
 from rescore.pipelines.terms import Draw, Term, Weighted
-from rescore.shapeworld.edits import SPLITS, Edit, edited, suite
-from rescore.shapeworld.models import load_shapeworld
-from rescore.shapeworld.scene import caption
-from rescore.shapeworld.score import Scores, score, summarise
+from rescore.shapeworld.edits import Edit, edited, suite
+from rescore.shapeworld.score import score
 from torch import Tensor
 
 REPORT = Path(__file__).resolve().parent / "distillation_report"
-SHOWN = 3  # edits whose clips the report shows
+MODEL = "shapeworld-t2v"
 
 # By their names in the table, what each row's terms are made of.
 GROUPS = {
@@ -79,14 +74,13 @@ GROUPS = {
     },
 }
 ROWS = {name: parts for rows in GROUPS.values() for name, parts in rows.items()}
-# Title, digits and factor of each figure.
 COLUMNS = {
-    "hit": ("target read, %", 0, 100),
-    "psnr_edit": ("PSNR to the truth inside, dB", 1, 1),
-    "contamination": ("change outside the object, x 1000", 1, 1000),
-    "flicker": ("flicker, x 1000", 1, 1000),
-    "iou": ("IoU of the object, %", 0, 100),
-    "kept": ("other attributes kept, %", 0, 100),
+    "hit": Column("target read, %", 0, 100),
+    "psnr_edit": Column("PSNR to the truth inside, dB", 1),
+    "contamination": Column("change outside the object, x 1000", 1, 1000),
+    "flicker": Column("flicker, x 1000", 1, 1000),
+    "iou": Column("IoU of the object, %", 0, 100),
+    "kept": Column("other attributes kept, %", 0, 100),
 }
 
 
@@ -109,16 +103,10 @@ class Run:
     consistency: float = 10.0
 
 
-@cache
-def model(name: str) -> Backbone:
-    """Loaded once a process."""
-    return load_shapeworld(name)
-
-
 def image_term(edit: Edit, cfg: float, eps_theta: EpsTheta | None) -> ImageDeltaDenoising:
     """Joint guidance by the image model, with captions of stills."""
-    image = model("shapeworld-sd")
-    prompts = prompts_of(image, *(caption(s, motion=False) for s in (edit.source, edit.target)))
+    image = loaded("shapeworld-sd")
+    prompts = still_prompts_of(image, edit)
 
     def pair(draw: Draw) -> tuple[Tensor, Tensor]:
         needs = DeltaDenoising().needs
@@ -168,26 +156,25 @@ def edit_once(
     on_step: Callable[[Progress], None] | None = None,
 ) -> Tensor:
     """The latents of one clip after one row's run; the models may be watched from outside."""
-    backbone, truth = model("shapeworld-t2v"), edited(edit)
+    model, truth = loaded(MODEL), edited(edit)
     return distil(
-        latents_of(backbone, truth.source.clip),
+        latents_of(model, truth.source.clip),
         terms_of(parts, edit, run, image),
-        video or backbone.eps_theta,
-        prompts_of(backbone, truth.source_prompt, truth.target_prompt),
-        backbone.schedule,
+        video or model.eps_theta,
+        prompts_of(model, truth.source_prompt, truth.target_prompt),
+        model.schedule,
         Settings(run.steps, run.step_size, run.cfg),
-        unet=backbone.unet,
+        unet=model.unet,
         fusion=Fusion(run.layers, run.fusion) if "fusion" in parts else None,
         on_step=on_step,
     ).z
 
 
 @torch.inference_mode()
-def scored(edit: Edit, rows: Sequence[str], run: Run) -> dict[str, tuple[Scores, Tensor]]:
+def all_rows(edit: Edit, rows: Sequence[str], run: Run) -> dict[str, Outcome]:
     """Every row's figures of one edit, and its clip."""
-    backbone = model("shapeworld-t2v")
-    clips = {name: clip_of(backbone, edit_once(ROWS[name], edit, run)) for name in rows}
-    return {name: (score(clip, edit), clip) for name, clip in clips.items()}
+    clips = {row: clip_of(loaded(MODEL), edit_once(ROWS[row], edit, run)) for row in rows}
+    return {row: Outcome(score(clip, edit), clip) for row, clip in clips.items()}
 
 
 class Meter:
@@ -236,8 +223,8 @@ def costs(rows: Sequence[str], run: Run, steps: int = 12) -> list[list[str]]:
             ROWS[name],
             edit,
             replace(run, steps=steps),
-            video=meter.watched(model("shapeworld-t2v").eps_theta),
-            image=meter.watched(model("shapeworld-sd").eps_theta),
+            video=meter.watched(loaded(MODEL).eps_theta),
+            image=meter.watched(loaded("shapeworld-sd").eps_theta),
             on_step=meter,
         )
         # The first step also sets up.
@@ -250,88 +237,35 @@ def costs(rows: Sequence[str], run: Run, steps: int = 12) -> list[list[str]]:
 COSTS = ("row", "calls a step", "clips in them", "a step, s", "its calls alone, s", "ratio")
 
 
-def tables(scores: dict[str, list[Scores]]) -> list[str]:
-    """One table for each method, of the rows there are."""
-    lines = []
-    for group, rows in GROUPS.items():
-        cells = [
-            [name, *(shown(summarise(scores[name])[key], *how[1:]) for key, how in COLUMNS.items())]
-            for name in rows
-            if name in scores
-        ]
-        head = [group, *(title for title, *_ in COLUMNS.values())]
-        lines += [*markdown(head, cells), ""]
-    return lines
-
-
-def measure(options: argparse.Namespace, run: Run) -> tuple[dict[str, list[Scores]], dict]:
-    """The figures of every row and clip, and the clips of the first few edits."""
-    edits = suite("edits", options.clips, split=options.split)
-    scores: dict[str, list[Scores]] = {name: [] for name in options.rows}
-    strips = {}
-    with ProcessPoolExecutor(options.jobs) as pool:
-        results = pool.map(scored, edits, repeat(options.rows), repeat(run))
-        for i, (edit, result) in enumerate(zip(edits, results, strict=True)):
-            for name, (figures, clip) in result.items():
-                scores[name].append(figures)
-                if i < SHOWN:
-                    strips.setdefault(f"{i} source", edited(edit).source.clip)
-                    strips[f"{i} {name}"] = clip
-            read = ", ".join(name for name, (figures, _) in result.items() if figures.hit)
-            print(f"{i + 1}/{len(edits)} {edit.attribute}: reads right after {read}", flush=True)
-    return scores, strips
-
-
-def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, Run]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="8 clips and 40 steps")
-    parser.add_argument("--clips", type=int)
-    parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=tuple(ROWS))
-    parser.add_argument("--split", choices=SPLITS, default="test")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
-    parser.add_argument("--report", action="store_true", help=f"write {REPORT.name}")
-    add_settings(parser, Run)
-    options = parser.parse_args(arguments)
-    options.clips = options.clips or (8 if options.quick else 16)
-    options.steps = options.steps or (40 if options.quick else 100)
-    return options, settings_of(options, Run)
-
-
 def main() -> None:
-    options, run = parse()
-    torch.set_num_threads(1)  # in each process
+    quick = {"clips": 8, "steps": 40}
+    options, run = parse(__doc__, Run, REPORT, clips=16, quick=quick, rows=ROWS)
+    torch.set_num_threads(1)
     spent = markdown(COSTS, costs(options.rows, run))
     print("\n".join(spent), flush=True)
-    scores, strips = measure(options, run)
-    lines = tables(scores)
-    print("\n".join(lines))
+    edits, results = suite("edits", options.clips, split=options.split), Results()
+    for edit, outcomes in over_clips(all_rows, edits, options.rows, run, jobs=options.jobs):
+        results.add(edit, outcomes)
+    tables = [
+        line
+        for group, rows in GROUPS.items()
+        for line in (*table_of(results, COLUMNS, {row: row for row in rows}, group), "")
+    ]
+    print("\n".join(tables))
     if not options.report:
         return
-    REPORT.mkdir(exist_ok=True)
-    save_strip(strips, REPORT / "strips.png", zoom=1)
-    settings = ", ".join(f"{name} {value:g}" for name, value in asdict(run).items())
     page = [
-        "# Score distillation, part by part",
+        *opening("Score distillation, part by part", edits, options.split, run),
         "",
-        made("python benchmarks/distillation.py --report"),
-        f"{options.clips} clips of 8 frames from the split {options.split}; {settings}.",
-        "Means with their standard errors over clips.",
-        "",
-        *lines,
+        *tables,
         "What a step costs, on one thread. Its calls alone are repeated right after it, with a "
         "whole backward pass where the step needs a part of one, so a ratio can fall below 1.",
         "",
         *spent,
         "",
-        f"Source of each of the first {SHOWN} edits, and each row's result, in the order of the "
-        "tables:",
-        "",
-        "![strips](strips.png)",
+        *results.save_strips(REPORT),
     ]
-    figures = {name: [asdict(one) for one in values] for name, values in scores.items()}
-    write_report(REPORT, page, {"settings": asdict(run), "edits": figures})
+    write_report(REPORT, page, {"settings": asdict(run), "edits": results.as_dict()})
 
 
 if __name__ == "__main__":

@@ -8,37 +8,37 @@
 Clips of the shape world are learned by the tiny Stable Diffusion model, inverted with their prompt,
 and sampled with the prompt of an edit; same clips, seeds and settings for every variant. What is
 then seen is read by the oracle. Settings are chosen on the split "tune"; what is reported is the
-split "test". Clips are spread over processes.
+split "test".
 """
 
-import argparse
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from itertools import pairwise, repeat
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
-from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from measuring import (
-    add_settings,
+    Column,
+    Outcome,
+    Results,
+    change,
     clip_of,
     latents_of,
-    made,
+    loaded,
     markdown,
-    prompts_of,
-    settings_of,
+    opening,
+    over_clips,
+    parse,
     shown,
+    still_prompts_of,
+    table_of,
     write_report,
 )
 from memory import peak_memory
 from PIL import Image
-from rescore.headless.demo import save_strip
 from rescore.nodes.charts import line_chart
 from rescore.pipelines.backbones.backbone import Backbone
 from rescore.pipelines.covariate_shift import LayerShift, covariate_shift
@@ -46,15 +46,13 @@ from rescore.pipelines.inflation import inflate_backbone
 from rescore.pipelines.one_shot_tuning import Settings, tune
 from rescore.pipelines.prediction import Prompts
 from rescore.pipelines.tuned_edit import invert_and_edit
-from rescore.shapeworld.edits import SPLITS, Edit, edited, suite
-from rescore.shapeworld.models import load_shapeworld
-from rescore.shapeworld.scene import caption
-from rescore.shapeworld.score import estimate, score
+from rescore.shapeworld.edits import Edit, edited, suite
+from rescore.shapeworld.score import score
 from torch import Tensor
 from torch.nn import functional
 
 REPORT = Path(__file__).resolve().parent / "ei2_report"
-SHOWN = 3  # edits whose clips the report shows
+MODEL = "shapeworld-sd"
 UNTUNED = "untuned"
 # Name of a row -> title in the tables. All but UNTUNED, which is EI2, are variants of inflation.
 ROWS = {
@@ -66,17 +64,16 @@ ROWS = {
     "full-space-time": "STAM + full space-time",
     UNTUNED: "EI2, not tuned",
 }
-# Title, digits and factor of each figure.
 COLUMNS = {
-    "hit": ("target read, %", 0, 100),
-    "consistency": ("frame consistency, %", 1, 100),
-    "flicker": ("flicker, x 1000", 1, 1000),
-    "motion": ("motion kept, %", 0, 100),
-    "kept": ("other attributes kept, %", 0, 100),
-    "psnr_keep": ("PSNR outside the edit, dB", 1, 1),
-    "iou": ("IoU of the object, %", 0, 100),
-    "mean_shift": ("shift of features' mean, %", 2, 100),
-    "covariance_shift": ("of their covariance, %", 1, 100),
+    "hit": Column("target read, %", 0, 100),
+    "consistency": Column("frame consistency, %", 1, 100),
+    "flicker": Column("flicker, x 1000", 1, 1000),
+    "motion": Column("motion kept, %", 0, 100),
+    "kept": Column("other attributes kept, %", 0, 100),
+    "psnr_keep": Column("PSNR outside the edit, dB", 1),
+    "iou": Column("IoU of the object, %", 0, 100),
+    "mean_shift": Column("shift of features' mean, %", 2, 100),
+    "covariance_shift": Column("of their covariance, %", 1, 100),
 }
 CHARTED = ("tune-a-video", "centring", "stam", "ei2")  # rows whose shift of features is drawn
 COSTS = ("variant", "tuning, s", "peak memory of a step, MiB")
@@ -121,29 +118,21 @@ class Figures:
     covariance_shift: float
 
 
-class Outcome(NamedTuple):
-    """What came of one edit in one row."""
+@dataclass(frozen=True)
+class TunedOutcome(Outcome):
+    """What came of one edit in one row, and what the layers along time did to features there."""
 
-    figures: Figures
-    clip: Tensor  # [f, h, w, c]
     shifts: tuple[LayerShift, ...]
 
 
-@cache
-def image_model() -> Backbone:
-    """Loaded once a process."""
-    return load_shapeworld("shapeworld-sd")
-
-
 def inflated(row: str) -> Backbone:
-    return inflate_backbone(image_model(), "ei2" if row == UNTUNED else row)
+    return inflate_backbone(loaded(MODEL), "ei2" if row == UNTUNED else row)
 
 
 def given(edit: Edit) -> tuple[Tensor, Prompts]:
-    """The latents of an edit's source, and its prompts; they say nothing of motion."""
-    texts = (caption(scene, motion=False) for scene in (edit.source, edit.target))
+    """The latents of an edit's source, and its prompts."""
     source = edited(edit).source.clip
-    return latents_of(image_model(), source), prompts_of(image_model(), *texts)
+    return latents_of(loaded(MODEL), source), still_prompts_of(loaded(MODEL), edit)
 
 
 def tuned(model: Backbone, z_0: Tensor, prompts: Prompts, run: Run) -> Backbone:
@@ -167,7 +156,7 @@ def shifts_of(model: Backbone, z_0: Tensor, prompts: Prompts) -> tuple[LayerShif
     return covariate_shift(layers, model.eps_theta, z_0, prompts.source, model.schedule, times)
 
 
-def edit_once(row: str, edit: Edit, run: Run) -> Outcome:
+def edit_once(row: str, edit: Edit, run: Run) -> TunedOutcome:
     z_0, prompts = given(edit)
     run = replace(run, steps=0) if row == UNTUNED else run
     model = tuned(inflated(row), z_0, prompts, run)
@@ -193,21 +182,12 @@ def edit_once(row: str, edit: Edit, run: Run) -> Outcome:
         mean_shift=mean(shift.mean_shift for shift in shifts),
         covariance_shift=mean(shift.covariance_shift for shift in shifts),
     )
-    return Outcome(figures, clip, shifts)
+    return TunedOutcome(figures, clip, shifts)
 
 
-def all_rows(edit: Edit, rows: Sequence[str], run: Run) -> dict[str, Outcome]:
-    """`edit_once` for every row; what one process does."""
-    torch.set_num_threads(1)
+def all_rows(edit: Edit, rows: Sequence[str], run: Run) -> dict[str, TunedOutcome]:
+    """What came of one edit in every row."""
     return {row: edit_once(row, edit, run) for row in rows}
-
-
-def measure(options: argparse.Namespace, run: Run) -> Iterator[tuple[Edit, dict[str, Outcome]]]:
-    """Every edit with what came of it in each row, as they are done."""
-    edits = suite("edits", options.clips, split=options.split)
-    with ProcessPoolExecutor(options.jobs) as pool:
-        results = pool.map(all_rows, edits, repeat(options.rows), repeat(run))
-        yield from zip(edits, results, strict=True)
 
 
 def cost(row: str, run: Run, steps: int = 8) -> tuple[float, float]:
@@ -236,31 +216,15 @@ def table_of_costs(costs: Mapping[str, tuple[float, float]]) -> list[str]:
     return markdown(COSTS, [[ROWS[row], f"{s:.0f}", f"{m:.1f}"] for row, (s, m) in costs.items()])
 
 
-def table_of_figures(figures: Mapping[str, Sequence[Figures]]) -> list[str]:
-    """Means over the clips with their standard errors, a line for each row."""
-    cells = [
-        [ROWS[row]]
-        + [
-            shown(estimate([getattr(one, key) for one in values]), digits, factor)
-            for key, (_, digits, factor) in COLUMNS.items()
-        ]
-        for row, values in figures.items()
-    ]
-    return markdown(("variant", *(title for title, *_ in COLUMNS.values())), cells)
-
-
-def table_of_claims(
-    figures: Mapping[str, Sequence[Figures]], costs: Mapping[str, tuple[float, float]]
-) -> list[str]:
+def table_of_claims(results: Results, costs: Mapping[str, tuple[float, float]]) -> list[str]:
     """The paper's claims beside ours: the change from row to row, clip by clip."""
     cells = []
-    for claim, key, before, after in CLAIMS:
-        if before in figures and after in figures:
-            title, digits, factor = COLUMNS[key]
-            pairs = zip(figures[before], figures[after], strict=True)
-            change = estimate([getattr(b, key) - getattr(a, key) for a, b in pairs])
+    for claim, figure, before, after in CLAIMS:
+        if before in results.figures and after in results.figures:
+            title, digits, factor = COLUMNS[figure]
+            gain = change(results.values(before, figure), results.values(after, figure))
             rows = f"{ROWS[before]} to {ROWS[after]}"
-            cells.append([claim, f"{title}: {shown(change, digits, factor)}", rows])
+            cells.append([claim, f"{title}: {shown(gain, digits, factor)}", rows])
     for claim, before, after in CLAIMED_COSTS:
         if before in costs and after in costs:
             ratios = [b / a for a, b in zip(costs[before], costs[after], strict=True)]
@@ -287,58 +251,28 @@ def save_charts(shifts: Mapping[str, Sequence[LayerShift]], file: Path) -> None:
     Image.fromarray(pixels).save(file)
 
 
-def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, Run]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="4 clips and 100 steps")
-    parser.add_argument("--clips", type=int)
-    parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=tuple(ROWS))
-    parser.add_argument("--split", choices=SPLITS, default="test")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
-    parser.add_argument("--report", action="store_true", help=f"write {REPORT.name}")
-    add_settings(parser, Run)
-    options = parser.parse_args(arguments)
-    options.clips = options.clips or (4 if options.quick else 16)
-    if options.quick and options.steps is None:
-        options.steps = 100
-    return options, settings_of(options, Run)
-
-
 def main() -> None:
-    options, run = parse()
+    quick = {"clips": 4, "steps": 100}
+    options, run = parse(__doc__, Run, REPORT, clips=16, quick=quick, rows=ROWS)
     torch.set_num_threads(1)
     costs = {row: cost(row, run) for row in options.rows if row != UNTUNED}
     print("\n".join(table_of_costs(costs)), flush=True)
-    figures: dict[str, list[Figures]] = {row: [] for row in options.rows}
-    strips: dict[str, Tensor] = {}
-    shifts: dict[str, tuple[LayerShift, ...]] = {}
-    for number, (edit, results) in enumerate(measure(options, run)):
-        for row, outcome in results.items():
-            figures[row].append(outcome.figures)
-            if row in CHARTED:
-                shifts.setdefault(row, outcome.shifts)
-            if number < SHOWN:
-                strips.setdefault(f"{number} source", edited(edit).source.clip)
-                strips[f"{number} {row}"] = outcome.clip
-        right = ", ".join(row for row, outcome in results.items() if outcome.figures.hit)
-        print(f"{number + 1}/{options.clips} {edit.attribute}: read right: {right}", flush=True)
-    tables = [table_of_figures(figures), table_of_costs(costs), table_of_claims(figures, costs)]
+    edits, results = suite("edits", options.clips, split=options.split), Results()
+    for edit, outcomes in over_clips(all_rows, edits, options.rows, run, jobs=options.jobs):
+        results.add(edit, outcomes)
+    tables = [
+        table_of(results, COLUMNS, ROWS, "variant"),
+        table_of_costs(costs),
+        table_of_claims(results, costs),
+    ]
     print("\n\n".join("\n".join(table) for table in tables))
     if not options.report:
         return
-    REPORT.mkdir(exist_ok=True)
-    save_strip(strips, REPORT / "strips.png", zoom=1)
-    save_charts(shifts, REPORT / "shift.png")
-    settings = ", ".join(f"{name} {value:g}" for name, value in asdict(run).items())
     page = [
-        "# EI2, part by part",
-        "",
-        made("python benchmarks/ei2.py --report"),
-        f"{options.clips} clips of 8 frames from the split {options.split}; {settings}.",
-        "Means with their standard errors over clips. The oracle decides whether the target is",
-        "read and the motion kept, where the paper has CLIP scores. Frame consistency is the",
-        "cosine similarity of consecutive frames about the clip's mean, where it has embeddings.",
+        *opening("EI2, part by part", edits, options.split, run),
+        "The oracle decides whether the target is read and the motion kept, where the paper has",
+        "CLIP scores. Frame consistency is the cosine similarity of consecutive frames about the",
+        "clip's mean, where it has embeddings.",
         "",
         *tables[0],
         "",
@@ -352,17 +286,17 @@ def main() -> None:
         "",
         "## Pictures",
         "",
-        f"Source of each of the first {SHOWN} edits, and each row's result, in the order of the "
-        "table:",
-        "",
-        "![strips](strips.png)",
+        *results.save_strips(REPORT),
         "",
         "How far the modules along time shift features, first clip, tuned:",
         "",
         "![shift of features](shift.png)",
     ]
-    numbers = {row: [asdict(one) for one in values] for row, values in figures.items()}
-    write_report(REPORT, page, {"settings": asdict(run), "edits": numbers, "costs": costs})
+    _, first = results.first[0]
+    save_charts({row: first[row].shifts for row in CHARTED if row in first}, REPORT / "shift.png")
+    write_report(
+        REPORT, page, {"settings": asdict(run), "edits": results.as_dict(), "costs": costs}
+    )
 
 
 if __name__ == "__main__":

@@ -1,24 +1,44 @@
-"""What the benchmarks share: edits of the shape world as latents, tables, and a report's page."""
+"""What the benchmarks share: their options, clips over processes, figures by row, tables, pages."""
 
 import argparse
 import json
+import shlex
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields
 from datetime import date
+from functools import cache
+from itertools import repeat
+from multiprocessing import get_context
+from os import cpu_count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from einops import rearrange
+from rescore.headless.demo import save_strip
 from rescore.pipelines.backbones.backbone import Backbone
 from rescore.pipelines.prediction import Prompts
 from rescore.pipelines.video_vae import decode_video, encode_video
-from rescore.shapeworld.score import Estimate
+from rescore.shapeworld.edits import SPLITS, Edit, edited
+from rescore.shapeworld.models import load_shapeworld
+from rescore.shapeworld.scene import caption
+from rescore.shapeworld.score import Estimate, estimate, psnr
 from torch import Tensor
 
 Run = TypeVar("Run")
+Result = TypeVar("Result")
 
 FIGURES = "figures.json"  # of a report, beside its page
+CONCLUSIONS = "CONCLUSIONS.md"  # written by hand, beside the page, which ends with it
+SHOWN = 3  # edits whose clips a report shows
+
+# --- clips and models ---------------------------------------------------------------------------
+
+loaded = cache(load_shapeworld)  # a model, once a process
 
 
 def latents_of(model: Backbone, clip: Tensor) -> Tensor:
@@ -38,14 +58,178 @@ def prompts_of(model: Backbone, source: str, target: str) -> Prompts:
     return Prompts(*(model.encode_prompt(text).embedding for text in (source, target, "")))
 
 
+def still_prompts_of(model: Backbone, edit: Edit) -> Prompts:
+    """The prompts of an edit for a model of images: they say nothing of motion."""
+    return prompts_of(model, *(caption(side, motion=False) for side in (edit.source, edit.target)))
+
+
+def whole_psnr(clip: Tensor, truth: Tensor) -> float:
+    """PSNR in dB over all pixels of two clips `[f, h, w, 3]`."""
+    return psnr(clip, truth, torch.ones(truth.shape[:3], dtype=torch.bool))
+
+
+# --- options ------------------------------------------------------------------------------------
+
+
+def parse(
+    doc: str,
+    run: type[Run],
+    report: Path,
+    *,
+    clips: int,
+    quick: Mapping[str, int],
+    rows: Iterable[str] = (),
+    arguments: Sequence[str] | None = None,
+) -> tuple[argparse.Namespace, Run]:
+    """The options of a command that measures rows on clips, and the settings among them.
+
+    `clips` is the default; `quick` are other defaults, of clips and settings, for --quick.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    few = " and ".join(f"{value} {name}" for name, value in quick.items())
+    parser.add_argument("--quick", action="store_true", help=few)
+    parser.add_argument("--clips", type=int, default=clips)
+    if rows := tuple(rows):
+        parser.add_argument("--rows", nargs="+", choices=rows, default=rows)
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--jobs", "--workers", type=int, default=cpu_count(), help="processes")
+    parser.add_argument("--report", action="store_true", help=f"write {report.name}")
+    add_settings(parser, run)
+    if parser.parse_args(arguments).quick:
+        parser.set_defaults(**quick)
+    options = parser.parse_args(arguments)
+    if rows:
+        options.rows = tuple(row for row in rows if row in options.rows)  # in the tables' order
+    return options, settings_of(options, run)
+
+
+def add_settings(parser: argparse.ArgumentParser, run: type) -> None:
+    """An option for every field of the dataclass `run`, absent unless it is given."""
+    group = parser.add_argument_group("settings")
+    for field in fields(run):
+        option = f"--{field.name.replace('_', '-')}"
+        group.add_argument(option, type=field.type, help=f"default {field.default}")
+
+
+def settings_of(options: argparse.Namespace, run: type[Run]) -> Run:
+    """What was given of these options, and the defaults of `run` for the rest."""
+    given = {field.name: getattr(options, field.name) for field in fields(run)}
+    return run(**{name: value for name, value in given.items() if value is not None})
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+
+def over_clips(
+    work: Callable[..., Result], edits: Sequence[Edit], *rest: object, jobs: int
+) -> Iterator[tuple[Edit, Result]]:
+    """Every edit with `work(edit, *rest)`, in order, as they are done; says how far it is.
+
+    Clips are spread over processes of one thread each, for a batch of them is no faster on a CPU.
+    The processes start afresh: a fork of one that has already used torch may hang.
+    """
+    began = time.monotonic()
+    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        results = pool.map(work, edits, *map(repeat, rest))
+        for number, (edit, result) in enumerate(zip(edits, results, strict=True), 1):
+            seconds = time.monotonic() - began
+            print(f"{number}/{len(edits)} {edit.attribute}, after {seconds:.0f} s", flush=True)
+            yield edit, result
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one edit in one row."""
+
+    figures: Any  # a dataclass of numbers; `hit` among them, whether the target is read
+    clip: Tensor  # [f, h, w, 3]
+
+
+class Results:
+    """The figures of every row, clip by clip, and the clips of the first few edits."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, list[Any]] = {}
+        self.first: list[tuple[Edit, Mapping[str, Outcome]]] = []
+
+    def add(self, edit: Edit, outcomes: Mapping[str, Outcome]) -> None:
+        """Take in the rows of one more edit, and say in which of them its target is read."""
+        for row, outcome in outcomes.items():
+            self.figures.setdefault(row, []).append(outcome.figures)
+        if len(self.first) < SHOWN:
+            self.first.append((edit, outcomes))
+        right = [row for row, outcome in outcomes.items() if outcome.figures.hit]
+        print(f"    read right: {', '.join(right) or 'nowhere'}", flush=True)
+
+    def values(self, row: str, figure: str) -> list[float]:
+        """One figure of a row, clip by clip."""
+        return [float(getattr(one, figure)) for one in self.figures[row]]
+
+    def as_dict(self) -> dict[str, list[dict[str, Any]]]:
+        return {row: [asdict(one) for one in values] for row, values in self.figures.items()}
+
+    def save_strips(self, folder: Path) -> list[str]:
+        """Write the clips that are kept as one picture into a report; lines that show it."""
+        clips = {}
+        for i, (edit, outcomes) in enumerate(self.first):
+            clips[f"{i} source"] = edited(edit).source.clip
+            clips |= {f"{i} {row}": outcome.clip for row, outcome in outcomes.items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        save_strip(clips, folder / "strips.png", zoom=1)
+        return [
+            f"Source of each of the first {len(self.first)} edits, and each row's result, in the "
+            "order of the tables:",
+            "",
+            "![strips](strips.png)",
+        ]
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+class Column(NamedTuple):
+    """How a table shows a figure."""
+
+    title: str
+    digits: int
+    factor: float = 1.0
+
+
 def shown(value: Estimate, digits: int, factor: float = 1.0) -> str:
     """A mean with its standard error, as a table shows it."""
     return f"{factor * value.mean:.{digits}f} ± {factor * value.error:.{digits}f}"
 
 
+def change(before: Sequence[float], after: Sequence[float]) -> Estimate:
+    """The mean change from one row to another, clip by clip."""
+    return estimate([b - a for a, b in zip(before, after, strict=True)])
+
+
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """A table, line by line."""
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def table_of(
+    results: Results,
+    columns: Mapping[str, Column],
+    rows: Mapping[str, str],
+    corner: str = "",
+) -> list[str]:
+    """Means over clips with standard errors; `rows` are titles by row, `columns` go by figure."""
+    cells = [
+        [title]
+        + [
+            shown(estimate(results.values(row, figure)), column.digits, column.factor)
+            for figure, column in columns.items()
+        ]
+        for row, title in rows.items()
+        if row in results.figures
+    ]
+    return markdown((corner, *(column.title for column in columns.values())), cells)
+
+
+# --- reports ------------------------------------------------------------------------------------
 
 
 def made(command: str) -> str:
@@ -62,21 +246,28 @@ def made(command: str) -> str:
     )
 
 
+def opening(title: str, edits: Sequence[Edit], split: str, run: Any) -> list[str]:
+    """How a page begins: the command as it was called, and what it measured."""
+    command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+    frames = edits[0].source.frames
+    settings = (f"{name.replace('_', ' ')} {value:g}" for name, value in asdict(run).items())
+    return [
+        f"# {title}",
+        "",
+        made(shlex.join(command)),
+        f"{len(edits)} clips of {frames} frames from the split {split}; {', '.join(settings)}.",
+        "Means with their standard errors over clips.",
+    ]
+
+
 def write_report(folder: Path, lines: Sequence[str], figures: Mapping[str, Any]) -> None:
-    """A page and the numbers it was made from."""
+    """A page and the numbers it was made from.
+
+    What `CONCLUSIONS.md` in the folder says, where somebody wrote one, ends the page.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
+    page, conclusions = "\n".join(lines).rstrip(), folder / CONCLUSIONS
+    if conclusions.exists():
+        page += f"\n\n## What it says\n\n{conclusions.read_text('utf-8').strip()}"
+    (folder / "README.md").write_text(page + "\n", "utf-8")
     (folder / FIGURES).write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
-
-
-def add_settings(parser: argparse.ArgumentParser, run: type) -> None:
-    """An option for every field of the dataclass `run`, absent unless it is given."""
-    group = parser.add_argument_group("settings")
-    for field in fields(run):
-        group.add_argument(f"--{field.name.replace('_', '-')}", type=field.type)
-
-
-def settings_of(options: argparse.Namespace, run: type[Run]) -> Run:
-    """What was given of these options, and the defaults of `run` for the rest."""
-    given = {field.name: getattr(options, field.name) for field in fields(run)}
-    return run(**{name: value for name, value in given.items() if value is not None})

@@ -21,9 +21,11 @@ from measuring import (
     FIGURES,
     clip_of,
     latents_of,
+    loaded,
     made,
     markdown,
     prompts_of,
+    whole_psnr,
     write_report,
 )
 from rescore.headless.demo import save_strip
@@ -36,11 +38,11 @@ from rescore.pipelines.score_distillation import Settings, distil
 from rescore.pipelines.terms import Weighted
 from rescore.pipelines.video_vae import decode_video
 from rescore.shapeworld.edits import edited, prompts, suite
-from rescore.shapeworld.models import NAMES, WEIGHTS, load_shapeworld
+from rescore.shapeworld.models import NAMES, WEIGHTS
 from rescore.shapeworld.oracle import read
 from rescore.shapeworld.render import render
 from rescore.shapeworld.scene import Scene, caption
-from rescore.shapeworld.score import psnr, score, summarise
+from rescore.shapeworld.score import score, summarise
 
 REPORT = Path(__file__).resolve().parent.parent / "shapeworld" / "report"
 ATTRIBUTES = ("colour", "shape", "background", "motion")
@@ -52,7 +54,7 @@ def reconstruction(model: Backbone, clips: int) -> dict[str, float]:
     for scene in prompts(clips):
         truth = render(scene).clip
         decoded = clip_of(model, latents_of(model, truth))
-        values.append(psnr(decoded, truth, torch.ones(truth.shape[:3], dtype=torch.bool)))
+        values.append(whole_psnr(decoded, truth))
     errors = [10 ** (-value / 10) for value in values]
     return {
         "mean PSNR": statistics.mean(values),
@@ -154,19 +156,19 @@ def measure(options: argparse.Namespace, folder: Path | None) -> dict[str, dict[
     for name in options.only:
         began = time.monotonic()
         if name == "vae":
-            model = load_shapeworld("shapeworld-sd")
+            model = loaded("shapeworld-sd")
             values = reconstruction(model, options.prompts) | {"clips": options.prompts}
             note("VAE reconstruction, dB", values, began)
             continue
         if name == "edit":
             settings = Settings(60, 0.1, 5.0)  # chosen on the split "tune"
-            model = load_shapeworld("shapeworld-t2v")
+            model = loaded("shapeworld-t2v")
             values = masked_edit(model, options.edits, settings, strip("masked_edits"))
             values["clips"] = options.edits
             note("masked colour edit, shapeworld-t2v", values, began)
             continue
         values = text_to_video(
-            load_shapeworld(name),
+            loaded(name),
             options.prompts,
             cfg=options.cfg,
             steps=options.steps,
@@ -185,10 +187,10 @@ def report(folder: Path, figures: dict[str, dict[str, float]], options) -> None:
     from matplotlib import pyplot
 
     _, axes = pyplot.subplots(figsize=(7, 4))
-    for name in NAMES:
-        curve = json.loads((WEIGHTS / name / "loss_curve.json").read_text("utf-8"))
-        axes.plot(*zip(*curve, strict=True), label=name)
-    axes.set(xlabel="step", ylabel="mean squared error of the noise", yscale="log")
+    for file in sorted(WEIGHTS.glob("*/*loss_curve.json")):
+        name = "joint" if file.name.startswith("joint") else file.parent.name
+        axes.plot(*zip(*json.loads(file.read_text("utf-8")), strict=True), label=name)
+    axes.set(xlabel="step", ylabel="error of the predicted noise", yscale="log")
     axes.legend()
     pyplot.savefig(folder / "loss_curves.png", dpi=90, bbox_inches="tight")
     cells = [(what, name, str(v)) for what, row in figures.items() for name, v in row.items()]
