@@ -138,4 +138,6 @@ def load_shapeworld(name: str) -> "Backbone":
     if name == "shapeworld-t2v":
         return load_text_to_video(WEIGHTS / name)
     image = load_image(WEIGHTS / "shapeworld-sd")
-    return image if name == "shapeworld-sd" else load_animatediff(image, WEIGHTS / name)
+    if name == "shapeworld-sd":
+        return image
+    return load_animatediff(image, WEIGHTS / name, schedule_config=ANIMATEDIFF_SCHEDULE)

@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from ..render import render
 from ..scene import caption, sample_scene
-from .loop import autocast
 from .vae import TRAINING_SEEDS
 
 # Mostly the usual eight frames; the longer clips teach the temporal layers other lengths.
@@ -36,8 +35,7 @@ def encode_pools(vae, file: Path, lengths: dict[int, int] = LENGTHS) -> None:
         latents = []
         for seed in tqdm(range(first, first + count), desc=f"clips of {frames} frames"):
             clip = rearrange(render(sample_scene(seed, frames=frames)).clip, "f h w c -> f c h w")
-            with autocast():
-                mean = vae.encode(clip * 2 - 1).latent_dist.mean
+            mean = vae.encode(clip * 2 - 1).latent_dist.mean
             latents.append(rearrange(mean, "f c h w -> c f h w").half())
         tensors[str(frames)] = torch.stack(latents)
         first += count

@@ -19,7 +19,7 @@ from ..models import (
     build_video_unet,
 )
 from .data import Pool
-from .loop import Recipe, autocast
+from .loop import Recipe
 
 STEPS = {"shapeworld-sd": 6000, "shapeworld-t2v": 2100, "shapeworld-animatediff": 1800}
 _DROPOUT = 0.1  # of captions, for classifier-free guidance
@@ -55,9 +55,8 @@ def noise_prediction_loss(
     noise = torch.randn(latents.shape, generator=generator)
     last = noising.config.num_train_timesteps - 1
     t = (torch.rand(len(latents), generator=generator).sqrt() * last).round().long()
-    with autocast():
-        predicted = predict(noising.add_noise(latents, noise, t), t)
-    return functional.mse_loss(predicted.float(), noise)
+    predicted = predict(noising.add_noise(latents, noise, t), t)
+    return functional.mse_loss(predicted, noise)
 
 
 def image_recipe(tokenizer, pools: dict[int, Pool], steps: int | None = None) -> Recipe:

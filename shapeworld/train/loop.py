@@ -16,12 +16,6 @@ from torch import Tensor, nn
 CHECKPOINT = "checkpoint.pt"
 
 
-def autocast() -> torch.autocast:
-    """bfloat16 where the processor computes in it; elsewhere it would be emulated, and slow."""
-    fast = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return torch.autocast("cpu", torch.bfloat16, enabled=fast)
-
-
 @dataclass(frozen=True)
 class Recipe:
     """How one model is trained. `loss` draws its own batch from the generator it is given."""

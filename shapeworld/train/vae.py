@@ -9,7 +9,7 @@ from ..edits import HELD_OUT_SEEDS
 from ..models import build_vae
 from ..render import render
 from ..scene import sample_scene
-from .loop import Recipe, autocast
+from .loop import Recipe
 
 STEPS = 4000
 _SCENES = 6  # a step, two frames of each
@@ -24,10 +24,9 @@ def recipe(steps: int = STEPS) -> Recipe:
     def loss(generator: torch.Generator) -> Tensor:
         """Mean squared error of the pixels, with a trace of the KL divergence."""
         pixels = _frames(generator)
-        with autocast():
-            posterior = vae.encode(pixels).latent_dist
-            decoded = vae.decode(posterior.sample(generator)).sample
-        return functional.mse_loss(decoded.float(), pixels) + _KL_WEIGHT * posterior.kl().mean()
+        posterior = vae.encode(pixels).latent_dist
+        decoded = vae.decode(posterior.sample(generator)).sample
+        return functional.mse_loss(decoded, pixels) + _KL_WEIGHT * posterior.kl().mean()
 
     return Recipe("vae", vae, loss, steps, learning_rate=2e-3)
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from rescore.shapeworld import models
 from rescore.shapeworld.models import NAMES, WEIGHTS
 from safetensors.torch import load_file
@@ -42,6 +43,15 @@ def test_every_model_has_its_loss_curve(name):
     )
     assert list(steps) == sorted(set(steps))
     assert 0 < losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_meets_the_noise_it_was_trained_on(name):
+    config = json.loads((WEIGHTS / name / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+    trained = DDIMScheduler.from_config(config).alphas_cumprod
+    torch.testing.assert_close(
+        models.load_shapeworld(name).schedule.alphas_bar, trained.double(), rtol=1e-4, atol=0
+    )
 
 
 def test_an_incomplete_pack_is_told(monkeypatch, tmp_path):
