@@ -1,0 +1,663 @@
+"""What fits a card: the memory that one step of every method takes with models of real size.
+
+    python benchmarks/real_sizes.py                   every step, in minutes, on any machine
+    python benchmarks/real_sizes.py --rows "DDS, 8 frames" DDS --video-width 448 --video-height 256
+    python benchmarks/real_sizes.py --device cuda     run for real on the card here, and timed
+    python benchmarks/real_sizes.py --report          also writes benchmarks/real_sizes_report
+    python benchmarks/real_sizes.py --tiny            on the shape world's models
+
+ZeroScope, Stable Diffusion 1.5 and AnimateDiff v3 as published, with random weights: nothing is
+downloaded. By default nothing is computed either: the pack's own loops run on tensors that have a
+size and no numbers (torch's device "meta"), with attention as fused kernels do it, and the bytes
+that live at a time are counted. Not in them: what kernels take within an operation, the allocator's
+slack and the CUDA context, together 0.5 to 1 GiB; hence the gibibyte that is left free.
+"""
+
+import argparse
+import gc
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    MotionAdapter,
+    UNet2DConditionModel,
+    UNet3DConditionModel,
+    UNetMotionModel,
+)
+from measuring import add_settings, made, markdown, settings_of, write_report
+from memory import peak_memory
+from rescore.attention.checkpointing import checkpointed
+from rescore.attention.fusion import Fusion
+from rescore.attention.prompt_to_prompt import refine_mapper
+from rescore.pipelines.adaptive_sliding import AdaptiveSliding
+from rescore.pipelines.attention_sampling import AttentionControl, Source, sample_edit
+from rescore.pipelines.backbones.backbone import Backbone
+from rescore.pipelines.backbones.load import ANIMATEDIFF_SCHEDULE, SD1_CONFIGS
+from rescore.pipelines.consistency import GlobalConsistency
+from rescore.pipelines.ddim_inversion import ddim_invert
+from rescore.pipelines.decoupled_guidance import GuidanceSettings
+from rescore.pipelines.delta_denoising import DeltaDenoising
+from rescore.pipelines.drift import Drift, DriftGuidance
+from rescore.pipelines.flow.fields import Flow
+from rescore.pipelines.flow.smoothing import FlowSmoothing
+from rescore.pipelines.inflation import inflate
+from rescore.pipelines.joint_guidance import ImageDeltaDenoising, LatentSpace
+from rescore.pipelines.null_text import NullTextSettings, optimise_null_text
+from rescore.pipelines.one_shot_tuning import Settings as TuningSettings
+from rescore.pipelines.one_shot_tuning import tune
+from rescore.pipelines.prediction import Prompts, predict
+from rescore.pipelines.preservation import ContentPreservation
+from rescore.pipelines.schedule import NoiseSchedule
+from rescore.pipelines.score_distillation import Settings, distil
+from rescore.pipelines.self_similarity import SpatialSelfSimilarity, TemporalSelfSimilarity
+from rescore.pipelines.terms import Draw, Term, Weighted
+from rescore.pipelines.trajectory import Trajectory
+from rescore.pipelines.video_vae import decode_video, encode_video
+from rescore.pipelines.windows import Windows
+from rescore.shapeworld.models import load_shapeworld
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
+
+REPORT = Path(__file__).resolve().parent / "real_sizes_report"
+GIB = 2**30
+CARDS = (8, 12, 16, 24, 32, 48, 80)  # GiB
+LEFT_FREE = 1  # of them, for the system and what is not counted
+WORDS = 77  # tokens of a prompt
+SHAPEWORLD = {
+    "text-to-video": "shapeworld-t2v",
+    "image": "shapeworld-sd",
+    "animatediff": "shapeworld-animatediff",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Sizes of clips, in pixels and frames, and what models are in."""
+
+    video_width: int = 576  # of ZeroScope's clips
+    video_height: int = 320
+    image_width: int = 512  # of those of Stable Diffusion and AnimateDiff
+    image_height: int = 512
+    frames: int = 16
+    short: int = 8  # frames of a short clip
+    long: int = 48  # of one that goes through in windows
+    precision: str = "bfloat16"  # of unets; autoencoders are in float32, as the loaders leave them
+
+
+TINY = Run(64, 64, 64, 64, precision="float32")
+
+
+# --- models and clips ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Models on a device, and random clips and prompts for them."""
+
+    run: Run
+    device: str = "meta"
+    tiny: bool = False
+    clips_per_call: int | None = None  # that a unet gets at once; None: all
+
+    def model(self, kind: str) -> Backbone:
+        """One of the models, by its kind."""
+        if self.tiny:
+            model = load_shapeworld(SHAPEWORLD[kind])
+            model.to(self.device)
+        else:
+            model = real_model(kind, self.device, getattr(torch, self.run.precision))
+        return replace(model, rows_per_call=self.clips_per_call)
+
+    def size(self, model: Backbone) -> tuple[int, int]:
+        """Height and width of a model's clips."""
+        if model.kind == "text-to-video":
+            return self.run.video_height, self.run.video_width
+        return self.run.image_height, self.run.image_width
+
+    def latents(self, model: Backbone, frames: int) -> Tensor:
+        """A clip as the model's scaled latents, `[1, c, f, h, w]`."""
+        sides = (-(-side // model.vae_factor) for side in self.size(model))
+        return torch.randn(1, model.unet.config.in_channels, frames, *sides, device=self.device)
+
+    def prompts(self, model: Backbone) -> Prompts:
+        width = model.unet.config.cross_attention_dim
+        return Prompts(*(torch.randn(1, WORDS, width, device=self.device) for _ in range(3)))
+
+    def path(self, model: Backbone, steps: int) -> Trajectory:
+        """An inverted clip of `frames` frames."""
+        latents = [self.latents(model, self.run.frames) for _ in range(steps + 1)]
+        return Trajectory(torch.stack(latents), tuple(model.schedule.timesteps(steps)))
+
+
+def real_model(kind: str, device: str, dtype: torch.dtype) -> Backbone:
+    """A model as published, with random weights and without its text encoder, which no step uses.
+
+    ZeroScope's unet is diffusers' default `UNet3DConditionModel`, AnimateDiff's motion modules are
+    its default `MotionAdapter`; the autoencoder and the noise schedule are Stable Diffusion's.
+    """
+    config = {
+        part: json.loads((SD1_CONFIGS / part / f"{file}.json").read_text("utf-8"))
+        for part, file in (("unet", "config"), ("vae", "config"), ("scheduler", "scheduler_config"))
+    }
+
+    def image_unet() -> nn.Module:
+        return UNet2DConditionModel.from_config(config["unet"])
+
+    makers = {
+        "text-to-video": UNet3DConditionModel,
+        "image": image_unet,
+        "animatediff": lambda: UNetMotionModel.from_unet2d(
+            image_unet(),
+            MotionAdapter(use_motion_mid_block=False),  # as in v3, and v1; v2 has one more
+            load_weights=False,
+        ),
+    }
+    betas = ANIMATEDIFF_SCHEDULE if kind == "animatediff" else config["scheduler"]
+    return Backbone(
+        name=kind,
+        kind=kind,
+        unet=_random(makers[kind], device, dtype),
+        vae=_random(lambda: AutoencoderKL.from_config(config["vae"]), device, torch.float32),
+        text_encoder=nn.Identity(),
+        tokenizer=None,
+        schedule=NoiseSchedule.from_config(betas),
+    )
+
+
+def _random(make: Callable[[], nn.Module], device: str, dtype: torch.dtype) -> nn.Module:
+    """A module with random weights, made where they are to lie."""
+    with torch.device("meta"):
+        module = make()
+    weights = {
+        name: torch.empty(place.shape, device=device, dtype=dtype).normal_(std=0.02)
+        for name, place in module.state_dict().items()
+    }
+    module.load_state_dict(weights, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+# --- steps --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """What lies on the card for some steps of a method, and the work of these steps.
+
+    Two steps where a loop keeps something from the first. `batched` is for calls of several clips,
+    which can also go through the model one after the other.
+    """
+
+    weights: tuple[nn.Module, ...]
+    work: Callable[[], object]
+    steps: int = 1
+    batched: bool = False
+
+
+def distilled(
+    lab: Lab, *terms: Weighted, frames: int | None = None, fused: bool = False,
+    windows: Windows | None = None, beside: tuple[nn.Module, ...] = (),
+) -> Case:  # fmt: skip
+    """Score distillation with ZeroScope; `beside` are other models that the terms use."""
+    model = lab.model("text-to-video")
+    work = partial(
+        distil,
+        lab.latents(model, frames or lab.run.frames),
+        terms,
+        model.eps_theta,
+        lab.prompts(model),
+        model.schedule,
+        Settings(steps=2),
+        unet=model.unet,
+        fusion=Fusion() if fused else None,
+        windows=windows,
+    )
+    return Case((model.unet, *beside), work, 2, batched=True)
+
+
+def delta_denoising(lab: Lab, frames: int | None = None) -> Case:
+    return distilled(lab, Weighted(DeltaDenoising()), frames=frames)
+
+
+def long_delta_denoising(lab: Lab) -> Case:
+    windows = Windows(lab.run.frames, lab.run.frames // 4)
+    return distilled(lab, Weighted(DeltaDenoising()), frames=lab.run.long, windows=windows)
+
+
+def assd(lab: Lab, *, joint: bool = False, frames: int | None = None) -> Case:
+    sliding = Weighted(AdaptiveSliding())
+    if not joint:
+        return distilled(lab, sliding, frames=frames, fused=True)
+    image = lab.model("image")
+    prompts = lab.prompts(image)
+
+    def pair(draw: Draw) -> tuple[Tensor, Tensor]:
+        needs = DeltaDenoising().needs
+        both = predict(needs, draw, image.eps_theta, prompts, Settings().cfg)
+        return both.eps_target, both.eps_source
+
+    space = LatentSpace(4, image.vae_factor, image.scaling_factor, image.shift_factor)
+    term = ImageDeltaDenoising(pair, image.schedule, space, image.name)
+    return distilled(lab, sliding, Weighted(term), frames=frames, fused=True, beside=(image.unet,))
+
+
+def held_by_keys(lab: Lab, *terms: Term, frames: int | None = None) -> Case:
+    """Masked delta denoising beside terms that are losses of attention keys: these need a graph."""
+    masked = Weighted(DeltaDenoising(), masks=(torch.ones(1, 8, 8),))
+    return distilled(lab, masked, *(Weighted(term) for term in terms), frames=frames)
+
+
+def flow_enhanced(lab: Lab, *terms: Term) -> Case:
+    size, count = (lab.run.video_height, lab.run.video_width), lab.run.frames - 1
+    still, seen = torch.zeros(count, 2, *size), torch.ones(count, *size)
+    smoothing = FlowSmoothing(Flow(still, still, seen, seen))
+    smoothed = Weighted(DeltaDenoising(), refinements=(smoothing,))
+    return distilled(lab, smoothed, *(Weighted(term) for term in terms))
+
+
+def inversion(lab: Lab) -> Case:
+    model = lab.model("animatediff")
+    z, prompt = lab.latents(model, lab.run.frames), lab.prompts(model).source
+    work = partial(
+        ddim_invert,
+        z,
+        lambda z, t: model.eps_theta(z, t, prompt),
+        model.schedule.alphas_bar,
+        model.schedule.timesteps(2),
+    )
+    return Case((model.unet,), work, 2)
+
+
+def null_text(lab: Lab, *, per_frame: bool = True, checkpointing: bool = False) -> Case:
+    model = lab.model("animatediff")
+    path, prompts = lab.path(model, 1), lab.prompts(model)
+    settings = NullTextSettings(inner_steps=2, per_frame=per_frame)
+
+    def work() -> None:
+        with checkpointed(model.unet) if checkpointing else nullcontext():
+            optimise_null_text(
+                path,
+                model.eps_theta,
+                prompts.source,
+                prompts.negative,
+                model.schedule.alphas_bar,
+                settings,
+            )
+
+    return Case((model.unet,), work)
+
+
+def decoupled_guidance(lab: Lab, *, checkpointing: bool = False) -> Case:
+    """The drift of a step from its pivot, which has the guidance and the prompted prediction."""
+    model = lab.model("animatediff")
+    path = lab.path(model, 1)
+    guidance = DriftGuidance(model.unet, GuidanceSettings(), torch.ones(1, 8, 8))
+    drift = Drift(guidance, lab.prompts(model).source, model.eps_theta)
+
+    def work() -> None:
+        with checkpointed(model.unet) if checkpointing else nullcontext():
+            drift(path.latents[0], path.latents[1], path.timesteps[1])
+
+    return Case((model.unet,), work)
+
+
+def controlled_sampling(lab: Lab) -> Case:
+    """One step with SA-I and one with SA-II, cross-attention controlled in both."""
+    model = lab.model("animatediff")
+    tokens = refine_mapper(("a", "red", "circle"), ("a", "blue", "circle"), WORDS)
+    work = partial(
+        sample_edit,
+        lab.path(model, 2),
+        model.eps_theta,
+        lab.prompts(model),
+        model.schedule.alphas_bar,
+        8.5,
+        AttentionControl(),
+        source=Source(model.unet, tokens, torch.ones(1, 8, 8)),
+    )
+    return Case((model.unet,), work, 2, batched=True)
+
+
+def one_shot_tuning(lab: Lab, variant: str, *, checkpointing: bool = False) -> Case:
+    image = lab.model("image")
+    unet = inflate(image.unet, variant)
+    work = partial(
+        tune,
+        unet,
+        lab.latents(image, lab.run.short),
+        lab.prompts(image).source,
+        image.schedule,
+        TuningSettings(steps=2, checkpointing=checkpointing),
+    )
+    return Case((unet,), work, 2)
+
+
+def encoding(lab: Lab) -> Case:
+    model = lab.model("image")
+    # Clips lie on the CPU; only a chunk goes to the card.
+    clip = torch.zeros(1, 3, lab.run.frames, *lab.size(model))
+    return Case((model.vae,), lambda: encode_video(clip, model.encode_frames, model.vae_factor))
+
+
+def decoding(lab: Lab) -> Case:
+    model = lab.model("image")
+    z = lab.latents(model, lab.run.frames)
+    return Case((model.vae,), lambda: decode_video(z, model.decode_frames))
+
+
+# Heading, and under it what each row is called and how it is set up.
+GROUPS: Mapping[str, Mapping[str, Callable[[Lab], Case]]] = {
+    "ZeroScope": {
+        "DDS, short clip": lambda lab: delta_denoising(lab, lab.run.short),
+        "DDS": delta_denoising,
+        "DDS, long clip in windows": long_delta_denoising,
+        "ASSD with fusion, short clip": lambda lab: assd(lab, frames=lab.run.short),
+        "ASSD with fusion": assd,
+        "ASSD with fusion, joint guidance by SD 1.5": lambda lab: assd(lab, joint=True),
+        "DreamMotion, short clip": lambda lab: held_by_keys(
+            lab, SpatialSelfSimilarity(), TemporalSelfSimilarity(), frames=lab.run.short
+        ),
+        "DreamMotion": lambda lab: held_by_keys(
+            lab, SpatialSelfSimilarity(), TemporalSelfSimilarity()
+        ),
+        "flow-enhanced: smoothing, preservation": lambda lab: flow_enhanced(
+            lab, ContentPreservation()
+        ),
+        "flow-enhanced, with consistency": lambda lab: flow_enhanced(
+            lab, ContentPreservation(), GlobalConsistency()
+        ),
+    },
+    "AnimateDiff": {
+        "DDIM inversion": inversion,
+        "null-text, per frame": null_text,
+        "null-text, per frame, checkpointing": partial(null_text, checkpointing=True),
+        "null-text, shared": partial(null_text, per_frame=False),
+        "null-text, shared, checkpointing": partial(null_text, per_frame=False, checkpointing=True),
+        "decoupled guidance": decoupled_guidance,
+        "decoupled guidance, checkpointing": partial(decoupled_guidance, checkpointing=True),
+        "attention-controlled sampling": controlled_sampling,
+    },
+    "Stable Diffusion 1.5, inflated": {
+        "Tune-A-Video": partial(one_shot_tuning, variant="tune-a-video"),
+        "Tune-A-Video, checkpointing": partial(
+            one_shot_tuning, variant="tune-a-video", checkpointing=True
+        ),
+        "EI2": partial(one_shot_tuning, variant="ei2"),
+        "EI2, checkpointing": partial(one_shot_tuning, variant="ei2", checkpointing=True),
+    },
+    "Autoencoder": {"VAE encode": encoding, "VAE decode": decoding},
+}
+ROWS = {name: case for rows in GROUPS.values() for name, case in rows.items()}
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+
+class _WithoutNumbers(TorchDispatchMode):
+    """Lets work run on meta tensors as on a card's: what it asks of their numbers is made up.
+
+    Every number read is 1, every condition true, and no two tensors are equal. What goes on on the
+    CPU is out of sight of the modes around this one, for it takes nothing of the card.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
+        kwargs = kwargs or {}
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        to_meta = torch.device(kwargs.get("device") or "cpu").type == "meta"
+        if not any(tensor.is_meta for tensor in given):
+            with nullcontext() if to_meta else _disable_current_modes():
+                return func(*args, **kwargs)
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return torch.ones((), dtype=args[0].dtype).item()
+        if func is torch.ops.aten.equal.default:
+            return False
+        if func is torch.ops.aten.copy_.default and not args[0].is_meta:
+            return args[0]
+        if func is torch.ops.aten._to_copy.default and kwargs.get("device") and not to_meta:
+            with _disable_current_modes():
+                dtype = kwargs.get("dtype") or args[0].dtype
+                return torch.zeros(args[0].shape, dtype=dtype)
+        return func(*args, **kwargs)
+
+
+def _fused_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+) -> Tensor:
+    """Attention on meta tensors as a fused kernel does it, which keeps no maps.
+
+    By itself torch takes the plain formula there. The CPU's kernel stands for all: like the card's
+    it makes the output and a logarithm per query, and keeps these, q, k and v for the gradient.
+    """
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return kernel(q, k, v, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Within the `with`, loops run on meta tensors, along the same way as on numbers."""
+    with (
+        _WithoutNumbers(),
+        mock.patch.object(functional, "scaled_dot_product_attention", _fused_attention),
+        # It knows no such device; no step here leaves casting to it.
+        mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext()),
+    ):
+        yield
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes of a method's weights and, on top of them, of a step at its peak; seconds of a step."""
+
+    weights: int
+    peak: int
+    seconds: float | None = None  # only where a card has run it
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.peak
+
+    @property
+    def card(self) -> int | None:
+        """The smallest card that holds it, GiB; None if none does."""
+        fitting = (card for card in CARDS if self.total <= (card - LEFT_FREE) * GIB)
+        return next(fitting, None)
+
+
+def bytes_of(modules: Sequence[nn.Module]) -> int:
+    """The bytes of all weights and buffers; what modules share counts once."""
+    tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+    storages = {id(t): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Within the `with`, what refers to itself stays: when Python clears it is up to chance."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def cost(case: Case, device: str) -> Cost:
+    """What the work of a case costs on a device."""
+    weights = bytes_of(case.weights)
+    with uncollected():
+        if device == "cuda":
+            return Cost(weights, *_on_card(case))
+
+        def work() -> None:
+            with on_meta() if device == "meta" else nullcontext():
+                case.work()
+
+        return Cost(weights, peak_memory(work))
+
+
+def _on_card(case: Case) -> tuple[int, float]:
+    """The bytes that a card's work took on top of what was there, and the seconds of a step."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    case.work()
+    peak = torch.cuda.max_memory_allocated() - before
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    case.work()
+    torch.cuda.synchronize()
+    return peak, (time.perf_counter() - began) / case.steps
+
+
+class Both(NamedTuple):
+    """What a row costs with all clips of a call at once, and with one at a time if it has several.
+
+    None where memory ran out.
+    """
+
+    at_once: Cost | None
+    one_by_one: Cost | None
+
+
+def costs(row: str, lab: Lab) -> Both:
+    """What a row costs."""
+
+    def tried(lab: Lab) -> tuple[Cost | None, bool]:
+        case = ROWS[row](lab)
+        try:
+            return cost(case, lab.device), case.batched
+        except (MemoryError, torch.OutOfMemoryError):
+            return None, case.batched
+
+    at_once, batched = tried(lab)
+    one_by_one = tried(replace(lab, clips_per_call=1))[0] if batched else None
+    return Both(at_once, one_by_one)
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def _card(cost: Cost | None) -> str:
+    if cost is None:
+        return "out of memory"
+    return f"over {CARDS[-1]} GB" if cost.card is None else f"{cost.card} GB"
+
+
+def _gibibytes(count: int) -> str:
+    return f"{count / GIB:.1f}"
+
+
+def table(found: Mapping[str, Both], rows: Sequence[str]) -> list[str]:
+    """A line for each row: its memory with all clips of a call at once, and one after the other."""
+    timed = any(cost and cost.seconds for both in found.values() for cost in both)
+    head = ["step", "weights, GiB", "a step on top, GiB", "together", "card", "clip by clip"]
+    lines = []
+    for row in rows:
+        whole, sliced = found[row]
+        line = [row, "", "", "", _card(whole), ""]
+        if whole is not None:
+            line[1:4] = map(_gibibytes, (whole.weights, whole.peak, whole.total))
+        # Where a graph decides, there is nothing to gain.
+        if sliced is not None and (whole is None or sliced.peak < 0.98 * whole.peak):
+            line[5] = f"{_gibibytes(sliced.total)}, {_card(sliced)}"
+        if timed:
+            line.append("" if whole is None or whole.seconds is None else f"{whole.seconds:.2f}")
+        lines.append(line)
+    return markdown(head + ["a step, s"] * timed, lines)
+
+
+def tables(found: Mapping[str, Both]) -> list[str]:
+    """One table for each group, of the rows there are."""
+    lines = []
+    for group, rows in GROUPS.items():
+        if there := [row for row in rows if row in found]:
+            lines += [f"## {group}", "", *table(found, there), ""]
+    return lines
+
+
+def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, Lab]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=tuple(ROWS))
+    parser.add_argument(
+        "--device",
+        choices=("meta", "cpu", "cuda"),
+        default="meta",
+        help="meta computes nothing and takes no memory",
+    )
+    parser.add_argument("--tiny", action="store_true", help="the shape world's models and clips")
+    parser.add_argument("--report", action="store_true", help=f"write {REPORT.name}")
+    add_settings(parser, Run)
+    options = parser.parse_args(arguments)
+    given = settings_of(options, Run)
+    if options.tiny:
+        changed = {k: v for k, v in vars(options).items() if k in asdict(TINY) and v is not None}
+        given = replace(TINY, **changed)
+    return options, Lab(given, options.device, options.tiny)
+
+
+def main() -> None:
+    options, lab = parse()
+    found: dict[str, Both] = {}
+    for row in options.rows:
+        found[row] = costs(row, lab)
+        print("\n".join(table(found, [row])[2:]), flush=True)
+    lines = tables(found)
+    print("\n".join(["", *lines]))
+    if options.report:
+        report(lab, found, lines)
+
+
+HOW = {
+    "meta": "Computed sizes of tensors, with fused attention; no card has run them. Not in them: "
+    "what kernels take within an operation, the allocator's slack, and the CUDA context, together "
+    "0.5 to 1 GiB.",
+    "cpu": "Sizes of tensors, counted while a CPU computed them.",
+    "cuda": "Measured on a card, as torch's allocator counts.",
+}
+
+
+def report(lab: Lab, found: Mapping[str, Both], lines: Sequence[str]) -> None:
+    run = lab.run
+    page = [
+        "# What fits a card",
+        "",
+        made(shlex.join(["python", f"benchmarks/{Path(__file__).name}", *sys.argv[1:]])),
+        f"ZeroScope with clips of {run.video_width} x {run.video_height} pixels; AnimateDiff v3 "
+        f"and Stable Diffusion 1.5 with {run.image_width} x {run.image_height}.",
+        f"{run.frames} frames; a short clip, and what inflated models learn, has {run.short}; a "
+        f"long one has {run.long}, in windows of {run.frames}.",
+        f"Random weights, unets in {run.precision}, autoencoders in float32. {HOW[lab.device]}",
+        "",
+        "Weights are those a step uses; text encoder and autoencoder wait elsewhere. The card is "
+        f"the smallest that holds all and leaves {LEFT_FREE} GiB free. Clip by clip is what the "
+        "pack falls back to by itself where memory runs out: the clips of a call go through the "
+        "model one after the other.",
+        "",
+        *lines,
+    ]
+    numbers = {row: [cost and asdict(cost) for cost in both] for row, both in found.items()}
+    write_report(REPORT, page, {"settings": asdict(run), "rows": numbers})
+
+
+if __name__ == "__main__":
+    main()
