@@ -1,9 +1,9 @@
 """What every component of the score-distillation methods buys, and what it costs.
 
-    python benchmarks/distillation.py              16 clips, 100 steps
-    python benchmarks/distillation.py --quick      8 clips, 40 steps: below 30 minutes on 2 cores
+    python benchmarks/distillation.py              16 clips, 50 steps
+    python benchmarks/distillation.py --quick      8 clips, 30 steps: below 30 minutes on 2 cores
     python benchmarks/distillation.py --report     also writes benchmarks/distillation_report
-    python benchmarks/distillation.py --split tune --spatial 30 --rows "+ S-SSM"
+    python benchmarks/distillation.py --split tune --spatial 1e4 --rows "+ S-SSM"
 
 Edits of colour, shape and background on shapeworld-t2v; every row edits the same clips with the
 same seed. Settings are chosen on the split "tune"; what is reported is the split "test".
@@ -12,6 +12,7 @@ same seed. Settings are chosen on the split "tune"; what is reported is the spli
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -21,6 +22,7 @@ from measuring import (
     Column,
     Outcome,
     Results,
+    change,
     clip_of,
     latents_of,
     loaded,
@@ -29,6 +31,7 @@ from measuring import (
     over_clips,
     parse,
     prompts_of,
+    shown,
     still_prompts_of,
     table_of,
     write_report,
@@ -55,18 +58,21 @@ MODEL = "shapeworld-t2v"
 # By their names in the table, what each row's terms are made of.
 GROUPS = {
     "ASSD": {
+        "no edit": (),  # what the autoencoder alone changes: nothing can be below it
         "DDS": ("dds",),
         "ASSD": ("sliding",),
         "ASSD + fusion": ("sliding", "fusion"),
         "ASSD + fusion + joint": ("sliding", "fusion", "joint"),
     },
     "DreamMotion": {
+        "no edit": (),
         "DDS": ("dds",),
         "+ mask": ("dds", "mask"),
         "+ S-SSM": ("dds", "mask", "spatial"),
         "+ T-SSM": ("dds", "mask", "spatial", "temporal"),
     },
     "Flow-enhanced": {
+        "no edit": (),
         "DDS": ("dds",),
         "+ flow smoothing": ("dds", "smoothing"),
         "+ preservation": ("dds", "smoothing", "preservation"),
@@ -88,19 +94,19 @@ COLUMNS = {
 class Run:
     """The settings that all rows of a table share; weights of terms go by the terms' names."""
 
-    steps: int = 100
-    step_size: float = 0.1
+    steps: int = 50
+    step_size: float = 0.15
     cfg: float = 5.0
-    tau: float = 0.1  # of the adaptive mask
+    tau: float = 0.2  # of the adaptive mask
     layers: int = 3  # in which attention is fused
-    fusion: float = 0.5  # what their own attention counts there
-    joint: float = 1.0
-    spatial: float = 100.0
-    temporal: float = 100.0
-    strength: float = 0.5  # of flow smoothing
-    preservation: float = 1.0
+    fusion: float = 0.8  # what their own attention counts there
+    joint: float = 0.5
+    spatial: float = 3e3
+    temporal: float = 1e5
+    strength: float = 1.0  # of flow smoothing
+    preservation: float = 3.0
     threshold: float = 0.3  # of the edit mask within content preservation
-    consistency: float = 10.0
+    consistency: float = 100.0
 
 
 def image_term(edit: Edit, cfg: float, eps_theta: EpsTheta | None) -> ImageDeltaDenoising:
@@ -157,8 +163,11 @@ def edit_once(
 ) -> Tensor:
     """The latents of one clip after one row's run; the models may be watched from outside."""
     model, truth = loaded(MODEL), edited(edit)
+    z_source = latents_of(model, truth.source.clip)
+    if not parts:
+        return z_source
     return distil(
-        latents_of(model, truth.source.clip),
+        z_source,
         terms_of(parts, edit, run, image),
         video or model.eps_theta,
         prompts_of(model, truth.source_prompt, truth.target_prompt),
@@ -217,7 +226,7 @@ def costs(rows: Sequence[str], run: Run, steps: int = 12) -> list[list[str]]:
     """Per row: calls of a step and clips in them, seconds of a step and of its bare calls."""
     (edit,) = suite("colour", 1, split="tune")
     table = []
-    for name in rows:
+    for name in filter(ROWS.get, rows):
         meter = Meter()
         edit_once(
             ROWS[name],
@@ -234,11 +243,24 @@ def costs(rows: Sequence[str], run: Run, steps: int = 12) -> list[list[str]]:
     return table
 
 
+def gains(results: Results, group: str) -> list[str]:
+    """What each part changes, against the row above it, clip by clip."""
+    rows = [row for row in GROUPS[group] if row in results.figures and ROWS[row]]
+    cells = []
+    for above, row in pairwise(rows):
+        changes = {
+            figure: change(results.values(above, figure), results.values(row, figure))
+            for figure in COLUMNS
+        }
+        cells.append((row, *(shown(changes[f], c.digits, c.factor) for f, c in COLUMNS.items())))
+    return markdown(("change by", *(column.title for column in COLUMNS.values())), cells)
+
+
 COSTS = ("row", "calls a step", "clips in them", "a step, s", "its calls alone, s", "ratio")
 
 
 def main() -> None:
-    quick = {"clips": 8, "steps": 40}
+    quick = {"clips": 8, "steps": 30}
     options, run = parse(__doc__, Run, REPORT, clips=16, quick=quick, rows=ROWS)
     torch.set_num_threads(1)
     spent = markdown(COSTS, costs(options.rows, run))
@@ -249,7 +271,12 @@ def main() -> None:
     tables = [
         line
         for group, rows in GROUPS.items()
-        for line in (*table_of(results, COLUMNS, {row: row for row in rows}, group), "")
+        for line in (
+            *table_of(results, COLUMNS, {row: row for row in rows}, group),
+            "",
+            *gains(results, group),
+            "",
+        )
     ]
     print("\n".join(tables))
     if not options.report:
