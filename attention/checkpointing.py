@@ -1,4 +1,4 @@
-"""Gradients of a whole UNet in less memory: blocks that are run a second time on the way back."""
+"""Gradients of a whole UNet in less memory: layers that are run a second time on the way back."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,39 +10,55 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from .install import Installed
+
 
 @contextmanager
 def checkpointed(unet: nn.Module) -> Iterator[None]:
-    """Within the `with`, the blocks of a UNet keep no activations for their gradients.
+    """Within the `with`, the layers of a UNet's blocks keep no activations for their gradients.
 
     They are computed again when the gradient comes by: about a third more time, and the memory of
-    one block instead of all. Values and gradients are the same. A block in which a plan has changed
-    attention is left as it is, for by the way back the plan may be gone.
+    one layer (a residual block, a transformer) instead of all. Values and gradients are the same,
+    also where a plan has changed attention and is gone by then: a layer is run again as it was.
     """
     blocks = [*unet.down_blocks, *unet.up_blocks]
     blocks += [unet.mid_block] if unet.mid_block is not None else []
-    before = [vars(block).get("forward") for block in blocks]
+    lists = [part for block in blocks for part in block.children()]
+    layers = [layer for part in lists if isinstance(part, nn.ModuleList) for layer in part]
+    before = [vars(layer).get("forward") for layer in layers]
     try:
-        for block in blocks:
-            block.forward = partial(_run, block, _processors(block), block.forward)
+        for layer in layers:
+            layer.forward = partial(_run, layer, layer.forward)
         yield
     finally:
-        for block, forward in zip(blocks, before, strict=True):
+        for layer, forward in zip(layers, before, strict=True):
             if forward is not None:
-                block.forward = forward
+                layer.forward = forward
             else:
-                vars(block).pop("forward", None)
+                vars(layer).pop("forward", None)
 
 
-def _run(
-    block: nn.Module, plain: list[object], forward: Callable[..., Any], *args: Any, **kwargs: Any
-) -> Any:
-    changed = any(a is not b for a, b in zip(_processors(block), plain, strict=True))
-    if changed or not torch.is_grad_enabled():
+def _run(layer: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
+    attentions = [module for module in layer.modules() if isinstance(module, Attention)]
+    then = [
+        processor.as_now() if isinstance(processor, Installed) else processor
+        for processor in (attention.processor for attention in attentions)
+    ]
+
+    def as_it_was(*args: Any, **kwargs: Any) -> Any:
+        now = [attention.processor for attention in attentions]
+        _give(attentions, then)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            _give(attentions, now)
+
     # The models are in eval mode: there is no random state to bring back.
-    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+    return checkpoint(as_it_was, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
-def _processors(block: nn.Module) -> list[object]:
-    return [module.processor for module in block.modules() if isinstance(module, Attention)]
+def _give(attentions: list[Attention], processors: list[Any]) -> None:
+    for attention, processor in zip(attentions, processors, strict=True):
+        attention.set_processor(processor)

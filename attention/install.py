@@ -6,6 +6,7 @@ change must know about the moment (the timestep, the rows of the batch) it is gi
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -72,7 +73,7 @@ def installed(unet: nn.Module, plan: Plan, rows: Sequence[int], frames: int) -> 
     try:
         for site, layer in layers.items():
             changes = [entry.change for entry in plan if site in entry.sites]
-            layer.set_processor(_Installed(site, changes, before[site], clips))
+            layer.set_processor(Installed(site, changes, before[site], clips))
         yield
     finally:
         for site, layer in layers.items():
@@ -111,7 +112,7 @@ class _Clips:
         self.running = False
 
 
-class _Installed(HeadsProcessor):
+class Installed(HeadsProcessor):
     """What stands in a layer while a plan is installed."""
 
     def __init__(
@@ -119,7 +120,11 @@ class _Installed(HeadsProcessor):
     ) -> None:
         inner = before.attend if isinstance(before, HeadsProcessor) else attend
         super().__init__(partial(self._changed, inner))
-        self.site, self.changes, self.clips = site, changes, clips
+        self.site, self.changes, self.before, self.clips = site, changes, before, clips
+
+    def as_now(self) -> "Installed":
+        """The same, which keeps to the clips that the model is working on at the moment."""
+        return Installed(self.site, self.changes, self.before, copy(self.clips))
 
     def _changed(self, inner: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         layer = Layer(self.site, self.clips.present)
@@ -140,7 +145,7 @@ def _layer(unet: nn.Module, site: Site) -> Attention:
         raise ValueError(
             f"This model has no attention layer {site.name}: the sites are another model's."
         ) from None
-    if isinstance(layer.processor, _Installed):
+    if isinstance(layer.processor, Installed):
         raise ValueError(
             f"The attention of {site.name} is already changed by another plan. Put both changes "
             "into one plan."

@@ -30,12 +30,18 @@ class Recorder:
         self.sites, self.rows, self.take = tuple(sites), frozenset(rows), take
         self._kept: dict[tuple[str, int], Tensor] = {}
 
-    def keep(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor) -> None:
-        """Keep what is wanted of a layer. What is there stays: a checkpoint may run it again."""
+    def keep(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor) -> bool:
+        """Keep what is wanted of a layer, and say whether there was anything new.
+
+        A checkpoint runs a layer again on the way back: what is there stays, but is computed as
+        before, for the checkpoint counts what it meets.
+        """
+        before = len(self._kept)
         parts = (rearrange(p, "(r s) h n d -> r s h n d", r=len(layer.rows)) for p in (q, k, v))
         for row, *part in zip(layer.rows, *parts, strict=True):
-            if row in self.rows and (layer.site.name, row) not in self._kept:
-                self._kept[layer.site.name, row] = self.take(*part)
+            if row in self.rows:
+                self._kept.setdefault((layer.site.name, row), self.take(*part))
+        return len(self._kept) > before
 
     @property
     def complete(self) -> bool:
@@ -93,8 +99,8 @@ class _Watched:
         self.recorder, self.recorders, self.output = recorder, recorders, output
 
     def __call__(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
-        self.recorder.keep(layer, q, k, v)
-        if all(recorder.complete for recorder in self.recorders):
+        new = self.recorder.keep(layer, q, k, v)
+        if new and all(recorder.complete for recorder in self.recorders):
             if not self.output:
                 raise _Enough
             torch.set_grad_enabled(False)

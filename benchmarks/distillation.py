@@ -1,7 +1,7 @@
 """What every component of the score-distillation methods buys, and what it costs.
 
-    python benchmarks/distillation.py              16 clips, 50 steps
-    python benchmarks/distillation.py --quick      8 clips, 30 steps: below 30 minutes on 2 cores
+    python benchmarks/distillation.py              16 clips, 30 steps
+    python benchmarks/distillation.py --quick      8 clips, 20 steps: below 30 minutes on 2 cores
     python benchmarks/distillation.py --report     also writes benchmarks/distillation_report
     python benchmarks/distillation.py --split tune --spatial 1e4 --rows "+ S-SSM"
 
@@ -94,8 +94,8 @@ COLUMNS = {
 class Run:
     """The settings that all rows of a table share; weights of terms go by the terms' names."""
 
-    steps: int = 50
-    step_size: float = 0.15
+    steps: int = 30
+    step_size: float = 0.2
     cfg: float = 5.0
     tau: float = 0.2  # of the adaptive mask
     layers: int = 3  # in which attention is fused
@@ -260,7 +260,7 @@ COSTS = ("row", "calls a step", "clips in them", "a step, s", "its calls alone, 
 
 
 def main() -> None:
-    quick = {"clips": 8, "steps": 30}
+    quick = {"clips": 8, "steps": 20}
     options, run = parse(__doc__, Run, REPORT, clips=16, quick=quick, rows=ROWS)
     torch.set_num_threads(1)
     spent = markdown(COSTS, costs(options.rows, run))

@@ -209,6 +209,7 @@ class Case:
 def distilled(
     lab: Lab, *terms: Weighted, frames: int | None = None, fused: bool = False,
     windows: Windows | None = None, beside: tuple[nn.Module, ...] = (),
+    checkpointing: bool = False,
 ) -> Case:  # fmt: skip
     """Score distillation with ZeroScope; `beside` are other models that the terms use."""
     model = lab.model("text-to-video")
@@ -224,6 +225,8 @@ def distilled(
         fusion=Fusion() if fused else None,
         windows=windows,
     )
+    if checkpointing:
+        work = checkpointed(model.unet)(work)
     return Case((model.unet, *beside), work, 2, batched=True)
 
 
@@ -253,18 +256,23 @@ def assd(lab: Lab, *, joint: bool = False, frames: int | None = None) -> Case:
     return distilled(lab, sliding, Weighted(term), frames=frames, fused=True, beside=(image.unet,))
 
 
-def held_by_keys(lab: Lab, *terms: Term, frames: int | None = None) -> Case:
+def held_by_keys(
+    lab: Lab, *terms: Term, frames: int | None = None, checkpointing: bool = False
+) -> Case:
     """Masked delta denoising beside terms that are losses of attention keys: these need a graph."""
     masked = Weighted(DeltaDenoising(), masks=(torch.ones(1, 8, 8),))
-    return distilled(lab, masked, *(Weighted(term) for term in terms), frames=frames)
+    held = (Weighted(term) for term in terms)
+    return distilled(lab, masked, *held, frames=frames, checkpointing=checkpointing)
 
 
-def flow_enhanced(lab: Lab, *terms: Term) -> Case:
+def flow_enhanced(lab: Lab, *terms: Term, checkpointing: bool = False) -> Case:
     size, count = (lab.run.video_height, lab.run.video_width), lab.run.frames - 1
     still, seen = torch.zeros(count, 2, *size), torch.ones(count, *size)
     smoothing = FlowSmoothing(Flow(still, still, seen, seen))
     smoothed = Weighted(DeltaDenoising(), refinements=(smoothing,))
-    return distilled(lab, smoothed, *(Weighted(term) for term in terms))
+    return distilled(
+        lab, smoothed, *(Weighted(term) for term in terms), checkpointing=checkpointing
+    )
 
 
 def inversion(lab: Lab) -> Case:
@@ -369,14 +377,27 @@ GROUPS: Mapping[str, Mapping[str, Callable[[Lab], Case]]] = {
         "DreamMotion, short clip": lambda lab: held_by_keys(
             lab, SpatialSelfSimilarity(), TemporalSelfSimilarity(), frames=lab.run.short
         ),
+        "DreamMotion, short clip, checkpointing": lambda lab: held_by_keys(
+            lab,
+            SpatialSelfSimilarity(),
+            TemporalSelfSimilarity(),
+            frames=lab.run.short,
+            checkpointing=True,
+        ),
         "DreamMotion": lambda lab: held_by_keys(
             lab, SpatialSelfSimilarity(), TemporalSelfSimilarity()
+        ),
+        "DreamMotion, checkpointing": lambda lab: held_by_keys(
+            lab, SpatialSelfSimilarity(), TemporalSelfSimilarity(), checkpointing=True
         ),
         "flow-enhanced: smoothing, preservation": lambda lab: flow_enhanced(
             lab, ContentPreservation()
         ),
         "flow-enhanced, with consistency": lambda lab: flow_enhanced(
             lab, ContentPreservation(), GlobalConsistency()
+        ),
+        "flow-enhanced, with consistency, checkpointing": lambda lab: flow_enhanced(
+            lab, ContentPreservation(), GlobalConsistency(), checkpointing=True
         ),
     },
     "AnimateDiff": {

@@ -1,5 +1,6 @@
 """The node that runs the distillation loop."""
 
+from contextlib import nullcontext
 from typing import Any
 
 from . import host, layouts
@@ -156,17 +157,27 @@ class ScoreDistillation:
                         "jumps where windows meet, raise it; a quarter of the window is usual.",
                     },
                 ),
+                "checkpointing": (
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "tooltip": "For terms that read the model's attention (self-similarity, "
+                        "consistency): activations are computed a second time instead of kept, for "
+                        "a fifth of the memory. The edit is the same. Off is a little faster.",
+                    },
+                ),
             },
         }
 
     def run(
         self, model, prompts, latent, terms, steps: int, step_size: float, cfg: float, seed: int,
         t_min: float, t_max: float, optimiser: str, mask=None, state=None, fusion=None,
-        window: int = 0, overlap: int = 4,
+        window: int = 0, overlap: int = 4, checkpointing: bool = True,
     ):  # fmt: skip
         import torch
         from einops import rearrange
 
+        from ..attention.checkpointing import checkpointed
         from ..pipelines.joint_guidance import check_joint
         from ..pipelines.score_distillation import Progress, Settings, distil
         from ..pipelines.windows import Windows
@@ -189,21 +200,22 @@ class ScoreDistillation:
             numbers.add(done, progress.values)
             bar(done, picture and (lambda: picture(frame)))
 
-        state = distil(
-            z_source,
-            terms,
-            model.eps_theta,
-            prompts.embeddings,
-            model.schedule,
-            settings,
-            unet=model.unet,
-            fusion=fusion,
-            windows=windows,
-            mask=None if mask is None else layouts.masks_of(mask),
-            shown=shown_share(latent, model.vae_factor),
-            state=state,
-            on_step=show,
-        )
+        with checkpointed(model.unet) if checkpointing else nullcontext():
+            state = distil(
+                z_source,
+                terms,
+                model.eps_theta,
+                prompts.embeddings,
+                model.schedule,
+                settings,
+                unet=model.unet,
+                fusion=fusion,
+                windows=windows,
+                mask=None if mask is None else layouts.masks_of(mask),
+                shown=shown_share(latent, model.vae_factor),
+                state=state,
+                on_step=show,
+            )
         edited = layouts.samples_of(state.z, model.scaling_factor, model.shift_factor)
         # Scaling there and back rounds: what was not edited is handed on as it came, to the bit.
         untouched = rearrange(state.z == z_source, "1 c f h w -> f c h w").to(edited.device)
