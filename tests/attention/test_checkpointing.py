@@ -3,6 +3,7 @@
 import pytest
 import torch
 from rescore.attention.checkpointing import checkpointed
+from rescore.attention.install import Entry, installed
 from rescore.attention.observation import observe
 from rescore.attention.sites import find_sites
 from tiny_unets import call, inputs, unet
@@ -60,3 +61,29 @@ def test_observed_layers_have_their_gradient_all_the_same():
     plain = gradient_of_seen()
     with checkpointed(unet("motion")):
         torch.testing.assert_close(gradient_of_seen(), plain)
+
+
+@pytest.mark.parametrize("kind", ["image", "video", "motion"])
+def test_a_changed_layer_is_run_again_as_it_was(kind):
+    """The plan is gone, and the model has seen other clips, when the gradient comes by."""
+    z, cond = inputs(2, FRAMES)
+    cond.requires_grad_()
+    sites = find_sites(unet(kind), "*", "spatial")
+    processors = dict(unet(kind).attn_processors)
+
+    def twice_for_the_second(layer, q, k, v, attend):
+        factor = torch.tensor([1.0 + row for row in layer.rows])
+        return attend(q, k, v) * factor.repeat_interleave(len(q) // len(factor)).view(-1, 1, 1, 1)
+
+    def gradient_of_changed():
+        plan = [Entry(sites, twice_for_the_second)]
+        with installed(unet(kind), plan, [0, 1], FRAMES):
+            halves = [
+                call(kind, part, text) for part, text in zip(z.chunk(2), cond.chunk(2), strict=True)
+            ]
+        return torch.autograd.grad(torch.cat(halves).square().sum(), cond)[0]
+
+    plain = gradient_of_changed()
+    with checkpointed(unet(kind)):
+        torch.testing.assert_close(gradient_of_changed(), plain)
+    assert unet(kind).attn_processors == processors
