@@ -118,16 +118,18 @@ class Installed(HeadsProcessor):
     def __init__(
         self, site: Site, changes: Sequence[Change], before: object, clips: _Clips
     ) -> None:
-        inner = before.attend if isinstance(before, HeadsProcessor) else attend
-        super().__init__(partial(self._changed, inner))
+        # `attend` is a method here: held as an attribute it would be a circle, and everything that
+        # the changes recorded, a whole graph perhaps, would wait for Python's garbage collector.
         self.site, self.changes, self.before, self.clips = site, changes, before, clips
 
     def as_now(self) -> "Installed":
         """The same, which keeps to the clips that the model is working on at the moment."""
         return Installed(self.site, self.changes, self.before, copy(self.clips))
 
-    def _changed(self, inner: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What the layer did before, as the changes change it."""
         layer = Layer(self.site, self.clips.present)
+        inner = self.before.attend if isinstance(self.before, HeadsProcessor) else attend
         for change in self.changes:
             inner = partial(_change, change, layer, inner)
         return inner(q, k, v)

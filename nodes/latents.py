@@ -17,6 +17,9 @@ _FRAMES_PER_CHUNK = (
         "result is the same.",
     },
 )
+# What the autoencoder's activations take in float32, in bytes per pixel of a chunk; real Stable
+# Diffusion's, as benchmarks/real_sizes.py has it.
+_BYTES_PER_PIXEL = 3100
 
 
 class VideoVAEEncode:
@@ -72,7 +75,7 @@ class VideoVAEEncode:
         from ..pipelines.video_vae import encode_video
 
         clip = layouts.clip_from_image(images)
-        host.load(model, "vae")
+        host.load(model, "vae", memory=_BYTES_PER_PIXEL * frames_per_chunk * clip[0, 0, 0].numel())
         bar = host.progress(clip.shape[2])
         latents = encode_video(
             clip,
@@ -113,7 +116,8 @@ class VideoVAEDecode:
         from ..pipelines.video_vae import decode_video
 
         z = layouts.latents_of(latent["samples"], scale=1.0)
-        host.load(model, "vae")
+        pixels = model.vae_factor**2 * z[0, 0, 0].numel()
+        host.load(model, "vae", memory=_BYTES_PER_PIXEL * frames_per_chunk * pixels)
         bar = host.progress(z.shape[2])
         clip = decode_video(
             z,

@@ -1,5 +1,8 @@
 """Plans on real models: what they change, and that nothing is left of them."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0, FusedAttnProcessor2_0
@@ -130,6 +133,26 @@ def test_it_is_gone_after_an_error_inside_the_model(kind, error):
         installed(unet(kind), [Entry(sites[3:5], fail)], range(CLIPS), FRAMES),
     ):
         run(kind)
+
+
+def test_what_a_change_holds_goes_with_its_plan():
+    """At once: a graph that waits for Python's garbage collector doubles the memory of a step."""
+
+    class Change:
+        def __call__(self, layer, q, k, v, attend):
+            return attend(q, k, v)
+
+    change = Change()
+    gone = weakref.ref(change)
+    z, cond = inputs(1, FRAMES)
+    gc.disable()
+    try:
+        with installed(unet("image"), [Entry(attention_sites(unet("image")), change)], [0], FRAMES):
+            call("image", z, cond)
+        del change
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_another_with_may_change_other_layers():

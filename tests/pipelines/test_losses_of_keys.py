@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rescore.attention.checkpointing import checkpointed
+from rescore.attention.fusion import Fusion
 from rescore.attention.sites import decoder_sites
 from rescore.pipelines.backbones.backbone import Backbone
 from rescore.pipelines.consistency import GlobalConsistency, global_consistency_loss
@@ -201,3 +203,13 @@ def test_a_clip_of_one_frame_has_nothing_to_compare(caplog):
     only, _ = run("video", (SPATIAL,), z_source=clip(frames=1))
     assert torch.equal(one.z, only.z)
     assert one.values[0]["temporal self-similarity"] == 0
+
+
+@pytest.mark.parametrize("fusion", [None, Fusion(2)], ids=["plain", "fused"])
+def test_checkpointing_leaves_the_edit_as_it_is(kind, fusion):
+    terms = (DDS, SPATIAL, TEMPORAL, CONSISTENCY)
+    plain, _ = run(kind, terms, fusion=fusion)
+    with checkpointed(unet(kind)):
+        again, _ = run(kind, terms, fusion=fusion)
+    torch.testing.assert_close(again.z, plain.z)
+    assert not torch.equal(plain.z, run(kind, (DDS,), fusion=fusion)[0].z)
