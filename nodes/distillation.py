@@ -162,8 +162,8 @@ class ScoreDistillation:
                     {
                         "default": True,
                         "tooltip": "For terms that read the model's attention (self-similarity, "
-                        "consistency): activations are computed a second time instead of kept, for "
-                        "a fifth of the memory. The edit is the same. Off is a little faster.",
+                        "consistency): activations are computed a second time instead of kept, "
+                        "which takes far less memory. The edit is the same; off is a bit faster.",
                     },
                 ),
             },

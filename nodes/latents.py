@@ -1,5 +1,6 @@
 """Nodes between frames and latents, a few frames at a time."""
 
+from math import prod
 from typing import Any
 
 from . import host, layouts
@@ -75,7 +76,7 @@ class VideoVAEEncode:
         from ..pipelines.video_vae import encode_video
 
         clip = layouts.clip_from_image(images)
-        host.load(model, "vae", memory=_BYTES_PER_PIXEL * frames_per_chunk * clip[0, 0, 0].numel())
+        host.load(model, "vae", memory=_BYTES_PER_PIXEL * frames_per_chunk * prod(clip.shape[-2:]))
         bar = host.progress(clip.shape[2])
         latents = encode_video(
             clip,
@@ -116,7 +117,7 @@ class VideoVAEDecode:
         from ..pipelines.video_vae import decode_video
 
         z = layouts.latents_of(latent["samples"], scale=1.0)
-        pixels = model.vae_factor**2 * z[0, 0, 0].numel()
+        pixels = model.vae_factor**2 * prod(z.shape[-2:])
         host.load(model, "vae", memory=_BYTES_PER_PIXEL * frames_per_chunk * pixels)
         bar = host.progress(z.shape[2])
         clip = decode_video(
