@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from rescore.tests.host.browser import find_browser, started
 from rescore.tests.host.start import missing_packages, running
 
 
@@ -37,6 +38,23 @@ def comfyui(root: Path):
 def object_info(comfyui) -> dict:
     """What the host says of every node it has."""
     return comfyui.get("/object_info")
+
+
+@pytest.fixture(scope="module")
+def browser(comfyui):
+    """A browser for the pages of one module.
+
+    The host comes first: both have an event loop, and the host's cannot start in the browser's.
+    """
+    pytest.importorskip(
+        "playwright",
+        reason="no Playwright; python -m pip install -r tests/host/requirements.txt brings it",
+    )
+    executable = find_browser()
+    if executable is None:
+        pytest.skip("no Chromium on the PATH; install one or name it in CHROMIUM")
+    with started(executable) as browser:
+        yield browser
 
 
 @pytest.hookimpl(wrapper=True)

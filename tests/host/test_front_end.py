@@ -4,25 +4,25 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rescore.nodes import NODE_CLASS_MAPPINGS
-from rescore.tests.host.browser import find_browser, page
+from rescore.tests.host.browser import open_front_end, take_picture
 from rescore.tests.host.graph import running_nodes, widgets
+from rescore.tests.host.start import PACK_NAME
 
 pytestmark = pytest.mark.host
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAPHS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 
-READY = "window.app?.graph && window.LiteGraph?.registered_node_types?.LoadVideo"
-WIDGETS = """((types) => Object.fromEntries(types.map((type) => {
+WIDGETS = """(types) => Object.fromEntries(types.map((type) => {
     const node = LiteGraph.createNode(type)
     app.graph.add(node)
     const names = (node.widgets ?? []).filter((w) => w.serialize !== false).map((w) => w.name)
     app.graph.remove(node)
     return [type, names]
-})))"""
-OPEN = """(async (graph) => {
-    await app.loadGraphData(graph)
+}))"""
+OPENED = """async () => {
     const { workflow, output } = await app.graphToPrompt()
     await new Promise((done) => setTimeout(done, 500)) // warnings take a moment to appear
     const warnings = document.querySelectorAll(".p-toast-message-warn, .p-toast-message-error")
@@ -32,7 +32,7 @@ OPEN = """(async (graph) => {
         widgets: Object.fromEntries(workflow.nodes.map((n) => [n.id, n.widgets_values ?? []])),
         prompt: output,
     }
-})"""
+}"""
 
 
 def graph(name: str) -> dict:
@@ -41,25 +41,32 @@ def graph(name: str) -> dict:
 
 
 def bare(prompt: dict) -> dict:
-    """An API-format workflow without titles."""
+    """An API-format workflow without titles, and without what loaded videos add to their nodes."""
     return {
-        key: {"class_type": node["class_type"], "inputs": node["inputs"]}
+        key: {
+            "class_type": node["class_type"],
+            "inputs": {k: v for k, v in node["inputs"].items() if k != "video-preview"},
+        }
         for key, node in prompt.items()
     }
 
 
+def assert_opened(page, name: str) -> None:
+    """The graph in the page is the shipped one, without a complaint, and posts its API form."""
+    opened = page.evaluate(OPENED)
+    assert opened["broken"] == [] and opened["warnings"] == []
+    for node in running_nodes(graph(name)):
+        assert opened["widgets"][str(node["id"])] == (node.get("widgets_values") or [])
+    text = (ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8")
+    assert bare(opened["prompt"]) == bare(json.loads(text))
+
+
 @pytest.fixture(scope="module")
-def front_end(comfyui):
-    """ComfyUI's page, ready to take workflows."""
-    browser = find_browser()
-    if browser is None:
-        pytest.skip("no Chromium on the PATH; install one or name it in CHROMIUM")
-    with page(browser, comfyui.address) as shown:
-        shown.await_true(READY)
-        yield shown
+def page(browser, comfyui):
+    return open_front_end(browser, comfyui, width=1500, height=1100)
 
 
-def test_nodes_have_the_widgets_that_the_other_tests_expect(front_end, object_info):
+def test_nodes_have_the_widgets_that_the_other_tests_expect(page, object_info):
     used = {node["type"] for name in GRAPHS for node in running_nodes(graph(name))}
     types = sorted(used | set(NODE_CLASS_MAPPINGS))
     expected = {
@@ -69,15 +76,36 @@ def test_nodes_have_the_widgets_that_the_other_tests_expect(front_end, object_in
         ]
         for key in types
     }
-    assert front_end.evaluate(f"{WIDGETS}({json.dumps(types)})") == expected
+    assert page.evaluate(WIDGETS, types) == expected
+
+
+def test_the_templates_are_offered_with_their_pictures_and_open_with_a_click(page):
+    page.locator(".comfy-menu-button-wrapper").click()
+    page.get_by_role("menuitem", name="Browse Templates").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text(PACK_NAME, exact=True).click()
+    cards = dialog.locator("[data-testid^='template-workflow-']")
+    cards.nth(len(GRAPHS) - 1).wait_for()
+    assert cards.count() == len(GRAPHS)
+    for name in GRAPHS:
+        card = dialog.get_by_test_id(f"template-workflow-{name}")
+        card.scroll_into_view_if_needed()  # pictures are loaded when they come into view
+        with Image.open(ROOT / "workflows" / f"{name}.jpg") as picture:
+            size = list(picture.size)
+        img = card.locator("img").element_handle()
+        is_ours = "([img, size]) => `${[img.naturalWidth, img.naturalHeight]}` === `${size}`"
+        page.wait_for_function(is_ours, arg=[img, size])
+    cards.first.scroll_into_view_if_needed()
+    take_picture(dialog, "template_dialog")
+
+    dialog.get_by_test_id("template-workflow-delta_denoising").click()
+    dialog.wait_for(state="hidden")
+    shipped = len(graph("delta_denoising")["nodes"])
+    page.wait_for_function("(shipped) => app.graph.nodes.length === shipped", arg=shipped)
+    assert_opened(page, "delta_denoising")
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_a_graph_opens_unchanged_and_posts_its_api_form(front_end, name):
-    stored = graph(name)
-    opened = front_end.evaluate(f"{OPEN}({json.dumps(stored)})")
-    assert opened["broken"] == [] and opened["warnings"] == []
-    for node in running_nodes(stored):
-        assert opened["widgets"][str(node["id"])] == (node.get("widgets_values") or [])
-    text = (ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8")
-    assert bare(opened["prompt"]) == bare(json.loads(text))
+def test_a_graph_opens_unchanged_and_posts_its_api_form(page, name):
+    page.evaluate("(graph) => app.loadGraphData(graph)", graph(name))
+    assert_opened(page, name)
