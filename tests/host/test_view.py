@@ -53,10 +53,12 @@ WATCH = """(type) => {
     const seen = (window.seen = { pictures: [], steps: [], end: null })
     const note = (list, value) => list.includes(value) || list.push(value)
     const canvas = document.createElement("canvas")
+    let last = null // an address is given to one picture only
     const look = () => {
         const inElement = document.querySelector(`[data-node-id="${node.id}"] img`)
         const picture = LiteGraph.vueNodesMode ? inElement : node.imgs?.[0]
-        if (picture?.complete && picture.naturalWidth) {
+        if (picture?.complete && picture.naturalWidth && picture.src !== last) {
+            last = picture.src
             ;[canvas.width, canvas.height] = [picture.naturalWidth, picture.naturalHeight]
             canvas.getContext("2d").drawImage(picture, 0, 0)
             note(seen.pictures, canvas.toDataURL())
@@ -156,7 +158,7 @@ def after_a_run(request, front_end):
     page.evaluate(LOOK_AT, LOOP)
     page.evaluate(WATCH, LOOP)
     page.evaluate("app.queuePrompt(0)")
-    page.wait_for_function("seen.end", timeout=240_000)
+    page.wait_for_function("seen.end", timeout=500_000)
     assert page.evaluate("seen.end") == "execution_success"
     if vue:
         photograph(page, "nodes_2", 1200, 900, of=["ReScoreDeltaDenoising", LOOP])
