@@ -51,9 +51,18 @@ def open_front_end(
     comfyui.fetch("/settings", {"Comfy.TutorialCompleted": True})
     page = browser.new_page(viewport={"width": width, "height": height}, **options)
     page.set_default_timeout(PATIENCE)
+    # Printed, they stand beside a test that fails.
+    page.on("console", lambda said: said.type == "error" and print("browser:", said.text))
+    page.on("requestfailed", lambda request: print("browser:", request.url, request.failure))
     page.goto(comfyui.address)
     page.wait_for_function(READY)
     return page
+
+
+def load_again(page: "Page") -> None:
+    """The page as it is when it is opened, ready to take workflows."""
+    page.reload()
+    page.wait_for_function(READY)
 
 
 def take_picture(shown: "Page | Locator", name: str, **options) -> None:
