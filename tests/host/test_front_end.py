@@ -86,18 +86,20 @@ def open_templates(page):
     """
     from playwright.sync_api import TimeoutError as NotShown
 
-    for patience in (PATIENCE / 3, PATIENCE):
+    def browse() -> None:
         page.locator(".comfy-menu-button-wrapper").click()
         page.get_by_role("menuitem", name="Browse Templates").click()
-        dialog = page.get_by_role("dialog")
-        try:
-            dialog.get_by_text(PACK_NAME, exact=True).click(timeout=patience)
-        except NotShown:
-            if patience == PATIENCE:
-                raise
-            load_again(page)
-        else:
-            return dialog
+
+    dialog = page.get_by_role("dialog")
+    ours = dialog.get_by_text(PACK_NAME, exact=True)
+    browse()
+    try:
+        ours.wait_for(timeout=PATIENCE / 3)
+    except NotShown:
+        load_again(page)
+        browse()
+    ours.click()
+    return dialog
 
 
 def test_the_templates_are_offered_with_their_pictures_and_open_with_a_click(page):
