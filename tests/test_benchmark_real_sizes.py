@@ -18,7 +18,7 @@ def command(root) -> ModuleType:
         import real_sizes
 
         yield real_sizes
-        for name in ("real_sizes", "measuring", "memory"):
+        for name in ("real_sizes", "real_sizes_rows", "without_numbers", "measuring", "memory"):
             sys.modules.pop(name, None)
 
 
