@@ -10,7 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from .paths import Folders, find_input, input_files, output_place, publish
-from .video import Video, VideoComponents, VideoFromComponents, VideoFromFile
+from .video import Video, VideoComponents, VideoFromComponents
+from .video_read import VideoFromFile
 
 
 def files_of_kind(folders: Folders, kind: str) -> list[str]:

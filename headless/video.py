@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -30,19 +29,6 @@ class Video(Protocol):
 
     def get_components(self) -> VideoComponents:
         """Decode the whole video."""
-
-
-@dataclass(frozen=True)
-class VideoFromFile:
-    """A video file; nothing is decoded until it is asked for."""
-
-    path: Path
-
-    def get_components(self) -> VideoComponents:
-        """Decode the whole file."""
-        from .video_read import read_video
-
-        return read_video(self.path)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,17 @@ FASTEST = 1000  # a "rate" above this is a container's clock, not frames a secon
 
 
 @dataclass(frozen=True)
+class VideoFromFile:
+    """A video file on a VIDEO wire; nothing is decoded until it is asked for."""
+
+    path: Path
+
+    def get_components(self) -> VideoComponents:
+        """Decode the whole file."""
+        return read_video(self.path)
+
+
+@dataclass(frozen=True)
 class _Frames:
     """Decoded frames: integer arrays `[H, W, 3]` of one size, and their times in seconds."""
 
