@@ -187,10 +187,12 @@ def report(folder: Path, figures: dict[str, dict[str, float]], options) -> None:
     from matplotlib import pyplot
 
     _, axes = pyplot.subplots(figsize=(7, 4))
-    for file in sorted(WEIGHTS.glob("*/*loss_curve.json")):
-        name = "joint" if file.name.startswith("joint") else file.parent.name
-        axes.plot(*zip(*json.loads(file.read_text("utf-8")), strict=True), label=name)
-    axes.set(xlabel="step", ylabel="error of the predicted noise", yscale="log")
+    for colour, file in enumerate(sorted(WEIGHTS.glob("*/loss_curve.json"))):
+        label = file.parent.name
+        for points in json.loads(file.read_text("utf-8")).values():
+            axes.plot(*zip(*points, strict=True), color=f"C{colour}", label=label)
+            label = None
+    axes.set(xlabel="step", ylabel="training loss", yscale="log")
     axes.legend()
     pyplot.savefig(folder / "loss_curves.png", dpi=90, bbox_inches="tight")
     cells = [(what, name, str(v)) for what, row in figures.items() for name, v in row.items()]
@@ -201,6 +203,8 @@ def report(folder: Path, figures: dict[str, dict[str, float]], options) -> None:
         f"Text to video: cfg {options.cfg:g}, {options.steps} DDIM steps, {options.frames} frames.",
         "",
         *markdown(("what", "figure", "value"), cells),
+        "",
+        "Every break in a line is another stage of the training, with a loss of its own kind.",
         "",
         "![loss curves](loss_curves.png)",
         "",

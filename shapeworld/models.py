@@ -39,7 +39,7 @@ SCHEDULE = {
     "clip_sample": False,
     "set_alpha_to_one": False,
     "steps_offset": 1,
-    "prediction_type": "epsilon",
+    "prediction_type": "v_prediction",
 }
 ANIMATEDIFF_SCHEDULE = SCHEDULE | {"beta_schedule": "linear"}
 

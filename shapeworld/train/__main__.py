@@ -13,7 +13,9 @@ shipped weights are trained for that many steps more.
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
@@ -21,9 +23,14 @@ from transformers import CLIPTextModel
 from ..models import NAMES, WEIGHTS
 from ..tokenizer import load_tokenizer, write_tokenizer
 from . import diffusion, vae
-from .data import LENGTHS, encode_pools, latent_scale, load_pools
+from .captions import Captions
+from .data import CLIPS, LESSONS, encode_pools, latent_scale, load_pools
 from .export import export_adapter, export_pipeline
 from .loop import Recipe, fit
+
+# Recipe -> (step since the very beginning, mean loss); losses of two recipes do not compare.
+Curve: TypeAlias = dict[str, list[tuple[int, float]]]
+PIPELINES = {"shapeworld-sd": "StableDiffusionPipeline", "shapeworld-t2v": "TextToVideoSDPipeline"}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -72,60 +79,86 @@ def train(
         runs / "vae" / "final" if own_vae else shipped / "vae"
     ).float()
     autoencoder.eval()
-    tokenizer_folder, pool_file = runs / "tokenizer", runs / "pools.safetensors"
+    tokenizer_folder = runs / "tokenizer"
     write_tokenizer(tokenizer_folder)
     tokenizer = load_tokenizer(tokenizer_folder)
-    if not pool_file.exists():
-        lengths = LENGTHS if clips is None else dict.fromkeys(LENGTHS, clips)
-        encode_pools(autoencoder, pool_file, lengths)
-    scale = latent_scale(pool_file) if own_vae else autoencoder.config.scaling_factor
+    files = {runs / "pools.safetensors": CLIPS.of(clips)}
+    if name != "shapeworld-animatediff":
+        files |= {
+            runs / f"lesson-{number}.safetensors": source.of(clips)
+            for number, source in enumerate(LESSONS, 1)
+        }
+    for file, source in files.items():
+        if not file.exists():
+            encode_pools(autoencoder, file, source)
+    scale = autoencoder.config.scaling_factor
+    if own_vae:
+        scale = latent_scale(runs / "pools.safetensors")
     autoencoder.register_to_config(scaling_factor=scale)
-    pools = load_pools(pool_file, scale)
+    pools = [load_pools(file, scale, source) for file, source in files.items()]
 
+    run = Run(name, runs, weights, further)
     if name == "shapeworld-sd":
-        recipe = diffusion.image_recipe(tokenizer, pools, further or steps)
-        curve = _fit(recipe, runs, weights, further)
-        unet, encoder = recipe.trained["unet"].eval(), recipe.trained["text_encoder"].eval()
-        unet.save_pretrained(runs / name / "final" / "unet")
-        encoder.save_pretrained(runs / name / "final" / "text_encoder")
-        pipeline = "StableDiffusionPipeline"
+        stills = diffusion.image_recipe(tokenizer, pools[0], further or steps)
+        unet, encoder = stills.trained["unet"], stills.trained["text_encoder"]
+        moving = diffusion.moving_image_recipes(
+            unet, Captions(tokenizer, encoder), *pools, steps=further or steps
+        )
+        curve = run.fit(stills, *moving)
+        unet.eval().save_pretrained(runs / name / "final" / "unet")
+        encoder.eval().save_pretrained(runs / name / "final" / "text_encoder")
+        moving[-1].trained["moving"].save_motion_modules(runs / name / "final" / "adapter")
     else:
-        base = runs / "shapeworld-sd" / "final"
-        base = base if base.is_dir() else shipped
+        own = runs / "shapeworld-sd" / "final"
+        base = own if own.is_dir() else shipped
         encoder = CLIPTextModel.from_pretrained(base / "text_encoder").float().eval()
         image_unet = UNet2DConditionModel.from_pretrained(base / "unet").float().eval()
-        captions = diffusion.Captions(tokenizer, encoder)
-        recipe = _over(name)(image_unet, captions, pools, further or steps)
-        curve = _fit(recipe, runs, weights, further)
-        unet = recipe.trained.eval()
-        pipeline = "TextToVideoSDPipeline"
-
+        captions = Captions(tokenizer, encoder)
+    if name == "shapeworld-t2v":
+        recipes = diffusion.video_recipes(image_unet, captions, *pools, steps=further or steps)
+        curve = run.fit(*recipes)
+        unet = recipes[-1].trained.eval()
     if name == "shapeworld-animatediff":
-        adapter = runs / name / "final"
-        unet.save_motion_modules(adapter)
-        export_adapter(weights / name, diffusion.load_adapter(adapter))
+        adapter = diffusion.load_adapter(own / "adapter" if base == own else weights / name)
+        recipe = diffusion.motion_recipe(image_unet, adapter, captions, pools[0], further or steps)
+        curve = run.fit(recipe)
+        recipe.trained.save_motion_modules(runs / name / "final")
+        export_adapter(weights / name, diffusion.load_adapter(runs / name / "final"))
     else:
-        export_pipeline(weights / name, pipeline, unet, autoencoder, encoder, tokenizer_folder)
+        export_pipeline(
+            weights / name, PIPELINES[name], unet, autoencoder, encoder, tokenizer_folder
+        )
     (weights / name / "loss_curve.json").write_text(json.dumps(curve), "utf-8")
 
 
-def _fit(recipe: Recipe, runs: Path, weights: Path, further: int | None) -> list[tuple[int, float]]:
-    """The training itself; when a model is trained further, its curve goes on from the old one."""
-    earlier: list[list[float]] = []
-    if further is not None:
-        diffusion.load_shipped(recipe, weights / recipe.name)
-        earlier = json.loads((weights / recipe.name / "loss_curve.json").read_text("utf-8"))
-    curve = fit(recipe, runs / recipe.name)
-    begun = int(earlier[-1][0]) if earlier else 0
-    return [*map(tuple, earlier), *((begun + step, loss) for step, loss in curve)]
+@dataclass(frozen=True)
+class Run:
+    """One training: what is trained, and where checkpoints and finished weights lie."""
 
+    name: str
+    runs: Path
+    weights: Path
+    further: int | None
 
-def _over(name: str):
-    """The recipe of a model that is trained over the image model."""
-    return {
-        "shapeworld-t2v": diffusion.video_recipe,
-        "shapeworld-animatediff": diffusion.motion_recipe,
-    }[name]
+    def fit(self, *recipes: Recipe) -> Curve:
+        """The training itself, one recipe after another; returns the whole curve.
+
+        When a model is trained further, only its last recipe is, and its curve goes on from the
+        old.
+        """
+        curve: Curve = {}
+        if self.further is not None:
+            shipped = self.weights / self.name
+            for recipe in recipes:
+                diffusion.load_shipped(recipe, shipped)
+            recipes = recipes[-1:]
+            stages = json.loads((shipped / "loss_curve.json").read_text("utf-8"))
+            curve = {stage: [(n, loss) for n, loss in points] for stage, points in stages.items()}
+        for recipe in recipes:
+            begun = max((step for points in curve.values() for step, _ in points), default=0)
+            points = [(begun + step, loss) for step, loss in fit(recipe, self.runs / recipe.name)]
+            curve.setdefault(recipe.name, []).extend(points)
+        return curve
 
 
 def main() -> None:

@@ -1,14 +1,13 @@
 """Training the three diffusion models: image, then video from it, then a motion adapter over it."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, MotionAdapter, UNetMotionModel
+from diffusers import MotionAdapter, UNetMotionModel
 from einops import repeat
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..models import (
     ANIMATEDIFF_SCHEDULE,
@@ -18,84 +17,72 @@ from ..models import (
     build_text_encoder,
     build_video_unet,
 )
-from .data import Pool
+from .captions import Captions, WordReader
+from .data import Pools, draw_clips, draw_stills
 from .loop import Recipe
+from .velocity import FAINT, velocity_loss
 
-STEPS = {"shapeworld-sd": 6000, "shapeworld-t2v": 2100, "shapeworld-animatediff": 1800}
-_DROPOUT = 0.1  # of captions, for classifier-free guidance
-_IMAGES, _CLIPS = 32, 8  # batch; a clip of twice the length counts twice
-
-
-class Captions(nn.Module):
-    """From captions to what a UNet's cross-attention reads, `[b, l, d]`."""
-
-    def __init__(self, tokenizer, encoder: nn.Module) -> None:
-        super().__init__()
-        self.tokenizer, self.encoder = tokenizer, encoder
-
-    def forward(self, captions: list[str]) -> Tensor:
-        tokens = self.tokenizer(
-            captions, padding="max_length", truncation=True, return_tensors="pt"
-        )
-        return self.encoder(tokens.input_ids).last_hidden_state
+STEPS = {
+    "shapeworld-sd": 6000,
+    "shapeworld-sd-moving": 600,
+    "shapeworld-t2v": 2400,
+    "shapeworld-animatediff": 250,
+}
+LESSONS = ((500, 0.2), (500, 0.35))  # steps of each, and the share of batches of other clips
+_FAINT_IN_LESSONS = 0.9
+_READING = 0.05  # weight of the reading loss beside the denoising one
 
 
-def noise_prediction_loss(
-    predict: Callable[[Tensor, Tensor], Tensor],
-    latents: Tensor,
-    schedule: dict[str, Any],
-    generator: torch.Generator,
-) -> Tensor:
-    """Mean squared error of the predicted noise (DDPM, Eq. 14).
-
-    Timesteps are drawn with a density that grows linearly with t: much noise is where a caption
-    decides what a clip shows and how it moves; removing a little of it is learnt fast.
-    """
-    noising = DDIMScheduler.from_config(schedule)
-    noise = torch.randn(latents.shape, generator=generator)
-    last = noising.config.num_train_timesteps - 1
-    t = (torch.rand(len(latents), generator=generator).sqrt() * last).round().long()
-    predicted = predict(noising.add_noise(latents, noise, t), t)
-    return functional.mse_loss(predicted, noise)
-
-
-def image_recipe(tokenizer, pools: dict[int, Pool], steps: int | None = None) -> Recipe:
+def image_recipe(tokenizer, pools: Pools, steps: int | None = None) -> Recipe:
     """Stable Diffusion's layout on single frames; the text encoder is trained along with it."""
     torch.manual_seed(1)
     unet = build_image_unet()
     captions = Captions(tokenizer, build_text_encoder(len(tokenizer)))
     # CLIP's own start, 0.02, leaves words that a still hardly shows too faint ever to be heard.
     nn.init.normal_(captions.encoder.get_input_embeddings().weight, std=0.25)
-    pool = pools[8]
+    reader = WordReader(captions.encoder.config.hidden_size)
 
     def loss(generator: torch.Generator) -> Tensor:
-        count, frames = _IMAGES, pool.latents.shape[2]
-        clips = torch.randint(len(pool.captions), (count,), generator=generator)
-        draw = torch.rand(count, generator=generator)
-        names_motion = (draw >= _DROPOUT) & (draw < 0.55)
-        # A caption that names the motion goes with a frame near its end, any other with any frame.
-        # A still from anywhere would say nothing about motion, text encoder and UNet would learn
-        # to swallow those words, and neither the video model nor the adapter would hear them.
-        first = torch.where(names_motion, frames - frames // 4, 0)
-        frame = first + (torch.rand(count, generator=generator) * (frames - first)).long()
-        texts = [
-            "" if d < _DROPOUT else (pool.captions if named else pool.still_captions)[i]
-            for i, d, named in zip(clips, draw, names_motion, strict=True)
-        ]
-        text = captions(texts)
-        return noise_prediction_loss(
-            lambda z_t, t: unet(z_t, t, text).sample, pool.latents[clips, :, frame],
-            SCHEDULE, generator,
-        )  # fmt: skip
+        latents, texts = draw_stills(pools, generator)
+        tokens = captions.tokens(texts)
+        text = captions.encoder(tokens).last_hidden_state
+        denoising = velocity_loss(
+            lambda z_t, t: unet(z_t, t, text).sample, latents, SCHEDULE, generator
+        )
+        return denoising + _READING * reader(tokens, text, texts, tokenizer.eos_token_id)
 
-    trained = nn.ModuleDict({"unet": unet, "text_encoder": captions.encoder})
+    trained = nn.ModuleDict({"unet": unet, "text_encoder": captions.encoder, "reader": reader})
     steps = steps or STEPS["shapeworld-sd"]
     return Recipe("shapeworld-sd", trained, loss, steps, learning_rate=1.5e-3, seed=1)
 
 
-def video_recipe(
-    image_unet, captions: Captions, pools: dict[int, Pool], steps: int | None = None
-) -> Recipe:
+def moving_image_recipes(
+    image_unet, captions: Captions, pools: Pools, *lessons: Pools, steps: int | None = None
+) -> tuple[Recipe, ...]:
+    """The image model once more, on stills and, together with a motion adapter, on clips.
+
+    An adapter hears of a prompt only what the frozen image model makes of it, and of what a still
+    hardly shows that is little. Here both learn at once to let the words for motion through.
+    """
+    torch.manual_seed(3)
+    moving = over(image_unet, build_motion_adapter())
+
+    def loss(pools: Pools, generator: torch.Generator, faint: float = FAINT) -> Tensor:
+        latents, texts = draw_stills(pools, generator, 10)
+        with torch.no_grad():
+            text = captions(texts)
+        stills = velocity_loss(
+            lambda z_t, t: image_unet(z_t, t, text).sample, latents, SCHEDULE, generator
+        )
+        return stills + _motion_loss(moving, captions, pools, generator, faint)
+
+    trained = nn.ModuleDict({"unet": image_unet, "moving": moving})
+    return _lessons_first("shapeworld-sd-moving", trained, loss, pools, lessons, steps, seed=4)
+
+
+def video_recipes(
+    image_unet, captions: Captions, pools: Pools, *lessons: Pools, steps: int | None = None
+) -> tuple[Recipe, ...]:
     """ModelScope's layout, begun as ModelScope was: from the image model, with idle time layers."""
     torch.manual_seed(2)
     unet = build_video_unet()
@@ -109,47 +96,102 @@ def video_recipe(
         ):
             nn.init.zeros_(parameter)
 
-    def loss(generator: torch.Generator) -> Tensor:
-        latents, texts = _draw_clips(pools, generator)
+    def loss(pools: Pools, generator: torch.Generator, faint: float = FAINT) -> Tensor:
+        latents, texts = draw_clips(pools, generator)
         with torch.no_grad():
             text = captions(texts)
-        return noise_prediction_loss(
-            lambda z_t, t: unet(z_t, t, text).sample, latents, SCHEDULE, generator
+        return velocity_loss(
+            lambda z_t, t: unet(z_t, t, text).sample, latents, SCHEDULE, generator, faint
         )
 
-    steps = steps or STEPS["shapeworld-t2v"]
-    return Recipe("shapeworld-t2v", unet, loss, steps, learning_rate=8e-4, seed=2)
+    return _lessons_first("shapeworld-t2v", unet, loss, pools, lessons, steps, seed=2)
 
 
 def motion_recipe(
-    image_unet, captions: Captions, pools: dict[int, Pool], steps: int | None = None
+    image_unet, adapter: MotionAdapter, captions: Captions, pools: Pools, steps: int | None = None
 ) -> Recipe:
-    """A motion adapter over the frozen image model, under AnimateDiff's linear noise schedule."""
-    torch.manual_seed(3)
-    unet = UNetMotionModel.from_unet2d(image_unet, build_motion_adapter())
+    """A motion adapter over the frozen image model, under AnimateDiff's linear noise schedule.
+
+    `adapter` is the one that the image model has learnt beside.
+    """
+    unet = UNetMotionModel.from_unet2d(image_unet, adapter)
     unet.freeze_unet2d_params()
+    loss = partial(_motion_loss, unet, captions, pools)
+    name = "shapeworld-animatediff"
+    return Recipe(name, unet, loss, steps or STEPS[name], learning_rate=6e-4, seed=3)
 
-    def loss(generator: torch.Generator) -> Tensor:
-        latents, texts = _draw_clips(pools, generator)
-        with torch.no_grad():
-            text = repeat(captions(texts), "b l d -> (b f) l d", f=latents.shape[2])
-        return noise_prediction_loss(
-            lambda z_t, t: unet(z_t, t, text).sample, latents, ANIMATEDIFF_SCHEDULE, generator
+
+def over(image_unet: nn.Module, adapter: MotionAdapter) -> UNetMotionModel:
+    """An image model with a motion adapter in it; it shares the image model's own parameters."""
+    unet = UNetMotionModel.from_unet2d(image_unet, adapter)
+    for name, parameter in image_unet.named_parameters():
+        module, _, last = name.rpartition(".")
+        setattr(unet.get_submodule(module), last, parameter)
+    return unet
+
+
+def _motion_loss(
+    unet: UNetMotionModel,
+    captions: Captions,
+    pools: Pools,
+    generator: torch.Generator,
+    faint: float = FAINT,
+) -> Tensor:
+    latents, texts = draw_clips(pools, generator)
+    with torch.no_grad():
+        text = repeat(captions(texts), "b l d -> (b f) l d", f=latents.shape[2])
+    return velocity_loss(
+        lambda z_t, t: unet(z_t, t, text).sample, latents, ANIMATEDIFF_SCHEDULE, generator, faint
+    )
+
+
+def _lessons_first(
+    name: str,
+    trained: nn.Module,
+    loss: Callable[..., Tensor],
+    pools: Pools,
+    lessons: tuple[Pools, ...],
+    steps: int | None,
+    seed: int,
+) -> tuple[Recipe, ...]:
+    """The lessons in motion, with some other clips so that nothing is unlearnt, and the rest."""
+
+    def lesson(clips: Pools, other: float, generator: torch.Generator) -> Tensor:
+        if float(torch.rand((), generator=generator)) < other:
+            return loss(pools, generator)
+        return loss(clips, generator, _FAINT_IN_LESSONS)
+
+    first = (
+        Recipe(
+            f"{name}-lesson-{number}",
+            trained,
+            partial(lesson, clips, other),
+            steps or lesson_steps,
+            learning_rate=1e-3,
+            seed=10 * number + seed,
+            settles=False,
         )
-
-    steps = steps or STEPS["shapeworld-animatediff"]
-    return Recipe("shapeworld-animatediff", unet, loss, steps, learning_rate=1e-3, seed=3)
+        for number, (clips, (lesson_steps, other)) in enumerate(
+            zip(lessons, LESSONS, strict=True), 1
+        )
+    )
+    last = Recipe(
+        name, trained, partial(loss, pools), steps or STEPS[name], learning_rate=8e-4, seed=seed
+    )
+    return (*first, last)
 
 
 def load_shipped(recipe: Recipe, folder: Path) -> None:
     """Begin a recipe with the finished weights in a folder instead of fresh ones."""
-    if recipe.name == "shapeworld-animatediff":
-        recipe.trained.load_motion_modules(load_adapter(folder))
-        return
-    parts = (
-        recipe.trained if isinstance(recipe.trained, nn.ModuleDict) else {"unet": recipe.trained}
-    )
-    for name, module in parts.items():
+    trained = recipe.trained
+    for name, module in (
+        trained.items() if isinstance(trained, nn.ModuleDict) else (("unet", trained),)
+    ):
+        if isinstance(module, WordReader):
+            continue  # it serves training alone
+        if isinstance(module, UNetMotionModel):
+            module.load_motion_modules(load_adapter(folder.parent / "shapeworld-animatediff"))
+            continue
         finished = type(module).from_pretrained(folder / name, local_files_only=True)
         module.load_state_dict(finished.float().state_dict())
 
@@ -157,15 +199,3 @@ def load_shipped(recipe: Recipe, folder: Path) -> None:
 def load_adapter(folder: Path) -> MotionAdapter:
     """The motion adapter that `UNetMotionModel.save_motion_modules` left in a folder."""
     return MotionAdapter.from_pretrained(folder, local_files_only=True)
-
-
-def _draw_clips(pools: dict[int, Pool], generator: torch.Generator) -> tuple[Tensor, list[str]]:
-    """A batch of clips of one length, `[b, 4, f, h, w]`, three in four of the shortest length."""
-    lengths = sorted(pools)
-    long = len(lengths) > 1 and float(torch.rand((), generator=generator)) < 0.25
-    pool = pools[lengths[1] if long else lengths[0]]
-    count = max(1, _CLIPS * lengths[0] // pool.latents.shape[2])
-    chosen = torch.randint(len(pool.captions), (count,), generator=generator)
-    dropped = torch.rand(count, generator=generator) < _DROPOUT
-    texts = ["" if d else pool.captions[i] for i, d in zip(chosen, dropped, strict=True)]
-    return pool.latents[chosen], texts

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import transformers
 from torch import nn
 
 from ..models import ANIMATEDIFF_SCHEDULE, SCHEDULE
@@ -57,11 +56,6 @@ def save_half(module: nn.Module, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text("utf-8"))
     config.pop("_name_or_path", None)
     _write(folder / "config.json", config)
-
-
-def versions() -> dict[str, str]:
-    """What the models were made with, for the report."""
-    return {"diffusers": diffusers.__version__, "transformers": transformers.__version__}
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:

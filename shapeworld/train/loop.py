@@ -5,7 +5,6 @@ import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +27,7 @@ class Recipe:
     warmup: int = 100
     averaging: float = 0.999
     seed: int = 0
+    settles: bool = True  # whether the learning rate falls to nothing in the end
 
 
 def fit(recipe: Recipe, folder: Path, *, checkpoint_every: int = 100) -> list[tuple[int, float]]:
@@ -70,25 +70,12 @@ def fit(recipe: Recipe, folder: Path, *, checkpoint_every: int = 100) -> list[tu
     return curve
 
 
-@contextmanager
-def averaged(recipe: Recipe, folder: Path):
-    """The newest checkpoint's averaged weights in `recipe.trained`, for the length of a with."""
-    parameters = [p for p in recipe.trained.parameters() if p.requires_grad]
-    average = EMAModel(parameters, decay=recipe.averaging)
-    state = torch.load(folder / CHECKPOINT, weights_only=True)
-    average.load_state_dict(state["average"])
-    average.store(parameters)
-    average.copy_to(parameters)
-    try:
-        yield state["step"]
-    finally:
-        average.restore(parameters)
-
-
 def _rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a cosine down to nothing."""
+    """Linear warm-up, then a cosine down to nothing, or all the same where others follow."""
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
+    if not recipe.settles:
+        return 1.0
     done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
     return 0.5 * (1 + math.cos(math.pi * done))
 

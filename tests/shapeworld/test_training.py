@@ -1,11 +1,34 @@
 """Training, two steps at a time: it resumes exactly, and its exports load as real models do."""
 
 import json
+import math
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
+from rescore.shapeworld.models import (
+    ANIMATEDIFF_SCHEDULE,
+    SCHEDULE,
+    build_image_unet,
+    build_motion_adapter,
+    build_vae,
+)
+from rescore.shapeworld.render import render
+from rescore.shapeworld.scene import caption, sample_scene
 from rescore.shapeworld.train.__main__ import make_parser, train
-from rescore.shapeworld.train.loop import Recipe, averaged, fit
+from rescore.shapeworld.train.captions import WordReader
+from rescore.shapeworld.train.data import (
+    Pool,
+    Source,
+    draw_stills,
+    encode_pools,
+    first_lesson,
+    load_pools,
+    second_lesson,
+)
+from rescore.shapeworld.train.diffusion import over
+from rescore.shapeworld.train.loop import Recipe, fit
+from rescore.shapeworld.train.velocity import velocity_loss
 from torch import nn
 
 
@@ -48,24 +71,139 @@ def test_a_stopped_and_resumed_training_equals_one_that_ran_through(tmp_path):
     assert torch.equal(resumed.trained.weight, whole.trained.weight)
 
 
-def test_the_average_is_borrowed_and_given_back(tmp_path):
-    recipe = small_recipe()
-    fit(recipe, tmp_path)
-    final = recipe.trained.weight.clone()
-    with torch.no_grad():
-        recipe.trained.weight.zero_()
-    with averaged(recipe, tmp_path) as step:
-        assert step == 7
-        assert torch.equal(recipe.trained.weight, final)
-    assert not recipe.trained.weight.any()
-
-
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
     model = nn.Linear(2, 2)
     recipe = Recipe("broken", model, lambda g: model.weight.sum() * float("nan"), 3, 0.1)
     with pytest.raises(FloatingPointError, match="broken: the loss is nan at step 0"):
         fit(recipe, tmp_path)
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_the_reading_loss_is_the_cross_entropy_of_the_words_after_the_end():
+    """By hand: a text that points along its word's row with length 5, of n rows at right angles."""
+    end, width = 7, 11
+    reader = WordReader(width)
+    for head in reader.heads.values():
+        torch.nn.init.eye_(head.weight)
+        head.weight.data *= 3  # the length of the rows does not count
+    captions = ["a small red circle moving right on a plain background", "a red circle"]
+    # red, circle, right and plain come first in their lists; the second caption lacks the others.
+    tokens = torch.tensor([[1, 2, end, end, end], [3, end, end, end, end]])
+    text = torch.full((2, 5, width), 100.0)  # before the end nothing is read
+    text[tokens == end] = 5 * torch.eye(width)[0]
+
+    def cross_entropy(at: int, rows: int) -> float:
+        return math.log(math.exp(5) + rows - 1) - (5 if at == 0 else 0)
+
+    expected = 0.0
+    for words, first, second in zip(
+        reader.attributes.values(), (0, 0, 0, 0, 0), (0, 0, 6, 4, 3), strict=True
+    ):
+        rows = len(words) + 1
+        expected += (3 * cross_entropy(first, rows) + 4 * cross_entropy(second, rows)) / 7
+    loss = reader(tokens, text, captions, end)
+    torch.testing.assert_close(loss.item(), expected / 5, rtol=1e-5, atol=1e-6)
+
+
+def diffusers_velocity(schedule: dict, z_t: torch.Tensor, latents: torch.Tensor, t: torch.Tensor):
+    """What diffusers calls the velocity of `z_t`, of which `latents` are the part without noise."""
+    scheduler = DDIMScheduler.from_config(schedule)
+    a_t = scheduler.alphas_cumprod[t].view(-1, *[1] * (latents.ndim - 1))
+    noise = (z_t - a_t.sqrt() * latents) / (1 - a_t).sqrt()
+    return scheduler.get_velocity(latents, noise, t)
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULE, ANIMATEDIFF_SCHEDULE])
+def test_the_velocity_is_that_of_diffusers(schedule):
+    latents = torch.randn(97, 3, 2, generator=torch.Generator().manual_seed(1))
+
+    def loss(error: float) -> float:
+        return velocity_loss(
+            lambda z_t, t: diffusers_velocity(schedule, z_t, latents, t) + error,
+            latents, schedule, torch.Generator().manual_seed(2),
+        ).item()  # fmt: skip
+
+    assert loss(0.0) < 1e-9
+    assert loss(0.5) == pytest.approx(0.25, rel=1e-4)
+
+
+def test_much_noise_is_met_most_and_a_sixth_of_it_is_noise_alone():
+    latents = torch.full((4099, 97), 3.0)
+    met = {}
+
+    def predict(z_t, t):
+        a_t = DDIMScheduler.from_config(SCHEDULE).alphas_cumprod[t]
+        met.update(t=t, signal=z_t.mean(1) / (3 * a_t.sqrt()), a_t=a_t)
+        return torch.zeros_like(z_t)
+
+    velocity_loss(predict, latents, SCHEDULE, torch.Generator().manual_seed(3))
+    t, signal = met["t"], met["signal"]
+    assert 0 <= t.min() < 100 and 990 < t.max() <= 999
+    # Two in three with a density that grows with t, one in three among the last 150.
+    expected = 2 / 3 * (1 - 0.85**2) + 1 / 3
+    assert (t >= 850).float().mean().item() == pytest.approx(expected, abs=0.03)
+    # The mean of 97 values tells whole from dimmed signal where much of it is left.
+    assert signal[t < 600].min() > 0.5
+    late = signal[t > 860]
+    share_dimmed = (1 / 3 * 0.8 * 139 / 150) / (2 / 3 * (1 - 0.86**2) + 1 / 3 * 139 / 150)
+    mean = 1 - share_dimmed + share_dimmed * 0.125  # half of the dimmed keep up to a half
+    assert late.mean().item() == pytest.approx(mean, abs=0.06)
+
+
+def test_in_the_first_lesson_little_but_the_motion_varies_and_in_the_second_the_object_too():
+    for seed in range(101, 118):
+        usual = sample_scene(seed, frames=7, second=False)
+        first, second = first_lesson(seed, frames=7), second_lesson(seed, frames=7)
+        for scene in (first, second):
+            assert (scene.motion, scene.travel) == (usual.motion, usual.travel)
+            assert (scene.x, scene.y) == (32, 32) and scene.second is None
+            ground = render(scene).clip[~render(scene).mask]
+            assert (ground - 0.5).abs().median() == 0
+        assert (first.shape, first.colour, first.size) == ("circle", "red", "large")
+        assert (second.shape, second.colour, second.size) == (
+            usual.shape,
+            usual.colour,
+            usual.size,
+        )
+
+
+def test_no_seed_serves_two_lengths_and_a_file_of_other_clips_is_refused(tmp_path):
+    source = Source(sample_scene, {3: 2, 5: 3}, first_seed=1_000_003)
+    seeds = range(1_000_003, 1_000_008)
+    frames = [3, 3, 5, 5, 5]
+    expected = [sample_scene(s, frames=f) for s, f in zip(seeds, frames, strict=True)]
+    assert source.scenes(3) + source.scenes(5) == expected
+    encode_pools(build_vae(), tmp_path / "pools.safetensors", source)
+    pools = load_pools(tmp_path / "pools.safetensors", 2.0, source)
+    assert pools[5].latents.shape == (3, 4, 5, 16, 16)
+    assert pools[3].captions == [caption(scene) for scene in source.scenes(3)]
+    with pytest.raises(
+        ValueError, match=r"clips as \{3: 2, 5: 3\}.*\{3: 7, 5: 7\} are asked for: del"
+    ):
+        load_pools(tmp_path / "pools.safetensors", 2.0, source.of(7))
+
+
+def test_a_still_whose_caption_names_the_motion_is_from_near_the_end():
+    frames = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(3, 4, 8, 2, 2)
+    pools = {8: Pool(frames, ["moving"] * 3, ["still"] * 3)}
+    latents, texts = draw_stills(pools, torch.Generator().manual_seed(1), 1009)
+    shown = latents[:, 0, 0, 0]
+    named = torch.tensor([text == "moving" for text in texts])
+    assert set(shown[named].tolist()) == {6, 7}
+    assert set(shown[~named].tolist()) == set(range(8))
+    shares = [texts.count(text) / 1009 for text in ("", "moving", "still")]
+    assert shares == pytest.approx([0.1, 0.45, 0.45], abs=0.05)
+
+
+def test_a_motion_adapter_over_an_image_model_shares_its_parameters():
+    image = build_image_unet()
+    moving = over(image, build_motion_adapter())
+    z, text = torch.randn(1, 4, 3, 16, 16), torch.randn(3, 7, image.config.cross_attention_dim)
+    with torch.no_grad():
+        before = moving(z, 5, text).sample
+        image.conv_out.bias += 1
+        torch.testing.assert_close(moving(z, 5, text).sample, before + 1)
+    assert {id(p) for p in image.parameters()} < {id(p) for p in moving.parameters()}
 
 
 @pytest.mark.slow
@@ -79,6 +217,13 @@ def test_two_steps_of_every_model_and_its_export(tmp_path):
     from diffusers import MotionAdapter, UNet2DConditionModel, UNet3DConditionModel
 
     weights = tmp_path / "weights"
+
+    def steps(name: str) -> list[int]:
+        curve = json.loads((weights / f"shapeworld-{name}" / "loss_curve.json").read_text())
+        return [step for points in curve.values() for step, _ in points]
+
+    every = {"sd": [2, 4, 6, 8], "t2v": [2, 4, 6], "animatediff": [2]}
+    assert {name: steps(name) for name in every} == every
     for name, cls in (("sd", UNet2DConditionModel), ("t2v", UNet3DConditionModel)):
         folder = weights / f"shapeworld-{name}"
         index = json.loads((folder / "model_index.json").read_text())
@@ -90,3 +235,8 @@ def test_two_steps_of_every_model_and_its_export(tmp_path):
     )
     name = "down_blocks.0.motion_modules.0.proj_in.weight"
     assert adapter.state_dict()[name].shape == trained["trained"][name].shape
+
+    again = ["--runs", str(tmp_path / "again"), "--weights", str(weights), "--further", "1"]
+    for name in every:
+        train(**vars(make_parser().parse_args([f"shapeworld-{name}", *again, "--clips", "9"])))
+        assert steps(name) == [*every[name], every[name][-1] + 1]

@@ -7,6 +7,7 @@ import torch
 from diffusers import DDIMScheduler
 from rescore.shapeworld import models
 from rescore.shapeworld.models import NAMES, WEIGHTS
+from rescore.shapeworld.train.captions import WordReader
 from safetensors.torch import load_file
 
 
@@ -38,10 +39,10 @@ def test_the_models_share_autoencoder_text_encoder_and_tokenizer():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_model_has_its_loss_curve(name):
-    steps, losses = zip(
-        *json.loads((WEIGHTS / name / "loss_curve.json").read_text("utf-8")), strict=True
-    )
-    assert list(steps) == sorted(set(steps))
+    stages = json.loads((WEIGHTS / name / "loss_curve.json").read_text("utf-8"))
+    steps = [step for points in stages.values() for step, _ in points]
+    assert steps == sorted(set(steps))
+    losses = [loss for _, loss in next(iter(stages.values()))]
     assert 0 < losses[-1] < losses[0]
 
 
@@ -52,6 +53,28 @@ def test_every_model_meets_the_noise_it_was_trained_on(name):
     torch.testing.assert_close(
         models.load_shapeworld(name).schedule.alphas_bar, trained.double(), rtol=1e-4, atol=0
     )
+
+
+@pytest.mark.parametrize("attribute", WordReader.attributes)
+def test_every_word_of_a_caption_is_heard_after_its_end(attribute):
+    """An encoder that says "left" and "right" alike leaves every model on it deaf to motion."""
+    model = models.load_shapeworld("shapeworld-sd")
+    said = {
+        "size": "small",
+        "colour": "red",
+        "shape": "ring",
+        "motion": "up",
+        "background": "plain",
+    }
+    texts = [
+        "a {size} {colour} {shape} moving {motion} on a {background} background".format(
+            **said | {attribute: word}
+        )
+        for word in WordReader.attributes[attribute]
+    ]
+    ends = torch.stack([model.encode_prompt(text).embedding[0, -1] for text in texts])
+    apart = torch.pdist(ends) / ends.norm(dim=1).mean()
+    assert apart.min() > 0.3
 
 
 def test_an_incomplete_pack_is_told(monkeypatch, tmp_path):

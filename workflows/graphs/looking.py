@@ -36,7 +36,7 @@ def step_by_step() -> Graph:
             prompts=start.prompts,
             latent=start.latent,
             terms=terms,
-            step_size=0.4,
+            step_size=0.2,
             cfg=5.0,
             mask=box,
             **state,
