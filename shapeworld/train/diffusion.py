@@ -67,14 +67,15 @@ def moving_image_recipes(
     torch.manual_seed(3)
     moving = over(image_unet, build_motion_adapter())
 
-    def loss(pools: Pools, generator: torch.Generator, faint: float = FAINT) -> Tensor:
+    def loss(clips: Pools, generator: torch.Generator, faint: float = FAINT) -> Tensor:
+        # Stills are of all kinds even in a lesson, so that the image model unlearns nothing.
         latents, texts = draw_stills(pools, generator, 10)
         with torch.no_grad():
             text = captions(texts)
         stills = velocity_loss(
             lambda z_t, t: image_unet(z_t, t, text).sample, latents, SCHEDULE, generator
         )
-        return stills + _motion_loss(moving, captions, pools, generator, faint)
+        return stills + _motion_loss(moving, captions, clips, generator, faint)
 
     trained = nn.ModuleDict({"unet": image_unet, "moving": moving})
     return _lessons_first("shapeworld-sd-moving", trained, loss, pools, lessons, steps, seed=4)
@@ -96,8 +97,8 @@ def video_recipes(
         ):
             nn.init.zeros_(parameter)
 
-    def loss(pools: Pools, generator: torch.Generator, faint: float = FAINT) -> Tensor:
-        latents, texts = draw_clips(pools, generator)
+    def loss(clips: Pools, generator: torch.Generator, faint: float = FAINT) -> Tensor:
+        latents, texts = draw_clips(clips, generator)
         with torch.no_grad():
             text = captions(texts)
         return velocity_loss(
@@ -133,11 +134,11 @@ def over(image_unet: nn.Module, adapter: MotionAdapter) -> UNetMotionModel:
 def _motion_loss(
     unet: UNetMotionModel,
     captions: Captions,
-    pools: Pools,
+    clips: Pools,
     generator: torch.Generator,
     faint: float = FAINT,
 ) -> Tensor:
-    latents, texts = draw_clips(pools, generator)
+    latents, texts = draw_clips(clips, generator)
     with torch.no_grad():
         text = repeat(captions(texts), "b l d -> (b f) l d", f=latents.shape[2])
     return velocity_loss(

@@ -9,14 +9,18 @@ from diffusers import DDIMScheduler
 from rescore.shapeworld.models import (
     ANIMATEDIFF_SCHEDULE,
     SCHEDULE,
+    WEIGHTS,
     build_image_unet,
     build_motion_adapter,
+    build_text_encoder,
     build_vae,
 )
 from rescore.shapeworld.render import render
 from rescore.shapeworld.scene import caption, sample_scene
+from rescore.shapeworld.tokenizer import load_tokenizer
+from rescore.shapeworld.train import diffusion
 from rescore.shapeworld.train.__main__ import make_parser, train
-from rescore.shapeworld.train.captions import WordReader
+from rescore.shapeworld.train.captions import Captions, WordReader
 from rescore.shapeworld.train.data import (
     Pool,
     Source,
@@ -26,7 +30,6 @@ from rescore.shapeworld.train.data import (
     load_pools,
     second_lesson,
 )
-from rescore.shapeworld.train.diffusion import over
 from rescore.shapeworld.train.loop import Recipe, fit
 from rescore.shapeworld.train.velocity import velocity_loss
 from torch import nn
@@ -197,13 +200,38 @@ def test_a_still_whose_caption_names_the_motion_is_from_near_the_end():
 
 def test_a_motion_adapter_over_an_image_model_shares_its_parameters():
     image = build_image_unet()
-    moving = over(image, build_motion_adapter())
+    moving = diffusion.over(image, build_motion_adapter())
     z, text = torch.randn(1, 4, 3, 16, 16), torch.randn(3, 7, image.config.cross_attention_dim)
     with torch.no_grad():
         before = moving(z, 5, text).sample
         image.conv_out.bias += 1
         torch.testing.assert_close(moving(z, 5, text).sample, before + 1)
     assert {id(p) for p in image.parameters()} < {id(p) for p in moving.parameters()}
+
+
+def test_stills_are_of_all_kinds_even_in_a_lesson():
+    """In lessons without any clip of the usual pool, only stills can come from there."""
+    image = build_image_unet()
+    usual, lesson = (
+        {8: Pool(torch.full((5, 4, 8, 16, 16), value), ["moving"] * 5, ["still"] * 5)}
+        for value in (3.0, -3.0)
+    )
+
+    tokenizer = load_tokenizer(WEIGHTS / "shapeworld-sd" / "tokenizer")
+    captions = Captions(tokenizer, build_text_encoder(len(tokenizer)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diffusion, "LESSONS", ((1, 0.0),))
+        first, _ = diffusion.moving_image_recipes(image, captions, usual, lesson, steps=1)
+    seen = []
+
+    def noted(predict, latents, *rest) -> torch.Tensor:
+        seen.append((latents.ndim, latents.mean().item()))
+        return torch.zeros(())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diffusion, "velocity_loss", noted)
+        first.loss(torch.Generator().manual_seed(1))
+    assert seen == [(4, 3.0), (5, -3.0)]
 
 
 @pytest.mark.slow
