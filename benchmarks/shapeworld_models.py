@@ -188,10 +188,9 @@ def report(folder: Path, figures: dict[str, dict[str, float]], options) -> None:
 
     _, axes = pyplot.subplots(figsize=(7, 4))
     for colour, file in enumerate(sorted(WEIGHTS.glob("*/loss_curve.json"))):
-        label = file.parent.name
-        for points in json.loads(file.read_text("utf-8")).values():
+        for stage, points in enumerate(json.loads(file.read_text("utf-8")).values()):
+            label = None if stage else file.parent.name
             axes.plot(*zip(*points, strict=True), color=f"C{colour}", label=label)
-            label = None
     axes.set(xlabel="step", ylabel="training loss", yscale="log")
     axes.legend()
     pyplot.savefig(folder / "loss_curves.png", dpi=90, bbox_inches="tight")

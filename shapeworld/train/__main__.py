@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
 from transformers import CLIPTextModel
 
 from ..models import NAMES, WEIGHTS
@@ -30,7 +31,6 @@ from .loop import Recipe, fit
 
 # Recipe -> (step since the very beginning, mean loss); losses of two recipes do not compare.
 Curve: TypeAlias = dict[str, list[tuple[int, float]]]
-PIPELINES = {"shapeworld-sd": "StableDiffusionPipeline", "shapeworld-t2v": "TextToVideoSDPipeline"}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -82,7 +82,8 @@ def train(
     tokenizer_folder = runs / "tokenizer"
     write_tokenizer(tokenizer_folder)
     tokenizer = load_tokenizer(tokenizer_folder)
-    files = {runs / "pools.safetensors": CLIPS.of(clips)}
+    pool_file = runs / "pools.safetensors"
+    files = {pool_file: CLIPS.of(clips)}
     if name != "shapeworld-animatediff":
         files |= {
             runs / f"lesson-{number}.safetensors": source.of(clips)
@@ -91,13 +92,17 @@ def train(
     for file, source in files.items():
         if not file.exists():
             encode_pools(autoencoder, file, source)
-    scale = autoencoder.config.scaling_factor
-    if own_vae:
-        scale = latent_scale(runs / "pools.safetensors")
+    scale = latent_scale(pool_file) if own_vae else autoencoder.config.scaling_factor
     autoencoder.register_to_config(scaling_factor=scale)
     pools = [load_pools(file, scale, source) for file, source in files.items()]
 
+    def ship(pipeline: str, unet: nn.Module, encoder: nn.Module) -> None:
+        """Write a whole model into the folder of finished ones."""
+        folder = weights / name
+        export_pipeline(folder, pipeline, unet, autoencoder, encoder, tokenizer_folder)
+
     run = Run(name, runs, weights, further)
+    final = runs / name / "final"
     if name == "shapeworld-sd":
         stills = diffusion.image_recipe(tokenizer, pools[0], further or steps)
         unet, encoder = stills.trained["unet"], stills.trained["text_encoder"]
@@ -105,29 +110,28 @@ def train(
             unet, Captions(tokenizer, encoder), *pools, steps=further or steps
         )
         curve = run.fit(stills, *moving)
-        unet.eval().save_pretrained(runs / name / "final" / "unet")
-        encoder.eval().save_pretrained(runs / name / "final" / "text_encoder")
-        moving[-1].trained["moving"].save_motion_modules(runs / name / "final" / "adapter")
+        unet.eval().save_pretrained(final / "unet")
+        encoder.eval().save_pretrained(final / "text_encoder")
+        moving[-1].trained["moving"].save_motion_modules(final / "adapter")
+        ship("StableDiffusionPipeline", unet, encoder)
     else:
         own = runs / "shapeworld-sd" / "final"
         base = own if own.is_dir() else shipped
         encoder = CLIPTextModel.from_pretrained(base / "text_encoder").float().eval()
         image_unet = UNet2DConditionModel.from_pretrained(base / "unet").float().eval()
         captions = Captions(tokenizer, encoder)
-    if name == "shapeworld-t2v":
-        recipes = diffusion.video_recipes(image_unet, captions, *pools, steps=further or steps)
-        curve = run.fit(*recipes)
-        unet = recipes[-1].trained.eval()
-    if name == "shapeworld-animatediff":
-        adapter = diffusion.load_adapter(own / "adapter" if base == own else weights / name)
-        recipe = diffusion.motion_recipe(image_unet, adapter, captions, pools[0], further or steps)
-        curve = run.fit(recipe)
-        recipe.trained.save_motion_modules(runs / name / "final")
-        export_adapter(weights / name, diffusion.load_adapter(runs / name / "final"))
-    else:
-        export_pipeline(
-            weights / name, PIPELINES[name], unet, autoencoder, encoder, tokenizer_folder
-        )
+        if name == "shapeworld-t2v":
+            recipes = diffusion.video_recipes(image_unet, captions, *pools, steps=further or steps)
+            curve = run.fit(*recipes)
+            ship("TextToVideoSDPipeline", recipes[-1].trained.eval(), encoder)
+        else:
+            adapter = diffusion.load_adapter(own / "adapter" if base == own else weights / name)
+            recipe = diffusion.motion_recipe(
+                image_unet, adapter, captions, pools[0], further or steps
+            )
+            curve = run.fit(recipe)
+            recipe.trained.save_motion_modules(final)
+            export_adapter(weights / name, diffusion.load_adapter(final))
     (weights / name / "loss_curve.json").write_text(json.dumps(curve), "utf-8")
 
 
