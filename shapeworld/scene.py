@@ -179,17 +179,22 @@ def sample_background(generator: np.random.Generator, pattern: str | None = None
     )
 
 
-def sample_scene(seed: int, *, frames: int = 8, second: bool | None = None) -> Scene:
+def sample_scene(
+    seed: int, *, frames: int = 8, second: bool | None = None, motion: str | None = None
+) -> Scene:
     """A random scene in which everything stays on the canvas; the same seed gives the same scene.
 
     `second` asks for a second, static object or for none; by default one scene in four has one.
+    `motion` asks for one of the `MOTIONS`; by default all are equally frequent. All else that fits
+    it stays as the seed would have it.
     """
     generator = np.random.default_rng(seed)
     if second is None:
         second = generator.random() < 0.25
     # What is shown is drawn once, so that every attribute is equally frequent; where it lies is
     # drawn again until it fits.
-    motion = str(generator.choice(MOTIONS))
+    drawn = str(generator.choice(MOTIONS))
+    motion = motion or drawn
     shape, other_shape = generator.choice(SHAPES, size=2).tolist()
     colour, other_colour = generator.choice(list(COLOURS), size=2, replace=False).tolist()
     # Beside a second object, a large one would hardly ever find room to move.

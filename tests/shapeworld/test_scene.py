@@ -46,11 +46,18 @@ def test_a_seed_means_one_scene():
 
 
 @settings(max_examples=200, deadline=None)
-@given(SEEDS, st.integers(2, 24), st.sampled_from([None, False, True]))
-def test_every_scene_fits(seed: int, frames: int, second: bool | None):
-    drawn = sample_scene(seed, frames=frames, second=second)
+@given(
+    SEEDS,
+    st.integers(2, 24),
+    st.sampled_from([None, False, True]),
+    st.sampled_from([None, *MOTIONS]),
+)
+def test_every_scene_fits(seed: int, frames: int, second: bool | None, motion: str | None):
+    drawn = sample_scene(seed, frames=frames, second=second, motion=motion)
     assert fits(drawn)
     assert drawn.frames == frames
+    if motion is not None:
+        assert drawn.motion == motion
     if second is not None:
         assert (drawn.second is not None) == second
     shortest, longest = travel_range(drawn.motion)
