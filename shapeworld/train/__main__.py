@@ -47,10 +47,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of finished models")
     parser.add_argument("--steps", type=int, help="this many steps instead of the recipe's")
     parser.add_argument(
-        "--clips", type=int, help="train on this many clips of each length instead of the usual"
+        "--pairs", type=int, help="train on this many pairs of each length instead of the usual"
     )
     parser.add_argument(
         "--further", type=int, metavar="STEPS", help="train the shipped model for STEPS more"
+    )
+    parser.add_argument(
+        "--bfloat16",
+        action="store_true",
+        help="compute in bfloat16: faster where the processor does (AVX512-BF16, AMX)",
     )
     return parser
 
@@ -60,8 +65,9 @@ def train(
     runs: Path,
     weights: Path,
     steps: int | None = None,
-    clips: int | None = None,
+    pairs: int | None = None,
     further: int | None = None,
+    bfloat16: bool = False,
 ) -> None:
     """Train one model to the end of its recipe, or on from its newest checkpoint, and export it.
 
@@ -69,7 +75,7 @@ def train(
     """
     if name == "vae":
         recipe = vae.recipe(steps or vae.STEPS)
-        fit(recipe, runs / name)
+        fit(recipe, runs / name, bfloat16=bfloat16)
         recipe.trained.eval().save_pretrained(runs / name / "final")
         return
 
@@ -83,10 +89,10 @@ def train(
     write_tokenizer(tokenizer_folder)
     tokenizer = load_tokenizer(tokenizer_folder)
     pool_file = runs / "pools.safetensors"
-    files = {pool_file: CLIPS.of(clips)}
+    files = {pool_file: CLIPS.of(pairs)}
     if name != "shapeworld-animatediff":
         files |= {
-            runs / f"lesson-{number}.safetensors": source.of(clips)
+            runs / f"lesson-{number}.safetensors": source.of(pairs)
             for number, source in enumerate(LESSONS, 1)
         }
     for file, source in files.items():
@@ -101,7 +107,7 @@ def train(
         folder = weights / name
         export_pipeline(folder, pipeline, unet, autoencoder, encoder, tokenizer_folder)
 
-    run = Run(name, runs, weights, further)
+    run = Run(name, runs, weights, further, bfloat16)
     final = runs / name / "final"
     if name == "shapeworld-sd":
         stills = diffusion.image_recipe(tokenizer, pools[0], further or steps)
@@ -143,6 +149,7 @@ class Run:
     runs: Path
     weights: Path
     further: int | None
+    bfloat16: bool
 
     def fit(self, *recipes: Recipe) -> Curve:
         """The training itself, one recipe after another; returns the whole curve.
@@ -160,7 +167,10 @@ class Run:
             curve = {stage: [(n, loss) for n, loss in points] for stage, points in stages.items()}
         for recipe in recipes:
             begun = max((step for points in curve.values() for step, _ in points), default=0)
-            points = [(begun + step, loss) for step, loss in fit(recipe, self.runs / recipe.name)]
+            points = [
+                (begun + step, loss)
+                for step, loss in fit(recipe, self.runs / recipe.name, bfloat16=self.bfloat16)
+            ]
             curve.setdefault(recipe.name, []).extend(points)
         return curve
 

@@ -66,6 +66,8 @@ def moving_image_recipes(
     """
     torch.manual_seed(3)
     moving = over(image_unet, build_motion_adapter())
+    for unet in (image_unet, moving):
+        unet.set_default_attn_processor()
 
     def loss(clips: Pools, generator: torch.Generator, faint: float = FAINT) -> Tensor:
         # Stills are of all kinds even in a lesson, so that the image model unlearns nothing.
@@ -96,13 +98,22 @@ def video_recipes(
             "temp_attentions" in name or "transformer_in" in name
         ):
             nn.init.zeros_(parameter)
+    unet.set_default_attn_processor()
+    for module in unet.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # of fresh noise in every batch a model this small remembers nothing
 
     def loss(clips: Pools, generator: torch.Generator, faint: float = FAINT) -> Tensor:
         latents, texts = draw_clips(clips, generator)
         with torch.no_grad():
             text = captions(texts)
         return velocity_loss(
-            lambda z_t, t: unet(z_t, t, text).sample, latents, SCHEDULE, generator, faint
+            lambda z_t, t: unet(z_t, t, text).sample,
+            latents,
+            SCHEDULE,
+            generator,
+            faint,
+            siblings=2,
         )
 
     return _lessons_first("shapeworld-t2v", unet, loss, pools, lessons, steps, seed=2)
@@ -117,9 +128,10 @@ def motion_recipe(
     """
     unet = UNetMotionModel.from_unet2d(image_unet, adapter)
     unet.freeze_unet2d_params()
+    unet.set_default_attn_processor()
     loss = partial(_motion_loss, unet, captions, pools)
     name = "shapeworld-animatediff"
-    return Recipe(name, unet, loss, steps or STEPS[name], learning_rate=6e-4, seed=3)
+    return Recipe(name, unet, loss, steps or STEPS[name], learning_rate=4e-4, seed=3)
 
 
 def over(image_unet: nn.Module, adapter: MotionAdapter) -> UNetMotionModel:
@@ -142,7 +154,12 @@ def _motion_loss(
     with torch.no_grad():
         text = repeat(captions(texts), "b l d -> (b f) l d", f=latents.shape[2])
     return velocity_loss(
-        lambda z_t, t: unet(z_t, t, text).sample, latents, ANIMATEDIFF_SCHEDULE, generator, faint
+        lambda z_t, t: unet(z_t, t, text).sample,
+        latents,
+        ANIMATEDIFF_SCHEDULE,
+        generator,
+        faint,
+        siblings=2,
     )
 
 
@@ -177,7 +194,7 @@ def _lessons_first(
         )
     )
     last = Recipe(
-        name, trained, partial(loss, pools), steps or STEPS[name], learning_rate=8e-4, seed=seed
+        name, trained, partial(loss, pools), steps or STEPS[name], learning_rate=4e-4, seed=seed
     )
     return (*first, last)
 
@@ -185,6 +202,8 @@ def _lessons_first(
 def load_shipped(recipe: Recipe, folder: Path) -> None:
     """Begin a recipe with the finished weights in a folder instead of fresh ones."""
     trained = recipe.trained
+    if isinstance(trained, UNetMotionModel):
+        return  # it was given its adapter, perhaps one newer than the finished one
     for name, module in (
         trained.items() if isinstance(trained, nn.ModuleDict) else (("unet", trained),)
     ):

@@ -30,8 +30,12 @@ class Recipe:
     settles: bool = True  # whether the learning rate falls to nothing in the end
 
 
-def fit(recipe: Recipe, folder: Path, *, checkpoint_every: int = 100) -> list[tuple[int, float]]:
+def fit(
+    recipe: Recipe, folder: Path, *, checkpoint_every: int = 100, bfloat16: bool = False
+) -> list[tuple[int, float]]:
     """Train to the end of the recipe and leave the averaged weights in `recipe.trained`.
+
+    With `bfloat16` layers compute in it, while weights and their sums stay float32.
 
     Every step draws from a generator seeded by (recipe, step), so a run that was stopped and
     resumed from its checkpoint equals one that ran through. Returns (step, mean loss) pairs.
@@ -47,7 +51,8 @@ def fit(recipe: Recipe, folder: Path, *, checkpoint_every: int = 100) -> list[tu
     for step in range(start, recipe.steps):
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * _rate(step, recipe)
-        loss = recipe.loss(torch.Generator().manual_seed(recipe.seed * 10_000_019 + step))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = recipe.loss(torch.Generator().manual_seed(recipe.seed * 10_000_019 + step))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
