@@ -24,9 +24,9 @@ from .velocity import FAINT, velocity_loss
 
 STEPS = {
     "shapeworld-sd": 6000,
-    "shapeworld-sd-moving": 600,
-    "shapeworld-t2v": 2400,
-    "shapeworld-animatediff": 250,
+    "shapeworld-sd-moving": 2500,
+    "shapeworld-t2v": 3800,
+    "shapeworld-animatediff": 850,
 }
 LESSONS = ((500, 0.2), (500, 0.35))  # steps of each, and the share of batches of other clips
 _FAINT_IN_LESSONS = 0.9
