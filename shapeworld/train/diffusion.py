@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import MotionAdapter, UNetMotionModel
@@ -77,7 +78,8 @@ def moving_image_recipes(
         stills = velocity_loss(
             lambda z_t, t: image_unet(z_t, t, text).sample, latents, SCHEDULE, generator
         )
-        return stills + _motion_loss(moving, captions, clips, generator, faint)
+        clips_loss = _clip_loss(moving, captions, ANIMATEDIFF_SCHEDULE, clips, generator, faint)
+        return stills + clips_loss
 
     trained = nn.ModuleDict({"unet": image_unet, "moving": moving})
     return _lessons_first("shapeworld-sd-moving", trained, loss, pools, lessons, steps, seed=4)
@@ -103,19 +105,7 @@ def video_recipes(
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # of fresh noise in every batch a model this small remembers nothing
 
-    def loss(clips: Pools, generator: torch.Generator, faint: float = FAINT) -> Tensor:
-        latents, texts = draw_clips(clips, generator)
-        with torch.no_grad():
-            text = captions(texts)
-        return velocity_loss(
-            lambda z_t, t: unet(z_t, t, text).sample,
-            latents,
-            SCHEDULE,
-            generator,
-            faint,
-            siblings=2,
-        )
-
+    loss = partial(_clip_loss, unet, captions, SCHEDULE)
     return _lessons_first("shapeworld-t2v", unet, loss, pools, lessons, steps, seed=2)
 
 
@@ -129,7 +119,7 @@ def motion_recipe(
     unet = UNetMotionModel.from_unet2d(image_unet, adapter)
     unet.freeze_unet2d_params()
     unet.set_default_attn_processor()
-    loss = partial(_motion_loss, unet, captions, pools)
+    loss = partial(_clip_loss, unet, captions, ANIMATEDIFF_SCHEDULE, pools)
     name = "shapeworld-animatediff"
     return Recipe(name, unet, loss, steps or STEPS[name], learning_rate=4e-4, seed=3)
 
@@ -143,20 +133,24 @@ def over(image_unet: nn.Module, adapter: MotionAdapter) -> UNetMotionModel:
     return unet
 
 
-def _motion_loss(
-    unet: UNetMotionModel,
+def _clip_loss(
+    unet: nn.Module,
     captions: Captions,
+    schedule: dict[str, Any],
     clips: Pools,
     generator: torch.Generator,
     faint: float = FAINT,
 ) -> Tensor:
+    """The loss of a batch of pairs of clips."""
     latents, texts = draw_clips(clips, generator)
     with torch.no_grad():
-        text = repeat(captions(texts), "b l d -> (b f) l d", f=latents.shape[2])
+        text = captions(texts)
+    if isinstance(unet, UNetMotionModel):  # reads the text frame by frame
+        text = repeat(text, "b l d -> (b f) l d", f=latents.shape[2])
     return velocity_loss(
         lambda z_t, t: unet(z_t, t, text).sample,
         latents,
-        ANIMATEDIFF_SCHEDULE,
+        schedule,
         generator,
         faint,
         siblings=2,
