@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -187,9 +187,11 @@ def draw_clips(pools: Pools, generator: torch.Generator) -> tuple[Tensor, list[s
     count = max(1, _CLIPS // 2 * lengths[0] // pool.latents.shape[2])
     pairs = torch.randint(len(pool.captions) // 2, (count,), generator=generator)
     dropped = torch.rand(count, generator=generator) < _DROPOUT
-    chosen = repeat(2 * pairs, "n -> (n s)", s=2) + torch.tensor([0, 1]).repeat(count)
-    dropped = repeat(dropped, "n -> (n s)", s=2)
-    texts = ["" if d else pool.captions[i] for i, d in zip(chosen, dropped, strict=True)]
+    chosen = (2 * pairs[:, None] + torch.arange(2)).flatten()
+    texts = [
+        "" if d else pool.captions[i]
+        for i, d in zip(chosen, dropped.repeat_interleave(2), strict=True)
+    ]
     return pool.latents[chosen], texts
 
 

@@ -153,7 +153,7 @@ def _clip_loss(
         schedule,
         generator,
         faint,
-        siblings=2,
+        paired=True,
     )
 
 

@@ -165,7 +165,7 @@ def test_siblings_meet_the_same_noise_at_the_same_time():
         return torch.zeros_like(z_t)
 
     generator = torch.Generator().manual_seed(2)
-    velocity_loss(predict, latents.flatten(0, 1), SCHEDULE, generator, siblings=2)
+    velocity_loss(predict, latents.flatten(0, 1), SCHEDULE, generator, paired=True)
     assert torch.equal(met["z_t"][::2], met["z_t"][1::2])
     assert torch.equal(met["t"][::2], met["t"][1::2])
     assert met["t"][::2].unique().numel() > 13
@@ -179,7 +179,7 @@ def test_of_noise_alone_what_tells_siblings_apart_counts_more_than_what_they_sha
     def loss(faint: float) -> float:
         return velocity_loss(
             lambda z_t, t: diffusers_velocity(SCHEDULE, z_t, latents, t) + 0.5 * signs,
-            latents, SCHEDULE, torch.Generator().manual_seed(2), faint, siblings=2,
+            latents, SCHEDULE, torch.Generator().manual_seed(2), faint, paired=True,
         ).item()  # fmt: skip
 
     # Two in five of the faint pairs, of a hundred 16 and 36, are seen from noise alone.
