@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of finished models")
     parser.add_argument("--steps", type=int, help="this many steps instead of the recipe's")
     parser.add_argument(
-        "--pairs", type=int, help="train on this many pairs of each length instead of the usual"
+        "--clips", type=int, help="train on this many clips of each length instead of the usual"
     )
     parser.add_argument(
         "--further", type=int, metavar="STEPS", help="train the shipped model for STEPS more"
@@ -65,7 +65,7 @@ def train(
     runs: Path,
     weights: Path,
     steps: int | None = None,
-    pairs: int | None = None,
+    clips: int | None = None,
     further: int | None = None,
     bfloat16: bool = False,
 ) -> None:
@@ -89,10 +89,10 @@ def train(
     write_tokenizer(tokenizer_folder)
     tokenizer = load_tokenizer(tokenizer_folder)
     pool_file = runs / "pools.safetensors"
-    files = {pool_file: CLIPS.of(pairs)}
+    files = {pool_file: CLIPS.of(clips)}
     if name != "shapeworld-animatediff":
         files |= {
-            runs / f"lesson-{number}.safetensors": source.of(pairs)
+            runs / f"lesson-{number}.safetensors": source.of(clips)
             for number, source in enumerate(LESSONS, 1)
         }
     for file, source in files.items():

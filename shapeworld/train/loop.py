@@ -12,6 +12,8 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from .optimisers import Optimiser, adamw
+
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -28,6 +30,7 @@ class Recipe:
     averaging: float = 0.999
     seed: int = 0
     settles: bool = True  # whether the learning rate falls to nothing in the end
+    optimiser: Callable[[nn.Module, float], Optimiser] = adamw
 
 
 def fit(
@@ -41,9 +44,7 @@ def fit(
     resumed from its checkpoint equals one that ran through. Returns (step, mean loss) pairs.
     """
     parameters = [p for p in recipe.trained.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        parameters, lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
-    )
+    optimiser = recipe.optimiser(recipe.trained, recipe.learning_rate)
     average = EMAModel(parameters, decay=recipe.averaging)
     start, curve = _resume(recipe, folder, optimiser, average)
     recent: list[float] = []
@@ -53,7 +54,7 @@ def fit(
             group["lr"] = recipe.learning_rate * _rate(step, recipe)
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             loss = recipe.loss(torch.Generator().manual_seed(recipe.seed * 10_000_019 + step))
-        optimiser.zero_grad(set_to_none=True)
+        recipe.trained.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()

@@ -5,14 +5,10 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
-from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
-FAINT = 0.4  # of a batch, what is trained at the noisiest steps, mostly with less signal yet
-# In pairs seen from noise alone: the weight of what neither could have known, and of what the words
-# tell apart.
-_SHARED, _APART = 0.25, 4.0
+FAINT = 0.15  # of a batch, what is trained at the noisiest steps, mostly with less signal yet
 
 
 def velocity_loss(
@@ -21,8 +17,6 @@ def velocity_loss(
     schedule: dict[str, Any],
     generator: torch.Generator,
     faint: float = FAINT,
-    *,
-    paired: bool = False,
 ) -> Tensor:
     """Mean squared error of the predicted velocity v (Salimans & Ho, 2022, Appendix D).
 
@@ -32,15 +26,8 @@ def velocity_loss(
     nothing. These schedules leave a little of it at the last step (Lin et al., 2024), and averaged
     over a clip that little shows how everything moves: no word would be needed for it, and none
     would be learnt. Sampling begins with noise alone, and there the words are all there is.
-
-    When `paired`, siblings lie side by side in the batch and meet the same noise. Where that is all
-    there is, both predictions start from the same and only the words tell them apart. Nearly all of
-    the error is shared then, a backdrop nobody could know; it counts little and the error of the
-    difference much, which leaves the best prediction where it is (in a_1^2 + a_2^2 =
-    2 (mean^2 + half^2) either square is least for itself) and lets it be found.
     """
-    met_by = 2 if paired else 1  # how many clips meet the same noise
-    count = len(latents) // met_by
+    count = len(latents)
     noising = DDIMScheduler.from_config(schedule)
     last = noising.config.num_train_timesteps - 1
 
@@ -52,18 +39,9 @@ def velocity_loss(
     dim = place < 1
     t = torch.where(dim, last - 150 * draw(), last * draw().sqrt()).round().long()
     left = torch.where(place < 0.8, (place - 0.4).clamp(min=0) / 0.8, 1)
-    noise = torch.randn(count, *latents.shape[1:], generator=generator)
-    t, left, noise = (x.repeat_interleave(met_by, dim=0) for x in (t, left, noise))
-    keep, a_t = (x.view(-1, *[1] * (latents.ndim - 1)) for x in (left, noising.alphas_cumprod[t]))
-    z_t = keep * a_t.sqrt() * latents + (1 - keep**2 * a_t).sqrt() * noise
+    left, a_t = (x.view(-1, *[1] * (latents.ndim - 1)) for x in (left, noising.alphas_cumprod[t]))
+    noise = torch.randn(latents.shape, generator=generator)
+    z_t = left * a_t.sqrt() * latents + (1 - left**2 * a_t).sqrt() * noise
     # The velocity from which z_0 = sqrt(a_t) z_t - sqrt(1 - a_t) v, however dim z_t is.
     v = (a_t.sqrt() * z_t - latents) / (1 - a_t).sqrt()
-    if not paired:
-        return functional.mse_loss(predict(z_t, t), v)
-    one, other = rearrange(predict(z_t, t) - v, "(n s) ... -> s n ...", s=2)
-    blind = left[::2] == 0
-    shared, apart = (
-        torch.where(blind, weight, 1.0).view(-1, *[1] * (latents.ndim - 1))
-        for weight in (_SHARED, _APART)
-    )
-    return (shared * ((one + other) / 2) ** 2 + apart * ((one - other) / 2) ** 2).mean()
+    return functional.mse_loss(predict(z_t, t), v)
