@@ -26,9 +26,9 @@ from .velocity import FAINT, velocity_loss
 
 STEPS = {
     "shapeworld-sd": 6000,
-    "shapeworld-sd-moving": 2500,
-    "shapeworld-t2v": 3800,
-    "shapeworld-animatediff": 850,
+    "shapeworld-sd-moving": 4500,
+    "shapeworld-t2v": 5500,
+    "shapeworld-animatediff": 1500,
 }
 LESSONS = ((500, 0.2), (500, 0.35))  # steps of each, and the share of batches of other clips
 # What is faint teaches to hear the words, and with its large errors drowns out finer lessons.
