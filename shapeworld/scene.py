@@ -159,7 +159,7 @@ def fits(scene: Scene) -> bool:
     return bool(apart.min() > edge + margin(scene.second.size))
 
 
-def sample_background(generator: np.random.Generator, pattern: str | None = None) -> Background:
+def _sample_background(generator: np.random.Generator) -> Background:
     """A backdrop with two random muted colours that differ clearly in brightness."""
     dark, light = generator.uniform(0.25, 0.45), generator.uniform(0.6, 0.8)
     values = [dark, light] if generator.random() < 0.5 else [light, dark]
@@ -167,7 +167,7 @@ def sample_background(generator: np.random.Generator, pattern: str | None = None
         colorsys.hsv_to_rgb(generator.random(), generator.uniform(0.0, 0.25), value)
         for value in values
     )
-    pattern = pattern or str(generator.choice(BACKGROUNDS))
+    pattern = str(generator.choice(BACKGROUNDS))
     steps = 8 if pattern == "gradient" else 4
     width = float(generator.choice([8, 10, 12]))
     return Background(
@@ -199,7 +199,7 @@ def sample_scene(
     colour, other_colour = generator.choice(list(COLOURS), size=2, replace=False).tolist()
     # Beside a second object, a large one would hardly ever find room to move.
     size = str(generator.choice(["small", "medium"] if second else list(RADII)))
-    background = sample_background(generator)
+    background = _sample_background(generator)
     edge, edge_second = margin(size), margin("small")
     while True:
         companion = None

@@ -14,13 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..render import render
-from ..scene import (
-    CANVAS,
-    Background,
-    Scene,
-    caption,
-    sample_scene,
-)
+from ..scene import CANVAS, Background, Scene, caption, sample_scene
 from .vae import TRAINING_SEEDS
 
 # Mostly the usual eight frames; the longer clips teach other lengths. With half as many, a video

@@ -151,11 +151,7 @@ def _clip_loss(
     if isinstance(unet, UNetMotionModel):  # reads the text frame by frame
         text = repeat(text, "b l d -> (b f) l d", f=latents.shape[2])
     return velocity_loss(
-        lambda z_t, t: unet(z_t, t, text).sample,
-        latents,
-        schedule,
-        generator,
-        faint,
+        lambda z_t, t: unet(z_t, t, text).sample, latents, schedule, generator, faint
     )
 
 

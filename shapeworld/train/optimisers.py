@@ -1,5 +1,6 @@
 """The two optimisers: AdamW, and Muon for what lies inside a network."""
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import torch
@@ -19,19 +20,20 @@ class Muon:
     """
 
     def __init__(self, trained: nn.Module, learning_rate: float) -> None:
-        rest = dict(_learning(trained))
-        inner = {n: p for n, p in rest.items() if p.ndim > 1 and _OUTER.isdisjoint(n.split("."))}
-        for name in inner:
-            del rest[name]
+        learning = _learning(trained)
+        inner = {n for n, p in learning.items() if p.ndim > 1 and _OUTER.isdisjoint(n.split("."))}
         # PyTorch's takes nothing but matrices: views, which share their numbers.
-        self._inner = [(p, p.detach().view(len(p), -1)) for p in inner.values()]
+        self._inner = [
+            (p, p.detach().view(len(p), -1)) for name, p in learning.items() if name in inner
+        ]
         self._muon = torch.optim.Muon(
             [matrix for _, matrix in self._inner],
             lr=learning_rate,
             weight_decay=0.01,
             adjust_lr_fn="match_rms_adamw",
         )
-        self._adamw = _adamw(rest.values(), learning_rate)
+        rest = [p for name, p in learning.items() if name not in inner]
+        self._adamw = _adamw(rest, learning_rate)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -57,12 +59,12 @@ Optimiser: TypeAlias = torch.optim.AdamW | Muon
 
 def adamw(trained: nn.Module, learning_rate: float) -> torch.optim.AdamW:
     """AdamW for all of a network."""
-    return _adamw([p for _, p in _learning(trained)], learning_rate)
+    return _adamw(_learning(trained).values(), learning_rate)
 
 
-def _adamw(parameters, learning_rate: float) -> torch.optim.AdamW:
+def _adamw(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
 
 
-def _learning(trained: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, p) for name, p in trained.named_parameters() if p.requires_grad]
+def _learning(trained: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in trained.named_parameters() if p.requires_grad}
