@@ -159,7 +159,7 @@ def fits(scene: Scene) -> bool:
     return bool(apart.min() > edge + margin(scene.second.size))
 
 
-def _sample_background(generator: np.random.Generator) -> Background:
+def _sample_background(generator: np.random.Generator, pattern: str | None) -> Background:
     """A backdrop with two random muted colours that differ clearly in brightness."""
     dark, light = generator.uniform(0.25, 0.45), generator.uniform(0.6, 0.8)
     values = [dark, light] if generator.random() < 0.5 else [light, dark]
@@ -167,7 +167,8 @@ def _sample_background(generator: np.random.Generator) -> Background:
         colorsys.hsv_to_rgb(generator.random(), generator.uniform(0.0, 0.25), value)
         for value in values
     )
-    pattern = str(generator.choice(BACKGROUNDS))
+    drawn = str(generator.choice(BACKGROUNDS))
+    pattern = pattern or drawn
     steps = 8 if pattern == "gradient" else 4
     width = float(generator.choice([8, 10, 12]))
     return Background(
@@ -180,13 +181,18 @@ def _sample_background(generator: np.random.Generator) -> Background:
 
 
 def sample_scene(
-    seed: int, *, frames: int = 8, second: bool | None = None, motion: str | None = None
+    seed: int,
+    *,
+    frames: int = 8,
+    second: bool | None = None,
+    motion: str | None = None,
+    background: str | None = None,
 ) -> Scene:
     """A random scene in which everything stays on the canvas; the same seed gives the same scene.
 
     `second` asks for a second, static object or for none; by default one scene in four has one.
-    `motion` asks for one of the `MOTIONS`; by default all are equally frequent. All else that fits
-    it stays as the seed would have it.
+    `motion` and `background` ask for one of the `MOTIONS` and `BACKGROUNDS`; by default all are
+    equally frequent. All else that fits what is asked for stays as the seed would have it.
     """
     generator = np.random.default_rng(seed)
     if second is None:
@@ -199,7 +205,7 @@ def sample_scene(
     colour, other_colour = generator.choice(list(COLOURS), size=2, replace=False).tolist()
     # Beside a second object, a large one would hardly ever find room to move.
     size = str(generator.choice(["small", "medium"] if second else list(RADII)))
-    background = _sample_background(generator)
+    backdrop = _sample_background(generator, background)
     edge, edge_second = margin(size), margin("small")
     while True:
         companion = None
@@ -210,7 +216,7 @@ def sample_scene(
             shape=shape,
             colour=colour,
             motion=motion,
-            background=background,
+            background=backdrop,
             x=float(generator.uniform(edge, CANVAS - edge)),
             y=float(generator.uniform(edge, CANVAS - edge)),
             travel=float(generator.uniform(*_TRAVEL[motion])),

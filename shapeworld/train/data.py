@@ -56,14 +56,16 @@ class Source:
 
 
 def demanding_scene(seed: int, *, frames: int) -> Scene:
-    """A scene of the world; two in five have a second object, and one in three circles.
+    """A scene of the world that asks more of a model than most.
 
-    Both are more than usual, since both are harder than all else.
+    Two in five have a second object, one in three circles and one in three lies before a checker:
+    more than usual, since these are harder than all else.
     """
     generator = np.random.default_rng([1, seed])
     second = bool(generator.random() < 0.4)
     circling = "circling" if generator.random() < 0.2 else None
-    return sample_scene(seed, frames=frames, second=second, motion=circling)
+    checker = "checker" if generator.random() < 0.13 else None
+    return sample_scene(seed, frames=frames, second=second, motion=circling, background=checker)
 
 
 def first_lesson(seed: int, *, frames: int) -> Scene:

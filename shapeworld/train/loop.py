@@ -12,7 +12,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from .optimisers import Optimiser, adamw
+from .optimisers import Optimiser, adamw, learning_parameters
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -43,7 +43,7 @@ def fit(
     Every step draws from a generator seeded by (recipe, step), so a run that was stopped and
     resumed from its checkpoint equals one that ran through. Returns (step, mean loss) pairs.
     """
-    parameters = [p for p in recipe.trained.parameters() if p.requires_grad]
+    parameters = list(learning_parameters(recipe.trained).values())
     optimiser = recipe.optimiser(recipe.trained, recipe.learning_rate)
     average = EMAModel(parameters, decay=recipe.averaging)
     start, curve = _resume(recipe, folder, optimiser, average)

@@ -20,7 +20,7 @@ class Muon:
     """
 
     def __init__(self, trained: nn.Module, learning_rate: float) -> None:
-        learning = _learning(trained)
+        learning = learning_parameters(trained)
         inner = {n for n, p in learning.items() if p.ndim > 1 and _OUTER.isdisjoint(n.split("."))}
         # PyTorch's takes nothing but matrices: views, which share their numbers.
         self._inner = [
@@ -59,12 +59,13 @@ Optimiser: TypeAlias = torch.optim.AdamW | Muon
 
 def adamw(trained: nn.Module, learning_rate: float) -> torch.optim.AdamW:
     """AdamW for all of a network."""
-    return _adamw(_learning(trained).values(), learning_rate)
+    return _adamw(learning_parameters(trained).values(), learning_rate)
 
 
 def _adamw(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
 
 
-def _learning(trained: nn.Module) -> dict[str, nn.Parameter]:
+def learning_parameters(trained: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a network that are not frozen, by name."""
     return {name: p for name, p in trained.named_parameters() if p.requires_grad}

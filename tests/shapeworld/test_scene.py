@@ -51,13 +51,18 @@ def test_a_seed_means_one_scene():
     st.integers(2, 24),
     st.sampled_from([None, False, True]),
     st.sampled_from([None, *MOTIONS]),
+    st.sampled_from([None, *BACKGROUNDS]),
 )
-def test_every_scene_fits(seed: int, frames: int, second: bool | None, motion: str | None):
-    drawn = sample_scene(seed, frames=frames, second=second, motion=motion)
+def test_every_scene_fits_and_is_as_asked(
+    seed: int, frames: int, second: bool | None, motion: str | None, background: str | None
+):
+    drawn = sample_scene(seed, frames=frames, second=second, motion=motion, background=background)
     assert fits(drawn)
     assert drawn.frames == frames
     if motion is not None:
         assert drawn.motion == motion
+    if background is not None:
+        assert drawn.background.pattern == background
     if second is not None:
         assert (drawn.second is not None) == second
     shortest, longest = travel_range(drawn.motion)

@@ -203,13 +203,15 @@ def test_much_noise_is_met_most_and_a_share_of_it_is_noise_alone(faint):
     assert late.mean().item() == pytest.approx(mean, abs=0.06)
 
 
-def test_training_scenes_have_more_second_objects_and_circles_than_the_world():
+def test_training_scenes_have_more_of_what_is_hard_than_the_world():
     scenes = [demanding_scene(seed, frames=3) for seed in range(1_000_003, 1_001_003)]
     assert all(fits(scene) for scene in scenes)
     seconds = sum(scene.second is not None for scene in scenes)
     circling = sum(scene.motion == "circling" for scene in scenes)
     assert seconds == pytest.approx(400, abs=45)
+    checkers = sum(scene.background.pattern == "checker" for scene in scenes)
     assert circling == pytest.approx(1000 * (1 / 5 + 4 / 5 / 6), abs=45)
+    assert checkers == pytest.approx(1000 * (0.13 + 0.87 / 4), abs=45)
 
 
 def test_a_batch_holds_clips_of_one_length_with_their_captions():
