@@ -27,7 +27,7 @@ from .velocity import FAINT, velocity_loss
 STEPS = {
     "shapeworld-sd": 6000,
     "shapeworld-sd-moving": 4500,
-    "shapeworld-t2v": 5500,
+    "shapeworld-t2v": 10000,
     "shapeworld-animatediff": 1500,
 }
 LESSONS = ((500, 0.2), (500, 0.35))  # steps of each, and the share of batches of other clips
