@@ -208,8 +208,8 @@ def test_training_scenes_have_more_of_what_is_hard_than_the_world():
     assert all(fits(scene) for scene in scenes)
     seconds = sum(scene.second is not None for scene in scenes)
     circling = sum(scene.motion == "circling" for scene in scenes)
-    assert seconds == pytest.approx(400, abs=45)
     checkers = sum(scene.background.pattern == "checker" for scene in scenes)
+    assert seconds == pytest.approx(400, abs=45)
     assert circling == pytest.approx(1000 * (1 / 5 + 4 / 5 / 6), abs=45)
     assert checkers == pytest.approx(1000 * (0.13 + 0.87 / 4), abs=45)
 
