@@ -1,7 +1,7 @@
 """Gradients of a whole UNet in less memory: layers that are run a second time on the way back."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -42,23 +42,39 @@ def _run(layer: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: An
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     attentions = [module for module in layer.modules() if isinstance(module, Attention)]
-    then = [
-        processor.as_now() if isinstance(processor, Installed) else processor
-        for processor in (attention.processor for attention in attentions)
-    ]
-
-    def as_it_was(*args: Any, **kwargs: Any) -> Any:
-        now = [attention.processor for attention in attentions]
-        _give(attentions, then)
-        try:
-            return forward(*args, **kwargs)
-        finally:
-            _give(attentions, now)
-
+    again = _Again(attentions)
     # The models are in eval mode: there is no random state to bring back.
-    return checkpoint(as_it_was, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+    return checkpoint(
+        forward,
+        *args,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), again),
+        **kwargs,
+    )
 
 
-def _give(attentions: list[Attention], processors: list[Any]) -> None:
-    for attention, processor in zip(attentions, processors, strict=True):
-        attention.set_processor(processor)
+class _Again:
+    """Within each `with`, attention layers are what they were when this was made.
+
+    Entered where the layers are run a second time, each time a gradient comes by.
+    """
+
+    def __init__(self, layers: list[Attention]) -> None:
+        self.layers = layers
+        self.then = [
+            processor.again() if isinstance(processor, Installed) else processor
+            for processor in (layer.processor for layer in layers)
+        ]
+
+    def __enter__(self) -> None:
+        self.now = [layer.processor for layer in self.layers]
+        self._give(self.then)
+
+    def __exit__(self, *_: object) -> None:
+        self._give(self.now)
+        del self.now
+
+    def _give(self, processors: list[Any]) -> None:
+        for layer, processor in zip(self.layers, processors, strict=True):
+            layer.set_processor(processor)

@@ -37,10 +37,16 @@ Change: TypeAlias = Callable[[Layer, Tensor, Tensor, Tensor, Attend], Tensor]
 
 
 class Entry(NamedTuple):
-    """One line of a plan: do this at these layers."""
+    """One line of a plan: do this at these layers.
+
+    A change that keeps something with its graph names a stand-in for where a checkpoint runs the
+    layer `again`: the same computation, which keeps nothing. A graph holds whatever it runs again;
+    through the change it would hold itself, and would never be freed.
+    """
 
     sites: Sequence[Site]
     change: Change
+    again: Change | None = None
 
 
 Plan: TypeAlias = Sequence[Entry]
@@ -72,8 +78,8 @@ def installed(unet: nn.Module, plan: Plan, rows: Sequence[int], frames: int) -> 
     ]
     try:
         for site, layer in layers.items():
-            changes = [entry.change for entry in plan if site in entry.sites]
-            layer.set_processor(Installed(site, changes, before[site], clips))
+            here = [entry for entry in plan if site in entry.sites]
+            layer.set_processor(Installed(site, here, before[site], clips))
         yield
     finally:
         for site, layer in layers.items():
@@ -115,23 +121,25 @@ class _Clips:
 class Installed(HeadsProcessor):
     """What stands in a layer while a plan is installed."""
 
-    def __init__(
-        self, site: Site, changes: Sequence[Change], before: object, clips: _Clips
-    ) -> None:
+    def __init__(self, site: Site, plan: Plan, before: object, clips: _Clips) -> None:
         # `attend` is a method here: held as an attribute it would be a circle, and everything that
         # the changes recorded, a whole graph perhaps, would wait for Python's garbage collector.
-        self.site, self.changes, self.before, self.clips = site, changes, before, clips
+        self.site, self.plan, self.before, self.clips = site, plan, before, clips
 
-    def as_now(self) -> "Installed":
-        """The same, which keeps to the clips that the model is working on at the moment."""
-        return Installed(self.site, self.changes, self.before, copy(self.clips))
+    def again(self) -> "Installed":
+        """What runs the layer a second time as it is at the moment: for these clips, by this plan.
+
+        For a graph to hold: it reaches nothing that has been kept with a graph.
+        """
+        plan = [Entry(entry.sites, entry.again or entry.change) for entry in self.plan]
+        return Installed(self.site, plan, self.before, copy(self.clips))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What the layer did before, as the changes change it."""
         layer = Layer(self.site, self.clips.present)
         inner = self.before.attend if isinstance(self.before, HeadsProcessor) else attend
-        for change in self.changes:
-            inner = partial(_change, change, layer, inner)
+        for entry in self.plan:
+            inner = partial(_change, entry.change, layer, inner)
         return inner(q, k, v)
 
 

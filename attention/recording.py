@@ -1,6 +1,7 @@
 """Seeing what attention layers see: a model call that keeps keys and goes only as far as needed."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -31,17 +32,10 @@ class Recorder:
         self._kept: dict[tuple[str, int], Tensor] = {}
 
     def keep(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor) -> bool:
-        """Keep what is wanted of a layer, and say whether there was anything new.
-
-        A checkpoint runs a layer again on the way back: what is there stays, but is computed as
-        before, for the checkpoint counts what it meets.
-        """
-        before = len(self._kept)
-        parts = (rearrange(p, "(r s) h n d -> r s h n d", r=len(layer.rows)) for p in (q, k, v))
-        for row, *part in zip(layer.rows, *parts, strict=True):
-            if row in self.rows:
-                self._kept.setdefault((layer.site.name, row), self.take(*part))
-        return len(self._kept) > before
+        """Keep what is wanted of a layer, and say whether there was anything."""
+        taken = _taken(self.take, self.rows, layer, q, k, v)
+        self._kept.update({(layer.site.name, row): part for row, part in taken.items()})
+        return len(taken) > 0
 
     @property
     def complete(self) -> bool:
@@ -77,7 +71,10 @@ def forward_recorded(
     Raises:
         RuntimeError: if `forward` did not reach all layers, or not for all clips.
     """
-    watched = [Entry(r.sites, _Watched(r, recorders, output)) for r in recorders]
+    watched = [
+        Entry(r.sites, _Watched(r, recorders, output), partial(_watched_again, r.take, r.rows))
+        for r in recorders
+    ]
     # Restores the mode, which is changed on the way.
     with (
         torch.set_grad_enabled(torch.is_grad_enabled()),
@@ -99,9 +96,26 @@ class _Watched:
         self.recorder, self.recorders, self.output = recorder, recorders, output
 
     def __call__(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
-        new = self.recorder.keep(layer, q, k, v)
-        if new and all(recorder.complete for recorder in self.recorders):
+        kept = self.recorder.keep(layer, q, k, v)
+        if kept and all(recorder.complete for recorder in self.recorders):
             if not self.output:
                 raise _Enough
             torch.set_grad_enabled(False)
         return attend(q, k, v)
+
+
+def _watched_again(
+    take: Take, rows: frozenset[int], layer: Layer, q: Tensor, k: Tensor, v: Tensor, attend: Attend
+) -> Tensor:
+    """What a checkpoint runs instead of `_Watched`: it counts what is computed, and keeps none."""
+    _taken(take, rows, layer, q, k, v)
+    return attend(q, k, v)
+
+
+def _taken(
+    take: Take, rows: frozenset[int], layer: Layer, q: Tensor, k: Tensor, v: Tensor
+) -> dict[int, Tensor]:
+    """What is taken of the clips in `rows`, by their numbers."""
+    parts = (rearrange(p, "(r s) h n d -> r s h n d", r=len(layer.rows)) for p in (q, k, v))
+    by_clip = zip(layer.rows, *parts, strict=True)
+    return {row: take(*part) for row, *part in by_clip if row in rows}
