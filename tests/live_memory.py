@@ -1,4 +1,4 @@
-"""What a run leaves in memory, whoever holds it: Python, a graph, or a circle through both.""""""
+"""What a run leaves in memory, whoever holds it: Python, a graph, or a circle through both."""
 
 import gc
 import warnings
