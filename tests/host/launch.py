@@ -15,7 +15,9 @@ from pathlib import Path
 
 def follow_starter() -> None:
     """Waits for the pipe to close, then ends this process at once."""
-    sys.stdin.buffer.read()
+    # Not through sys.stdin, whose lock would turn an error of main.py into a crash at shutdown.
+    while os.read(0, 1):
+        pass
     os._exit(0)
 
 

@@ -59,9 +59,8 @@ def place_pack(pack: Path, custom_nodes: Path) -> Path:
 def host_environment(base: Path) -> dict[str, str]:
     """The environment of the host: stand-ins for what is absent, no bytecode, no network."""
     stand_ins = base / "stand_ins"
-    for name in STAND_INS:
-        if importlib.util.find_spec(name) is None:
-            shutil.copytree(HERE / "stand_ins" / name, stand_ins / name)
+    present = [name for name in STAND_INS if importlib.util.find_spec(name)]
+    shutil.copytree(HERE / "stand_ins", stand_ins, ignore=shutil.ignore_patterns(*present))
     search = [str(stand_ins), os.environ.get("PYTHONPATH", "")]
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, search)),

@@ -63,18 +63,34 @@ def test_the_host_ends_with_the_process_that_started_it(tmp_path):
         assert process.wait(timeout=10) == 0
 
 
+def test_an_error_of_the_host_is_told_and_is_its_exit(tmp_path):
+    main = tmp_path / "main.py"
+    main.write_text("import no_such_module")
+    command = [sys.executable, str(HERE / "launch.py"), str(main)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.wait(timeout=10) == 1
+        assert process.stderr.read().endswith(
+            "ModuleNotFoundError: No module named 'no_such_module'\n"
+        )
+
+
 def test_the_stand_ins_let_the_host_and_diffusers_import_and_refuse_to_work(tmp_path):
     code = """
-import torchaudio, torchvision.transforms.functional
+import torchaudio.functional, torchvision.transforms.functional
+from torchaudio.transforms import MelScale
+from torchvision.models.optical_flow import raft_large
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tvF
 from transformers import CLIPTextModel, CLIPTokenizer
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel, UNetMotionModel
 assert InterpolationMode.BILINEAR.value == "bilinear"
-try:
-    torchvision.transforms.functional.resize(None, 5)
-except RuntimeError as refusal:
-    print(refusal)
+for use in (torchvision.transforms.functional.resize, torchaudio.functional.resample):
+    try:
+        use(None, 5)
+    except RuntimeError as refusal:
+        print(refusal)
 """
     environment = host_environment(tmp_path) | {"PYTHONPATH": str(HERE / "stand_ins")}
     done = subprocess.run(
@@ -83,5 +99,7 @@ except RuntimeError as refusal:
     assert (done.returncode, done.stdout) == (
         0,
         "torchvision.transforms.functional.resize needs the real torchvision; "
+        "only a stand-in is installed here.\n"
+        "torchaudio.functional.resample needs the real torchaudio; "
         "only a stand-in is installed here.\n",
     ), done.stderr
