@@ -37,17 +37,21 @@ from measuring import (
     write_report,
 )
 from rescore.attention.fusion import Fusion
-from rescore.pipelines.adaptive_sliding import AdaptiveSliding
-from rescore.pipelines.consistency import GlobalConsistency
-from rescore.pipelines.delta_denoising import DeltaDenoising
+from rescore.pipelines.distillation.adaptive_sliding import AdaptiveSliding
+from rescore.pipelines.distillation.consistency import GlobalConsistency
+from rescore.pipelines.distillation.delta_denoising import DeltaDenoising
+from rescore.pipelines.distillation.joint_guidance import ImageDeltaDenoising, LatentSpace
+from rescore.pipelines.distillation.prediction import predict
+from rescore.pipelines.distillation.preservation import ContentPreservation
+from rescore.pipelines.distillation.score_distillation import Progress, Settings, distil
+from rescore.pipelines.distillation.self_similarity import (
+    SpatialSelfSimilarity,
+    TemporalSelfSimilarity,
+)
+from rescore.pipelines.distillation.terms import Draw, Term, Weighted
 from rescore.pipelines.flow.estimation import estimate_flow
 from rescore.pipelines.flow.smoothing import FlowSmoothing
-from rescore.pipelines.joint_guidance import ImageDeltaDenoising, LatentSpace
-from rescore.pipelines.prediction import EpsTheta, predict
-from rescore.pipelines.preservation import ContentPreservation
-from rescore.pipelines.score_distillation import Progress, Settings, distil
-from rescore.pipelines.self_similarity import SpatialSelfSimilarity, TemporalSelfSimilarity
-from rescore.pipelines.terms import Draw, Term, Weighted
+from rescore.pipelines.models.denoiser import EpsTheta
 from rescore.shapeworld.edits import Edit, edited, suite
 from rescore.shapeworld.score import score
 from torch import Tensor

@@ -40,12 +40,12 @@ from measuring import (
 from memory import peak_memory
 from PIL import Image
 from rescore.nodes.charts import line_chart
-from rescore.pipelines.backbones.backbone import Backbone
-from rescore.pipelines.covariate_shift import LayerShift, covariate_shift
-from rescore.pipelines.inflation import inflate_backbone
-from rescore.pipelines.one_shot_tuning import Settings, tune
-from rescore.pipelines.prediction import Prompts
-from rescore.pipelines.tuned_edit import invert_and_edit
+from rescore.pipelines.models.denoiser import Prompts
+from rescore.pipelines.models.unet.backbone import Backbone
+from rescore.pipelines.tuning.covariate_shift import LayerShift, covariate_shift
+from rescore.pipelines.tuning.inflation import inflate_backbone
+from rescore.pipelines.tuning.one_shot_tuning import Settings, tune
+from rescore.pipelines.tuning.tuned_edit import invert_and_edit
 from rescore.shapeworld.edits import Edit, edited, suite
 from rescore.shapeworld.score import score
 from torch import Tensor

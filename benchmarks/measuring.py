@@ -20,9 +20,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from einops import rearrange
 from rescore.headless.demo import save_strip
-from rescore.pipelines.backbones.backbone import Backbone
-from rescore.pipelines.prediction import Prompts
-from rescore.pipelines.video_vae import decode_video, encode_video
+from rescore.pipelines.models.codec import decode_video, encode_video
+from rescore.pipelines.models.denoiser import Prompts
+from rescore.pipelines.models.unet.backbone import Backbone
 from rescore.shapeworld.edits import SPLITS, Edit, edited
 from rescore.shapeworld.models import load_shapeworld
 from rescore.shapeworld.scene import caption

@@ -17,30 +17,34 @@ from diffusers import (
 from rescore.attention.checkpointing import checkpointed
 from rescore.attention.fusion import Fusion
 from rescore.attention.prompt_to_prompt import refine_mapper
-from rescore.pipelines.adaptive_sliding import AdaptiveSliding
-from rescore.pipelines.attention_sampling import AttentionControl, Source, sample_edit
-from rescore.pipelines.backbones.backbone import Backbone
-from rescore.pipelines.backbones.load import ANIMATEDIFF_SCHEDULE, SD1_CONFIGS
-from rescore.pipelines.consistency import GlobalConsistency
-from rescore.pipelines.ddim_inversion import ddim_invert
-from rescore.pipelines.decoupled_guidance import GuidanceSettings
-from rescore.pipelines.delta_denoising import DeltaDenoising
-from rescore.pipelines.drift import Drift, DriftGuidance
+from rescore.pipelines.distillation.adaptive_sliding import AdaptiveSliding
+from rescore.pipelines.distillation.consistency import GlobalConsistency
+from rescore.pipelines.distillation.delta_denoising import DeltaDenoising
+from rescore.pipelines.distillation.joint_guidance import ImageDeltaDenoising, LatentSpace
+from rescore.pipelines.distillation.prediction import predict
+from rescore.pipelines.distillation.preservation import ContentPreservation
+from rescore.pipelines.distillation.score_distillation import Settings, distil
+from rescore.pipelines.distillation.self_similarity import (
+    SpatialSelfSimilarity,
+    TemporalSelfSimilarity,
+)
+from rescore.pipelines.distillation.terms import Draw, Term, Weighted
 from rescore.pipelines.flow.fields import Flow
 from rescore.pipelines.flow.smoothing import FlowSmoothing
-from rescore.pipelines.inflation import inflate
-from rescore.pipelines.joint_guidance import ImageDeltaDenoising, LatentSpace
-from rescore.pipelines.null_text import NullTextSettings, optimise_null_text
-from rescore.pipelines.one_shot_tuning import Settings as TuningSettings
-from rescore.pipelines.one_shot_tuning import tune
-from rescore.pipelines.prediction import Prompts, predict
-from rescore.pipelines.preservation import ContentPreservation
-from rescore.pipelines.schedule import NoiseSchedule
-from rescore.pipelines.score_distillation import Settings, distil
-from rescore.pipelines.self_similarity import SpatialSelfSimilarity, TemporalSelfSimilarity
-from rescore.pipelines.terms import Draw, Term, Weighted
-from rescore.pipelines.trajectory import Trajectory
-from rescore.pipelines.video_vae import decode_video, encode_video
+from rescore.pipelines.inversion.attention_sampling import AttentionControl, Source, sample_edit
+from rescore.pipelines.inversion.ddim_inversion import ddim_invert
+from rescore.pipelines.inversion.decoupled_guidance import GuidanceSettings
+from rescore.pipelines.inversion.drift import Drift, DriftGuidance
+from rescore.pipelines.inversion.null_text import NullTextSettings, optimise_null_text
+from rescore.pipelines.inversion.trajectory import Trajectory
+from rescore.pipelines.models.codec import decode_video, encode_video
+from rescore.pipelines.models.denoiser import Prompts
+from rescore.pipelines.models.schedule import NoiseSchedule
+from rescore.pipelines.models.unet.backbone import Backbone
+from rescore.pipelines.models.unet.load import ANIMATEDIFF_SCHEDULE, SD1_CONFIGS
+from rescore.pipelines.tuning.inflation import inflate
+from rescore.pipelines.tuning.one_shot_tuning import Settings as TuningSettings
+from rescore.pipelines.tuning.one_shot_tuning import tune
 from rescore.pipelines.windows import Windows
 from rescore.shapeworld.models import load_shapeworld
 from torch import Tensor, nn

@@ -29,14 +29,14 @@ from measuring import (
     write_report,
 )
 from rescore.headless.demo import save_strip
-from rescore.pipelines.backbones.backbone import Backbone
-from rescore.pipelines.delta_denoising import DeltaDenoising
-from rescore.pipelines.guidance import guide
-from rescore.pipelines.masks import latent_mask
-from rescore.pipelines.sampling import ddim_sample
-from rescore.pipelines.score_distillation import Settings, distil
-from rescore.pipelines.terms import Weighted
-from rescore.pipelines.video_vae import decode_video
+from rescore.pipelines.distillation.delta_denoising import DeltaDenoising
+from rescore.pipelines.distillation.score_distillation import Settings, distil
+from rescore.pipelines.distillation.terms import Weighted
+from rescore.pipelines.inversion.sampling import ddim_sample
+from rescore.pipelines.models.codec import decode_video
+from rescore.pipelines.models.grid import latent_mask
+from rescore.pipelines.models.guidance import guide
+from rescore.pipelines.models.unet.backbone import Backbone
 from rescore.shapeworld.edits import edited, prompts, suite
 from rescore.shapeworld.models import NAMES, WEIGHTS
 from rescore.shapeworld.oracle import read

@@ -11,13 +11,18 @@ from measuring import Outcome, clip_of, latents_of, loaded, whole_psnr
 from memory import peak_memory
 from rescore.attention.checkpointing import checkpointed
 from rescore.attention.prompt_to_prompt import refine_mapper
-from rescore.pipelines.attention_sampling import NO_CONTROL, AttentionControl, Source, sample_edit
-from rescore.pipelines.ddim_inversion import ddim_invert
-from rescore.pipelines.decoupled_guidance import GuidanceSettings
-from rescore.pipelines.drift import Drift, DriftGuidance
-from rescore.pipelines.null_text import NullTextSettings, optimise_null_text
-from rescore.pipelines.prediction import Prompts
-from rescore.pipelines.trajectory import NullText
+from rescore.pipelines.inversion.attention_sampling import (
+    NO_CONTROL,
+    AttentionControl,
+    Source,
+    sample_edit,
+)
+from rescore.pipelines.inversion.ddim_inversion import ddim_invert
+from rescore.pipelines.inversion.decoupled_guidance import GuidanceSettings
+from rescore.pipelines.inversion.drift import Drift, DriftGuidance
+from rescore.pipelines.inversion.null_text import NullTextSettings, optimise_null_text
+from rescore.pipelines.inversion.trajectory import NullText
+from rescore.pipelines.models.denoiser import Prompts
 from rescore.shapeworld.edits import Edit, edited
 from rescore.shapeworld.score import score
 from torch import Tensor

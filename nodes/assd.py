@@ -52,7 +52,7 @@ class AdaptiveSliding(TermNode):
         }
 
     def build(self, weight: float, window: str, tau: float, start: float, end: float, terms=None):
-        from ..pipelines.adaptive_sliding import AdaptiveSliding as Term
+        from ..pipelines.distillation.adaptive_sliding import AdaptiveSliding as Term
 
         return hang(Term(_numbers(window), tau), weight, start, end, terms)
 
@@ -159,8 +159,8 @@ class ImageDeltaDenoising(TermNode):
         self, image_model, image_prompts, cfg: float, weight: float, start: float, end: float,
         terms=None,
     ):  # fmt: skip
-        from ..pipelines.joint_guidance import ImageDeltaDenoising as Term
-        from ..pipelines.prediction import predict
+        from ..pipelines.distillation.joint_guidance import ImageDeltaDenoising as Term
+        from ..pipelines.distillation.prediction import predict
 
         both = frozenset({"eps_target", "eps_source"})
 

@@ -154,7 +154,7 @@ class AttentionControlledSampling:
         background_control: bool, prompt_control: str, tau_s: float, tau_c: float,
         word_weights: str, layout_tokens: int, background_sites: str, null_text=None, mask=None,
     ):  # fmt: skip
-        from ..pipelines.attention_sampling import AttentionControl, Source, sample_edit
+        from ..pipelines.inversion.attention_sampling import AttentionControl, Source, sample_edit
 
         path = fitting(trajectory, model, prompts)
         control = AttentionControl(
@@ -185,7 +185,7 @@ class AttentionControlledSampling:
 def _token_map(model, prompts, prompt_control: str, word_weights: str):
     """Which token of the source prompt each one of the target's follows; None without control."""
     from ..attention.prompt_to_prompt import refine_mapper, reweighted, swap_mapper
-    from ..pipelines.words import find_word, parse_weights, words_of
+    from ..pipelines.models.words import find_word, parse_weights, words_of
 
     weights = parse_weights(word_weights)
     if prompt_control == "off":

@@ -75,7 +75,7 @@ class CovariateShift:
     def measure(self, model, prompts, latent, timesteps: int, seed: int, other_model=None):
         import torch
 
-        from ..pipelines.covariate_shift import covariate_shift, shift_table
+        from ..pipelines.tuning.covariate_shift import covariate_shift, shift_table
         from .charts import line_chart
 
         models = [model] if other_model is None else [model, other_model]

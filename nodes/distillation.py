@@ -178,8 +178,8 @@ class ScoreDistillation:
         from einops import rearrange
 
         from ..attention.checkpointing import checkpointed
-        from ..pipelines.joint_guidance import check_joint
-        from ..pipelines.score_distillation import Progress, Settings, distil
+        from ..pipelines.distillation.joint_guidance import check_joint
+        from ..pipelines.distillation.score_distillation import Progress, Settings, distil
         from ..pipelines.windows import Windows
 
         check_joint(terms, model.schedule, latent_space(model), model.name)
@@ -226,7 +226,7 @@ class ScoreDistillation:
 
 def latent_space(model):
     """What a model's latents are like, to be compared with another model's."""
-    from ..pipelines.joint_guidance import LatentSpace
+    from ..pipelines.distillation.joint_guidance import LatentSpace
 
     return LatentSpace(
         model.unet.config.in_channels, model.vae_factor, model.scaling_factor, model.shift_factor
@@ -235,7 +235,7 @@ def latent_space(model):
 
 def _previewer(model, samples):
     """A map from model latents to rough pictures, fitted to the clip's middle frame."""
-    from ..pipelines.preview import fit_preview
+    from ..pipelines.models.preview import fit_preview
 
     middle = samples[len(samples) // 2][None]
     host.load(model, "vae")

@@ -130,7 +130,7 @@ def _cut(values, threshold, smooth: float, model, latent):
     """The mask of a map, the map as pictures of 0..1, and a sentence; all of the clip's size."""
     from einops import rearrange
 
-    from ..pipelines.thresholds import on_pixels, smoothed
+    from ..pipelines.masks.thresholds import on_pixels, smoothed
 
     pixels = on_pixels(smoothed(values.cpu(), smooth), model.vae_factor, latent.get(PIXEL_SIZE))
     mask = threshold(pixels)
@@ -192,8 +192,8 @@ class MaskFromGradient:
         draws: int, seed: int, cfg: float, threshold: str, level: float, quantile: float,
         per_frame: bool, smooth: float, window: int = 0, overlap: int = 4,
     ):  # fmt: skip
-        from ..pipelines.edit_masks import Looks, gradient_map
-        from ..pipelines.thresholds import Threshold
+        from ..pipelines.masks.edit_masks import Looks, gradient_map
+        from ..pipelines.masks.thresholds import Threshold
         from ..pipelines.windows import Windows
 
         cut = Threshold(threshold, level, quantile, per_frame)
@@ -289,10 +289,10 @@ class MaskFromWords:
         per_frame: bool, smooth: float, max_tokens: int, sites: str, window: int = 0,
         overlap: int = 4,
     ):  # fmt: skip
-        from ..pipelines.edit_masks import Looks, word_map
-        from ..pipelines.thresholds import Threshold
+        from ..pipelines.masks.edit_masks import Looks, word_map
+        from ..pipelines.masks.thresholds import Threshold
+        from ..pipelines.models.words import find_word
         from ..pipelines.windows import Windows
-        from ..pipelines.words import find_word
 
         cut = Threshold(threshold, level, quantile, per_frame)
         looks = Looks(t_min, t_max, timesteps, draws, seed)

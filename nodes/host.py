@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from ..pipelines.backbones.backbone import Backbone
+    from ..pipelines.models.unet.backbone import Backbone
 
 
 CATEGORY = "ReScore"

@@ -88,8 +88,8 @@ class InflateImageModel:
         }
 
     def inflate(self, model, variant: str, ratio: int, seed: int):
-        from ..pipelines.inflation import VARIANTS, inflate_backbone
-        from ..pipelines.one_shot_tuning import trained_summary
+        from ..pipelines.tuning.inflation import VARIANTS, inflate_backbone
+        from ..pipelines.tuning.one_shot_tuning import trained_summary
 
         chosen = replace(VARIANTS[variant], ratio=ratio)
         video = inflate_backbone(model, chosen, seed=seed)

@@ -53,8 +53,8 @@ class InspectGradient:
     def inspect(self, model, prompts, latent, terms, t: float, cfg: float, seed: int):
         from einops import rearrange
 
-        from ..pipelines.inspection import inspect_gradient
-        from ..pipelines.score_distillation import Settings
+        from ..pipelines.distillation.inspection import inspect_gradient
+        from ..pipelines.distillation.score_distillation import Settings
 
         host.load(model, "unet")
         samples = latent["samples"]

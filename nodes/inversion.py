@@ -20,7 +20,7 @@ def picture_of(model, z_0):
     """
     if not host.shows_previews():
         return None
-    from ..pipelines.preview import fit_preview
+    from ..pipelines.models.preview import fit_preview
 
     middle = z_0.shape[2] // 2
     host.load(model, "vae")
@@ -161,8 +161,8 @@ class DDIMInversion:
     ):  # fmt: skip
         import torch
 
-        from ..pipelines.ddim_inversion import Refinement, ddim_invert
-        from ..pipelines.guidance import guide
+        from ..pipelines.inversion.ddim_inversion import Refinement, ddim_invert
+        from ..pipelines.models.guidance import guide
         from ..pipelines.windows import Windows, windowed
 
         z_0 = layouts.latents_of(latent["samples"], model.scaling_factor, model.shift_factor)

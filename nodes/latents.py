@@ -73,7 +73,7 @@ class VideoVAEEncode:
         import torch
         from einops import rearrange
 
-        from ..pipelines.video_vae import encode_video
+        from ..pipelines.models.codec import encode_video
 
         clip = layouts.clip_from_image(images)
         host.load(model, "vae", memory=_BYTES_PER_PIXEL * frames_per_chunk * prod(clip.shape[-2:]))
@@ -114,7 +114,7 @@ class VideoVAEDecode:
         }
 
     def decode(self, model, latent, frames_per_chunk: int):
-        from ..pipelines.video_vae import decode_video
+        from ..pipelines.models.codec import decode_video
 
         z = layouts.latents_of(latent["samples"], scale=1.0)
         pixels = model.vae_factor**2 * prod(z.shape[-2:])

@@ -26,7 +26,7 @@ def _choices(names: list[str], place: str) -> list[str]:
 
 def _found(name: str, kind: str, *categories: str) -> Path:
     """The path of a chosen model, inside the host's folders for one of the categories."""
-    from ..pipelines.backbones.layout import find_model
+    from ..pipelines.models.unet.layout import find_model
 
     roots = [root for category in categories for root in host.roots(category)]
     if name.startswith("("):
@@ -52,7 +52,7 @@ class LoadVideoModel:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..pipelines.backbones.layout import list_models
+        from ..pipelines.models.unet.layout import list_models
 
         folders = list_models(host.roots("diffusers"), "text-to-video")
         return {
@@ -66,7 +66,7 @@ class LoadVideoModel:
         }
 
     def load(self, folder: str, precision: str):
-        from ..pipelines.backbones.load import load_text_to_video
+        from ..pipelines.models.unet.load import load_text_to_video
 
         path = _found(folder, "text-to-video", "diffusers")
         return (load_text_to_video(path, dtype=host.dtype(precision)),)
@@ -88,7 +88,7 @@ class LoadImageModel:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..pipelines.backbones.layout import list_models
+        from ..pipelines.models.unet.layout import list_models
 
         names = list_models(host.roots("diffusers"), "image")
         names += host.files_in("checkpoints", ".safetensors")
@@ -115,7 +115,7 @@ class LoadImageModel:
         }
 
     def load(self, model: str, precision: str, prediction_type: str):
-        from ..pipelines.backbones.load import load_image
+        from ..pipelines.models.unet.load import load_image
 
         image = load_image(
             _found(model, "image", "diffusers", "checkpoints"),
@@ -141,7 +141,7 @@ class LoadAnimateDiffModel:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..pipelines.backbones.layout import list_models
+        from ..pipelines.models.unet.layout import list_models
 
         roots = host.roots("animatediff_models")
         names = list_models([*roots, *host.roots("diffusers")], "motion-adapter")
@@ -165,7 +165,7 @@ class LoadAnimateDiffModel:
         }
 
     def load(self, image_model, motion_module: str):
-        from ..pipelines.backbones.load import load_animatediff
+        from ..pipelines.models.unet.load import load_animatediff
 
         path = _found(motion_module, "motion-adapter", "animatediff_models", "diffusers")
         return (load_animatediff(image_model, path),)

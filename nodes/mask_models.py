@@ -26,7 +26,7 @@ class LoadGroundingDino:
         return {"required": {"folder": _folders("grounding-dino", "grounding-dino")}}
 
     def load(self, folder: str):
-        from ..pipelines.backbones.grounding_dino import load_grounding_dino
+        from ..pipelines.models.vision.grounding_dino import load_grounding_dino
 
         path = _found(folder, "grounding-dino", "grounding-dino", "grounding-dino-tiny")
         return (load_grounding_dino(path),)
@@ -51,14 +51,14 @@ class LoadSam2:
         return {"required": {"folder": _folders("sam2", "sam2-video")}}
 
     def load(self, folder: str):
-        from ..pipelines.backbones.sam2_video import load_sam2
+        from ..pipelines.models.vision.sam2_video import load_sam2
 
         return (load_sam2(_found(folder, "sam2", "sam2-video", "sam2.1-hiera-small")),)
 
 
 def _folders(category: str, kind: str) -> tuple[list[str], dict[str, Any]]:
     """The combo of the models of a kind; without any, one entry that says where to put them."""
-    from ..pipelines.backbones.layout import list_models
+    from ..pipelines.models.unet.layout import list_models
 
     names = list_models(host.roots(category), kind)
     return (
@@ -71,7 +71,7 @@ def _folders(category: str, kind: str) -> tuple[list[str], dict[str, Any]]:
 
 
 def _found(folder: str, category: str, kind: str, example: str):
-    from ..pipelines.backbones.layout import find_model
+    from ..pipelines.models.unet.layout import find_model
 
     # The name of no folder becomes one that can be fetched, which the error then tells.
     name = example if folder.startswith("(") else folder
@@ -166,8 +166,8 @@ class MaskFromPrompt:
         self, detector, images, prompt: str, threshold: float, which: str, look_at: str,
         key_frame: int, largest: float,
     ):  # fmt: skip
-        from ..pipelines.boxes import chosen_boxes, frames_with_boxes, listed, no_boxes
-        from ..pipelines.mask_shapes import boxes_mask
+        from ..pipelines.masks.boxes import chosen_boxes, frames_with_boxes, listed, no_boxes
+        from ..pipelines.masks.shapes import boxes_mask
 
         clip = layouts.clip_from_image(images)
         frames, height, width = clip.shape[2:]
@@ -276,7 +276,7 @@ class MaskThroughClip:
     def follow(
         self, tracker, images, frame: int, box: str, points: str, negative_points: str, boxes=None
     ):
-        from ..pipelines.boxes import listed, parse_box, parse_points
+        from ..pipelines.masks.boxes import listed, parse_box, parse_points
 
         clip = layouts.clip_from_image(images)
         drawn, inside = parse_box(box), parse_points(points)
@@ -298,8 +298,8 @@ class MaskThroughClip:
 
 def _things(drawn, inside, outside, boxes, frames: int, frame: int) -> list[Any]:
     """All that is pointed at: one thing by hand, and one by each box that comes on the wire."""
-    from ..pipelines.backbones.sam2_video import Pointed
-    from ..pipelines.boxes import frames_with_boxes, listed
+    from ..pipelines.masks.boxes import frames_with_boxes, listed
+    from ..pipelines.models.vision.sam2_video import Pointed
 
     things = []
     if drawn is not None or inside:

@@ -71,7 +71,7 @@ class ShowMask:
         }
 
     def draw(self, images, mask, colour: str, opacity: float, outline: int):
-        from ..pipelines.mask_shapes import drawn_over
+        from ..pipelines.masks.shapes import drawn_over
 
         clip, masks = layouts.clip_from_image(images), layouts.masks_of(mask)
         drawn = drawn_over(clip, masks, _COLOURS[colour], opacity=opacity, outline=outline)

@@ -58,7 +58,7 @@ class BoxMask:
         self, images, left: float, top: float, right: float, bottom: float, moves: bool,
         end_left: float, end_top: float, end_right: float, end_bottom: float,
     ):  # fmt: skip
-        from ..pipelines.mask_shapes import box_mask
+        from ..pipelines.masks.shapes import box_mask
 
         _, _, frames, height, width = layouts.clip_from_image(images).shape
         end = (end_left, end_top, end_right, end_bottom) if moves else None
@@ -98,7 +98,7 @@ class BoundingBoxMask:
         }
 
     def enclose(self, mask, margin: int):
-        from ..pipelines.mask_shapes import bounding_boxes
+        from ..pipelines.masks.shapes import bounding_boxes
 
         return (bounding_boxes(layouts.masks_of(mask), margin),)
 
@@ -129,7 +129,7 @@ class EllipseMask:
         }
 
     def round(self, mask):
-        from ..pipelines.mask_shapes import ellipse_mask
+        from ..pipelines.masks.shapes import ellipse_mask
 
         return (ellipse_mask(layouts.masks_of(mask)),)
 
@@ -176,7 +176,7 @@ class GrowFeatherMask:
         }
 
     def change(self, mask, grow: int, feather: float):
-        from ..pipelines import mask_shapes
+        from ..pipelines.masks import shapes as mask_shapes
 
         grown = mask_shapes.grow(layouts.masks_of(mask), grow)
         return (mask_shapes.feather(grown, feather),)

@@ -50,7 +50,7 @@ class LoadClipScorer:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..pipelines.backbones.layout import list_models
+        from ..pipelines.models.unet.layout import list_models
 
         names = list_models(host.roots("clip_vision"), "clip")
         return {
@@ -67,8 +67,8 @@ class LoadClipScorer:
         }
 
     def load(self, folder: str):
-        from ..pipelines.backbones.clip_scorer import load_clip
-        from ..pipelines.backbones.layout import find_model
+        from ..pipelines.models.unet.layout import find_model
+        from ..pipelines.models.vision.clip_scorer import load_clip
 
         if folder.startswith("("):
             # The name of no folder, so that the error tells how to fetch one.

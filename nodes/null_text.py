@@ -6,7 +6,15 @@ from typing import Any
 from . import host, layouts
 from .inversion import CATEGORY, fitting, latent_of, load_unet, picture_of, shown
 from .live import Numbers
-from .sockets import GUIDANCE, LOSSES, MODEL, NULL_TEXT, PROMPTS, TRAJECTORY, Guidance
+from .sockets import (
+    GUIDANCE,
+    LOSSES,
+    MODEL,
+    NULL_TEXT,
+    PROMPTS,
+    TRAJECTORY,
+    Guidance,
+)
 
 
 def _coefficient(default: float, tooltip: str) -> tuple[str, dict[str, Any]]:
@@ -102,7 +110,7 @@ class DecoupledGuidance:
         self, motion_foreground: float, motion_background: float, look_foreground: float,
         look_background: float, strength: float, top_k: int, sites: str, mask=None,
     ):  # fmt: skip
-        from ..pipelines.decoupled_guidance import GuidanceSettings
+        from ..pipelines.inversion.decoupled_guidance import GuidanceSettings
 
         settings = GuidanceSettings(
             motion_foreground, motion_background, look_foreground, look_background, strength, top_k,
@@ -251,8 +259,8 @@ class NullTextOptimisation:
         stop_after: int, guidance=None, null_text=None,
     ):  # fmt: skip
         from ..attention.checkpointing import checkpointed
-        from ..pipelines.drift import DriftGuidance
-        from ..pipelines.null_text import NullTextSettings, optimise_null_text
+        from ..pipelines.inversion.drift import DriftGuidance
+        from ..pipelines.inversion.null_text import NullTextSettings, optimise_null_text
 
         path = fitting(trajectory, model, prompts)
         settings = NullTextSettings(

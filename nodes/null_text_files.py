@@ -45,7 +45,7 @@ class SaveNullText:
     def save(self, null_text, name: str):
         import torch
 
-        from ..pipelines.backbones.tensor_file import write_tensors
+        from ..pipelines.models.tensor_file import write_tensors
 
         if not null_text.done:
             raise ValueError("The null-text optimisation has done no step yet; nothing to save.")
@@ -98,8 +98,8 @@ class LoadNullText:
         return path.stat().st_mtime if path is not None else 0.0
 
     def load(self, file: str):
-        from ..pipelines.backbones.tensor_file import read_tensors
-        from ..pipelines.trajectory import NullText
+        from ..pipelines.inversion.trajectory import NullText
+        from ..pipelines.models.tensor_file import read_tensors
 
         path = host.own_file(FOLDER, file, ".safetensors")
         if path is None:

@@ -62,7 +62,7 @@ class EncodePromptPair:
         }
 
     def encode(self, model, source_prompt: str, target_prompt: str, negative_prompt: str):
-        from ..pipelines.prediction import Prompts
+        from ..pipelines.models.denoiser import Prompts
 
         if not target_prompt.strip():
             raise ValueError(

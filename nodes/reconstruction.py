@@ -61,10 +61,10 @@ class Reconstruct:
         }
 
     def reconstruct(self, model, prompts, trajectory, cfg: float, null_text=None, images=None):
-        from ..pipelines.attention_sampling import sample_edit
+        from ..pipelines.inversion.attention_sampling import sample_edit
         from ..pipelines.measures.fidelity import psnr
         from ..pipelines.measures.region import region
-        from ..pipelines.video_vae import decode_video
+        from ..pipelines.models.codec import decode_video
 
         path = fitting(trajectory, model, prompts)
         picture = picture_of(model, path.latents[0])

@@ -50,7 +50,7 @@ class SpatialSelfSimilarity(TermNode):
         }
 
     def build(self, weight: float, sites: str, start: float, end: float, terms=None):
-        from ..pipelines.self_similarity import SpatialSelfSimilarity as Term
+        from ..pipelines.distillation.self_similarity import SpatialSelfSimilarity as Term
 
         return hang(Term(sites), weight, start, end, terms)
 
@@ -82,7 +82,7 @@ class TemporalSelfSimilarity(TermNode):
         }
 
     def build(self, weight: float, sites: str, start: float, end: float, terms=None):
-        from ..pipelines.self_similarity import TemporalSelfSimilarity as Term
+        from ..pipelines.distillation.self_similarity import TemporalSelfSimilarity as Term
 
         return hang(Term(sites), weight, start, end, terms)
 
@@ -113,7 +113,7 @@ class GlobalConsistency(TermNode):
         }
 
     def build(self, weight: float, sites: str, start: float, end: float, terms=None):
-        from ..pipelines.consistency import GlobalConsistency as Term
+        from ..pipelines.distillation.consistency import GlobalConsistency as Term
 
         return hang(Term(sites), weight, start, end, terms)
 
@@ -162,7 +162,7 @@ class ContentPreservation(TermNode):
     def build(
         self, weight: float, threshold: float, start: float, end: float, terms=None, edit_mask=None
     ):
-        from ..pipelines.preservation import ContentPreservation as Term
+        from ..pipelines.distillation.preservation import ContentPreservation as Term
 
         if edit_mask is None:
             return hang(Term(threshold), weight, start, end, terms)

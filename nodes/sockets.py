@@ -6,25 +6,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..pipelines.decoupled_guidance import GuidanceSettings
-    from ..pipelines.prediction import Prompts
-    from ..pipelines.trajectory import Trajectory
+    from ..pipelines.inversion.decoupled_guidance import GuidanceSettings
+    from ..pipelines.inversion.trajectory import Trajectory
+    from ..pipelines.models.denoiser import Prompts
     from ..pipelines.windows import Windows
 
-MODEL = "RESCORE_MODEL"  # pipelines.backbones.Backbone: a loaded model
+MODEL = "RESCORE_MODEL"  # pipelines.models.unet.backbone.Backbone: a loaded model
 PROMPTS = "RESCORE_PROMPTS"  # PromptPair
-TERMS = "RESCORE_TERMS"  # tuple of pipelines.terms.Weighted
-STATE = "RESCORE_STATE"  # pipelines.score_distillation.State
+TERMS = "RESCORE_TERMS"  # tuple of pipelines.distillation.terms.Weighted
+STATE = "RESCORE_STATE"  # pipelines.distillation.score_distillation.State
 TRAJECTORY = "RESCORE_TRAJECTORY"  # Inversion
 GUIDANCE = "RESCORE_GUIDANCE"  # Guidance
-NULL_TEXT = "RESCORE_NULL_TEXT"  # pipelines.trajectory.NullText
+NULL_TEXT = "RESCORE_NULL_TEXT"  # pipelines.inversion.trajectory.NullText
 FLOW = "RESCORE_FLOW"  # pipelines.flow.Flow
 FUSION = "RESCORE_FUSION"  # attention.fusion.Fusion
-TUNING = "RESCORE_TUNING"  # pipelines.one_shot_tuning.State
-CLIP_SCORER = "RESCORE_CLIP"  # pipelines.backbones.clip_scorer.ClipScorer
-DETECTOR = "RESCORE_DETECTOR"  # pipelines.backbones.grounding_dino.Detector
-TRACKER = "RESCORE_TRACKER"  # pipelines.backbones.sam2_video.Tracker
-BOXES = "RESCORE_BOXES"  # tuple of pipelines.boxes.FrameBoxes, one for each frame of a clip
+TUNING = "RESCORE_TUNING"  # pipelines.tuning.one_shot_tuning.State
+CLIP_SCORER = "RESCORE_CLIP"  # pipelines.models.vision.clip_scorer.ClipScorer
+DETECTOR = "RESCORE_DETECTOR"  # pipelines.models.vision.grounding_dino.Detector
+TRACKER = "RESCORE_TRACKER"  # pipelines.models.vision.sam2_video.Tracker
+BOXES = "RESCORE_BOXES"  # tuple of pipelines.masks.boxes.FrameBoxes, one a frame
 MEASURE = "RESCORE_MEASURE"  # pipelines.measures.measure.Measure
 MEASURES = "RESCORE_MEASURES"  # pipelines.measures.table.Table
 LOSSES = "LOSS_MAP"  # the host's own type: {"loss": [one number per step]}

@@ -57,7 +57,7 @@ class TermNode:
 
 def hang(term, weight: float, start: float, end: float, terms: tuple | None) -> tuple:
     """The wire's terms and one more."""
-    from ..pipelines.terms import Weighted
+    from ..pipelines.distillation.terms import Weighted
 
     return ((*(terms or ()), Weighted(term, weight, start=start, end=end)),)
 
@@ -79,7 +79,7 @@ class DeltaDenoising(TermNode):
         }
 
     def build(self, weight: float, start: float, end: float, terms: tuple | None = None):
-        from ..pipelines.delta_denoising import DeltaDenoising as Term
+        from ..pipelines.distillation.delta_denoising import DeltaDenoising as Term
 
         return hang(Term(), weight, start, end, terms)
 

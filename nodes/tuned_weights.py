@@ -45,8 +45,8 @@ class SaveTunedWeights:
         }
 
     def save(self, model, name: str):
-        from ..pipelines.backbones.tensor_file import write_tensors
-        from ..pipelines.inflation import frozen_sample
+        from ..pipelines.models.tensor_file import write_tensors
+        from ..pipelines.tuning.inflation import frozen_sample
 
         tuning = getattr(model.unet, "tuning", None)
         if tuning is None:
@@ -111,8 +111,8 @@ class LoadTunedWeights:
         return path.stat().st_mtime if path is not None else 0.0
 
     def load(self, model, file: str):
-        from ..pipelines.backbones.tensor_file import read_tensors
-        from ..pipelines.inflation import (
+        from ..pipelines.models.tensor_file import read_tensors
+        from ..pipelines.tuning.inflation import (
             Tuning,
             Variant,
             VideoUNet,

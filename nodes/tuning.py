@@ -174,7 +174,7 @@ class OneShotTune:
     ):  # fmt: skip
         import torch
 
-        from ..pipelines.one_shot_tuning import (
+        from ..pipelines.tuning.one_shot_tuning import (
             Diverged,
             Progress,
             Settings,
@@ -266,7 +266,7 @@ def _preview(model, unet, z_0, prompts, steps: int, cfg: float):
     """The clip edited by the model as it is now, as LATENT samples."""
     import torch
 
-    from ..pipelines.tuned_edit import invert_and_edit
+    from ..pipelines.tuning.tuned_edit import invert_and_edit
 
     now = replace(model, unet=unet)
     with torch.no_grad():
@@ -287,7 +287,7 @@ def _middle_frame(model, latent) -> Callable[[Any], Any]:
     import torch
     from einops import rearrange
 
-    from ..pipelines.video_vae import decode_video
+    from ..pipelines.models.codec import decode_video
 
     @torch.no_grad()
     def picture(samples):

@@ -1,5 +1,5 @@
-"""The algorithms: loops (what happens next) over leaves (one family of formulas each).
+"""The algorithms, a room for each family: loops (what happens next) over formulas.
 
-Loops may use the leaves and `attention`; leaves know neither the loops, nor attention, nor each
-other beyond the basic ones. Nothing here knows ComfyUI, files of a graph or progress bars.
+Loops may look into `attention`; formulas know neither loops nor attention. Nothing here knows
+ComfyUI, files of a graph or progress bars.
 """

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .terms import Latents
+from .models.schedule import Latents
 
 
 @dataclass(frozen=True)

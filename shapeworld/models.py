@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNet3DConditionModel
     from transformers import CLIPTextModel
 
-    from ..pipelines.backbones.backbone import Backbone
+    from ..pipelines.models.unet.backbone import Backbone
 
 WEIGHTS = Path(__file__).parent / "weights"
 NAMES = ("shapeworld-t2v", "shapeworld-sd", "shapeworld-animatediff")
@@ -127,7 +127,7 @@ def load_shapeworld(name: str) -> "Backbone":
         ValueError: for a name that is none of `NAMES`.
         FileNotFoundError: if the pack was installed without its weights.
     """
-    from ..pipelines.backbones.load import load_animatediff, load_image, load_text_to_video
+    from ..pipelines.models.unet.load import load_animatediff, load_image, load_text_to_video
 
     if name not in NAMES:
         raise ValueError(f"There is no shape-world model {name!r}; there are {', '.join(NAMES)}.")

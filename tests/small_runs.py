@@ -4,17 +4,17 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from rescore.pipelines.backbones.backbone import Backbone
-from rescore.pipelines.consistency import GlobalConsistency
-from rescore.pipelines.delta_denoising import DeltaDenoising
-from rescore.pipelines.prediction import Prompts
-from rescore.pipelines.schedule import NoiseSchedule
-from rescore.pipelines.score_distillation import Settings, distil
-from rescore.pipelines.self_similarity import (
+from rescore.pipelines.distillation.consistency import GlobalConsistency
+from rescore.pipelines.distillation.delta_denoising import DeltaDenoising
+from rescore.pipelines.distillation.score_distillation import Settings, distil
+from rescore.pipelines.distillation.self_similarity import (
     SpatialSelfSimilarity,
     TemporalSelfSimilarity,
 )
-from rescore.pipelines.terms import Draw, Result, Weighted
+from rescore.pipelines.distillation.terms import Draw, Result, Weighted
+from rescore.pipelines.models.denoiser import Prompts
+from rescore.pipelines.models.schedule import NoiseSchedule
+from rescore.pipelines.models.unet.backbone import Backbone
 from rescore.shapeworld.models import SCHEDULE as CONFIG
 from tiny_unets import inputs, unet
 from torch import nn

@@ -114,7 +114,7 @@ def test_wheel_holds_code_and_data(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     data = ("js/**/*.js", "js/docs/**/*.*", "locales/**/*.json", "workflows/**/*.json")
-    data += ("pipelines/backbones/configs/**/*.*", "shapeworld/**/*.safetensors")
+    data += ("pipelines/models/unet/configs/**/*.*", "shapeworld/**/*.safetensors")
     wanted = {file for pattern in data for file in ROOT.glob(pattern)}
     wanted |= {file for room in ROOMS for file in (ROOT / room).rglob("*.py")}
     wanted -= set((ROOT / "js" / "tests").rglob("*"))

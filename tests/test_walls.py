@@ -41,19 +41,29 @@ PACKAGES = {
     "nodes/view.py": ARRAYS | {"av"},
     "pipelines": ARRAYS | {"kornia"},
     "pipelines/flow/estimation.py": ARRAYS | {"cv2", "torchvision"},  # where they are installed
-    "pipelines/backbones": ARRAYS | MODELS,
-    "pipelines/backbones/fetch.py": {"huggingface_hub"},  # the command that downloads a model
+    "pipelines/models": ARRAYS | MODELS,
+    "pipelines/models/fetch.py": {"huggingface_hub"},  # the command that downloads a model
     "shapeworld": ARRAYS | MODELS | {"PIL", "matplotlib", "tokenizers", "tqdm"},
 }
-# The loops of `pipelines` say what happens next and may use every leaf and `attention`.
-LOOPS = {"attention_sampling", "ddim_inversion", "null_text", "one_shot_tuning"}
-LOOPS |= {"drift", "gradients", "prediction", "score_distillation"}
-LOOPS |= {"edit_masks", "inspection", "tuned_edit"}
-LOOPS.add("inflation")  # no loop, but what puts attention into a model
-# The leaves every leaf may build on (formulas and the words they share); it knows no other leaf.
-BASIC_LEAVES = {"delta_denoising", "guidance", "keys", "schedule", "shapes", "terms"}
-# A leaf and what else it builds on: how a clip moves is measured along its optical flow.
-FOUNDATIONS = {"measures": {"flow"}}
+# Inside `pipelines`: a room or file, and the others it may import. A loop says what comes next and
+# may look into `attention`; formulas may not, nor may they import a loop.
+INSIDE = {
+    "compare": set(),
+    "distillation": {"models", "windows"},
+    "flow": {"models"},
+    "inversion": {"masks", "models", "windows"},
+    "masks": {"distillation", "models", "windows"},
+    "measures": {"flow"},  # how a clip moves is measured along its optical flow
+    "models": set(),
+    "tuning": {"inversion", "models"},
+    "windows": {"models"},
+}
+LOOPS = {
+    "distillation": {"inspection", "prediction", "score_distillation"},
+    "inversion": {"attention_sampling", "ddim_inversion", "drift", "null_text"},
+    "masks": {"edit_masks"},
+    "tuning": {"inflation", "one_shot_tuning", "tuned_edit"},
+}
 
 UNSAFE_MODULES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 PROCESS_MODULES = {"multiprocessing", "pty", "subprocess"}
@@ -135,15 +145,17 @@ def neighbour_faults(found: Import, path: PurePosixPath) -> Iterator[str]:
     target_room, _, inner = found.target.partition(".")
     if target_room != room and target_room not in NEIGHBOURS[room]:
         yield f"imports {found.target or 'the root'}; {room or 'the root'} may not look there"
-    if room != "pipelines" or path.stem in LOOPS:
+    if room != "pipelines" or path.name == "__init__.py":
         return
-    if target_room == "attention":
-        yield "is a leaf, but imports attention"
+    own, loops = path.parts[1].removesuffix(".py"), LOOPS.get(path.parts[1], set())
+    if target_room == "attention" and path.stem not in loops:
+        yield "holds formulas, but imports attention"
     elif target_room == "pipelines":
-        leaf, own = inner.split(".")[0], path.parts[1].removesuffix(".py")
-        if leaf not in {own, *BASIC_LEAVES, *FOUNDATIONS.get(own, ())}:
-            kind = "the loop" if leaf in LOOPS else "the leaf"
-            yield f"is a leaf, but imports {kind} {leaf or 'package'}"
+        there, _, name = inner.partition(".")
+        if there != own and there not in INSIDE[own]:
+            yield f"lies in {own}, which may not look into {there or 'the whole package'}"
+        elif path.stem not in loops and name.split(".")[0] in LOOPS.get(there, set()):
+            yield f"holds formulas, but imports the loop {name}"
 
 
 def call_faults(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -212,18 +224,18 @@ def test_every_folder_with_code_is_a_known_room():
         ("__init__.py", "from .pipelines import schedule", "the root may not look there"),
         ("nodes/load.py", "import diffusers", "nodes must not know"),
         ("nodes/load.py", "from ..headless import runner", "nodes may not look there"),
-        ("pipelines/schedule.py", "import diffusers", "pipelines must not know"),
-        ("pipelines/schedule.py", "from .. import nodes", "pipelines may not look there"),
-        ("pipelines/backbones/sd.py", "from ...nodes import host", "pipelines may not look there"),
-        ("pipelines/backbones/sd.py", "import kornia", "pipelines must not know"),
-        ("pipelines/score_distillation.py", "from ..nodes.host import x", "may not look there"),
-        ("pipelines/masks.py", "from ..attention import sites", "a leaf, but imports attention"),
-        ("pipelines/masks.py", "from .null_text import run", "imports the loop null_text"),
-        ("pipelines/masks.py", "from . import flow", "imports the leaf flow"),
-        ("pipelines/backbones/sd.py", "from ..video_vae import x", "imports the leaf video_vae"),
-        ("pipelines/measures/clip.py", "from ..backbones import load", "the leaf backbones"),
-        ("pipelines/masks.py", "import tqdm", "pipelines must not know"),
-        ("pipelines/backbones/sd.py", "import huggingface_hub", "pipelines must not know"),
+        ("pipelines/windows.py", "import diffusers", "pipelines must not know"),
+        ("pipelines/models/schedule.py", "from ... import nodes", "pipelines may not look there"),
+        ("pipelines/models/unet/sd.py", "from ....nodes import x", "pipelines may not look there"),
+        ("pipelines/models/unet/sd.py", "import tqdm", "pipelines must not know"),
+        ("pipelines/windows.py", "from ..nodes.host import x", "may not look there"),
+        ("pipelines/masks/boxes.py", "from ...attention import x", "but imports attention"),
+        ("pipelines/masks/boxes.py", "from .edit_masks import x", "imports the loop edit_masks"),
+        ("pipelines/distillation/keys.py", "from .. import masks", "may not look into masks"),
+        ("pipelines/models/unet/sd.py", "from ...flow import x", "may not look into flow"),
+        ("pipelines/measures/clip.py", "from ..models import text", "may not look into models"),
+        ("pipelines/masks/boxes.py", "import tqdm", "pipelines must not know"),
+        ("pipelines/models/unet/sd.py", "import huggingface_hub", "pipelines must not know"),
         ("attention/plan.py", "from ..pipelines.schedule import x", "may not look there"),
         ("attention/plan.py", "import transformers", "attention must not know"),
         ("headless/run.py", "from ..pipelines import schedule", "headless may not look there"),
@@ -235,7 +247,7 @@ def test_every_folder_with_code_is_a_known_room():
         ("nodes/load.py", "eval('1')", "calls eval"),
         ("headless/run.py", "exec(code)", "calls exec"),
         ("headless/run.py", "os.system('ls')", "calls os.system"),
-        ("pipelines/backbones/sd.py", "torch.load(path)", "without weights_only=True"),
+        ("pipelines/models/unet/sd.py", "torch.load(path)", "without weights_only=True"),
         ("nodes/load.py", "torch.load(path, weights_only=False)", "without weights_only=True"),
         ("nodes/load.py", "# \u03b5 is the noise", "cp1252"),
     ],
@@ -252,15 +264,15 @@ def test_an_offence_is_seen(name: str, source: str, complaint: str):
         ("__init__.py", "from .nodes import NODE_CLASS_MAPPINGS"),
         ("nodes/host.py", "import comfy.utils, folder_paths, nodes"),
         ("nodes/load.py", "from . import host\nfrom .host import models\nimport torch"),
-        ("nodes/load.py", "from ..pipelines.backbones import load\nfrom ..attention import sites"),
-        ("pipelines/score_distillation.py", "from ..attention import sites\nfrom . import masks"),
-        ("pipelines/masks.py", "from .schedule import NoiseSchedule\nimport kornia"),
+        ("nodes/load.py", "from ..pipelines.models import unet\nfrom ..attention import sites"),
+        ("pipelines/inversion/null_text.py", "from ...attention import sites\nimport torch"),
+        ("pipelines/masks/boxes.py", "from ..models.grid import latent_mask\nimport kornia"),
         ("pipelines/measures/motion.py", "from ..flow import Flow\nfrom .measure import Measure"),
-        ("pipelines/backbones/sd.py", "from .folder import read\nfrom ..guidance import guide"),
-        ("pipelines/backbones/sd.py", "import diffusers, transformers, safetensors.torch"),
-        ("pipelines/backbones/sd.py", "torch.load(path, weights_only=True)"),
+        ("pipelines/models/unet/sd.py", "from .folder import read\nfrom ..text import encode"),
+        ("pipelines/models/unet/sd.py", "import diffusers, transformers, safetensors.torch"),
+        ("pipelines/models/unet/sd.py", "torch.load(path, weights_only=True)"),
         ("headless/run.py", "from ..nodes import NODE_CLASS_MAPPINGS\nimport av, json"),
-        ("shapeworld/check.py", "from ..pipelines import ddim_inversion\nimport diffusers"),
+        ("shapeworld/check.py", "from ..pipelines import inversion\nimport diffusers"),
         ("nodes/load.py", "model.eval()\nre.compile('x')  # caf\u00e9"),
     ],
 )

@@ -20,8 +20,8 @@ from rescore.headless.runner import run_workflow
 from rescore.headless.workflow import read_workflow
 from rescore.nodes.host import writing_to
 from rescore.nodes.layouts import samples_of
-from rescore.pipelines.guidance import guide
-from rescore.pipelines.sampling import ddim_sample
+from rescore.pipelines.inversion.sampling import ddim_sample
+from rescore.pipelines.models.guidance import guide
 from rescore.shapeworld.edits import edited
 from rescore.shapeworld.scene import caption
 from rescore.shapeworld.showcase import SHOWCASE

@@ -13,7 +13,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..terms import Latents
+from ..models.schedule import Latents
 from .fields import Flow, warp
 
 # How visible the points of frames are, 0..1: `[n, h, w]`, or `[n, 1, h, w]`.

@@ -5,12 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rescore.attention.install import Entry, installed
-from rescore.attention.prompt_to_prompt import (
-    cross_control,
-    refine_mapper,
-    reweighted,
-    swap_mapper,
-)
+from rescore.attention.prompt_to_prompt import cross_control, refine_mapper, reweighted, swap_mapper
 from rescore.attention.sites import find_sites
 from tiny_models import tiny_unet
 

@@ -5,11 +5,7 @@ import copy
 import pytest
 import torch
 from rescore.attention.linear import SpectralLinear, TrainedLinear
-from rescore.attention.stam import (
-    TEMPORAL,
-    ShiftRestrictedTemporalAttention,
-    instance_center,
-)
+from rescore.attention.stam import TEMPORAL, ShiftRestrictedTemporalAttention, instance_center
 from rescore.attention.temporal import TemporalAttention, instance_norm, layer_norm
 from torch import nn
 

@@ -10,8 +10,8 @@ import torch
 from rescore.nodes import host
 from rescore.nodes.inflation import InflateImageModel
 from rescore.nodes.tuning import OneShotTune
-from rescore.pipelines.inflation import VARIANTS
-from rescore.pipelines.one_shot_tuning import Diverged
+from rescore.pipelines.tuning.inflation import VARIANTS
+from rescore.pipelines.tuning.one_shot_tuning import Diverged
 
 PROMPTS = {
     "source_prompt": "a red circle moving right on a plain background",

@@ -8,7 +8,14 @@ import torch
 from einops import rearrange
 from rescore.shapeworld.oracle import Reading, read
 from rescore.shapeworld.render import render
-from rescore.shapeworld.scene import COLOURS, Background, Scene, StaticObject, path, sample_scene
+from rescore.shapeworld.scene import (
+    COLOURS,
+    Background,
+    Scene,
+    StaticObject,
+    path,
+    sample_scene,
+)
 from torch import Tensor
 from torch.nn import functional
 

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from rescore.pipelines.backbones.clip_scorer import load_clip
-from rescore.pipelines.backbones.layout import ModelError, list_models
 from rescore.pipelines.measures.clip import frame_consistency, pick_score, text_alignment
+from rescore.pipelines.models.unet.layout import ModelError, list_models
+from rescore.pipelines.models.vision.clip_scorer import load_clip
 from tiny_clip import PICTURE, PREPROCESSOR, write_tiny_clip
 from torch.nn import functional
 from transformers import CLIPModel

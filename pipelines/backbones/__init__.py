@@ -1,1 +1,0 @@
-"""Adapters from diffusers modules to one callable, `eps_theta(z, t, cond) -> eps`."""

@@ -1,0 +1,1 @@
+"""Score distillation: the loop, what it predicts and draws, and one file for each term."""

@@ -1,0 +1,103 @@
+"""Space-time self-similarity: the layout of a clip, compared by what is like what inside it."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from ..models.schedule import Latents
+from .keys import DECODER, loss_on_keys
+from .terms import Draw, Predictions, Result
+
+
+def spatial_self_similarity_loss(
+    keys_source: Float[Tensor, "f n c"], keys_target: Float[Tensor, "f n c"]
+) -> Float[Tensor, ""]:
+    """How differently two clips are laid out: the squared distance of their self-similarity maps.
+
+    The map of a frame holds the cosine similarity of the keys of every two of its n places. Squared
+    differences are averaged over all pairs of places and over frames (DreamMotion, Jeong et al.,
+    2024, Eq. 11 and 12; Deviation: divided by n^2, so that a weight means the same at every
+    resolution). In float32 at least, whatever the keys are in. No map is ever formed where there
+    are more places than channels.
+    """
+    source, target = _normalised(keys_source), _normalised(keys_target)
+    return _squared_distance(source, target).mean() / keys_source.shape[1] ** 2
+
+
+def temporal_self_similarity_loss(
+    keys_source: Float[Tensor, "f n c"], keys_target: Float[Tensor, "f n c"]
+) -> Float[Tensor, ""]:
+    """How differently two clips change in time: the same distance, between whole frames.
+
+    A frame is the mean of its keys; the map holds the cosine similarity of every two frames, and
+    squared differences are averaged over all pairs (DreamMotion, Eq. 13 to 15; Deviation: divided
+    by f^2). Exactly 0, with a zero gradient, for a clip of one frame.
+    """
+    if len(keys_source) == 1:
+        return 0 * keys_target.sum()
+    source, target = (
+        _normalised(_precise(keys).mean(dim=1)) for keys in (keys_source, keys_target)
+    )
+    return _squared_distance(source, target) / len(keys_source) ** 2
+
+
+def _squared_distance(
+    a: Float[Tensor, "*batch n c"], b: Float[Tensor, "*batch n c"]
+) -> Float[Tensor, "*batch"]:
+    """||a a^T - b b^T||^2, in memory for min(n, c)^2 numbers.
+
+    With D = a - b and S = a + b, a a^T - b b^T is the symmetric part of D S^T. Its square is
+    1/2 (<D^T D, S^T S> + <D^T S, (D^T S)^T>), where only c x c matrices appear. Both forms shrink
+    with D, so nothing cancels as the clips become equal, unlike with ||a a^T||^2 and the like.
+    """
+    d, s = a - b, a + b
+    if a.shape[-2] <= a.shape[-1]:
+        difference = d @ s.mT
+        return ((difference + difference.mT) / 2).square().sum(dim=(-2, -1))
+    mixed = d.mT @ s
+    return ((d.mT @ d) * (s.mT @ s) + mixed * mixed.mT).sum(dim=(-2, -1)) / 2
+
+
+def _normalised(keys: Tensor) -> Tensor:
+    return functional.normalize(_precise(keys), dim=-1)
+
+
+def _precise(keys: Tensor) -> Tensor:
+    return keys.to(torch.promote_types(keys.dtype, torch.float32))
+
+
+@dataclass(frozen=True)
+class SpatialSelfSimilarity:
+    """Spatial self-similarity matching as a term. Its number is the loss.
+
+    The loss is of the keys for the noised clips under their prompts, the source's being constant;
+    its gradient on the latents goes through the model and the noising, d z_t / d z = sqrt(a_t).
+    """
+
+    sites: str = DECODER
+    name: str = "spatial self-similarity"
+    needs: frozenset[str] = frozenset({"keys_target", "keys_source"})
+
+    def __call__(
+        self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
+    ) -> Result:
+        return loss_on_keys(predictions, self.sites, spatial_self_similarity_loss)
+
+
+@dataclass(frozen=True)
+class TemporalSelfSimilarity:
+    """Temporal self-similarity matching as a term; otherwise as `SpatialSelfSimilarity`."""
+
+    sites: str = DECODER
+    name: str = "temporal self-similarity"
+    needs: frozenset[str] = frozenset({"keys_target", "keys_source"})
+    compares_frames: ClassVar[bool] = True
+
+    def __call__(
+        self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
+    ) -> Result:
+        return loss_on_keys(predictions, self.sites, temporal_self_similarity_loss)

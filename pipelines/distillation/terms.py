@@ -1,0 +1,104 @@
+"""What a distillation term is: what it is shown at a step, what it may ask for, what it returns."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..models.schedule import Latents
+
+# By the name of an attention layer, something of its keys: `[b, f, n, c]`, float32.
+Keys: TypeAlias = Mapping[str, Tensor]
+
+
+class Draw(NamedTuple):
+    """One timestep and one noise, shared by all terms of a step, and the clips noised with them."""
+
+    t: int
+    noise: Latents
+    z_t: Latents  # the edited latents, noised
+    z_t_source: Latents  # the source latents, noised alike
+
+
+class Predictions(NamedTuple):
+    """What the model says about a step; None where no term asked for it."""
+
+    # Guided noise predictions,
+    eps_target: Latents | None = None  # for `z_t` under the target prompt
+    eps_source: Latents | None = None  # for `z_t_source` under the source prompt
+    # and the keys of spatial self-attention in the prompted half of each.
+    keys_target: Keys | None = None
+    keys_source: Keys | None = None
+    # From gradients on `keys_target` to the one on `z_t`.
+    pull_back: Callable[[Keys], Latents] | None = None
+
+
+class Result(NamedTuple):
+    """A term's gradient on the edited latents, and the number to plot for it.
+
+    A loss of the keys has a gradient on `keys_target` instead: the loop takes those of all terms
+    back through the model at once.
+    """
+
+    gradient: Latents | None
+    value: float
+    on_keys: Keys = MappingProxyType({})
+
+
+@runtime_checkable
+class Term(Protocol):
+    """One reason to change the latents.
+
+    `needs` names the fields of `Predictions` the term reads, so that the loop makes no model call
+    that nothing asked for, and none twice. A term that reads keys says of which layers: it has an
+    attribute `sites`, patterns of names as `attention.sites.find_sites` takes them. One that is
+    nothing without several frames has an attribute `compares_frames`, true.
+    """
+
+    name: str
+    needs: frozenset[str]
+
+    def __call__(
+        self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
+    ) -> Result:
+        """The gradient at the edited latents `z`; `z_source` are those of the source clip."""
+        ...
+
+
+@runtime_checkable
+class Refinement(Protocol):
+    """Something done to gradients before they move the latents, such as smoothing in time.
+
+    One that is nothing without several frames has a `name` and `compares_frames`, as a term.
+    """
+
+    def on_grid(self, z: Latents, shown: tuple[float, float]) -> Callable[[Latents], Latents]:
+        """What to do with gradients on latents like `z`, of which clips fill the share `shown`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A term as it hangs on the wire: how much it counts, where, and during which part of a run."""
+
+    term: Term
+    weight: float = 1.0
+    # Each one mask of 0..1 for the clip or one per frame, at any resolution; their product counts.
+    masks: tuple[Float[Tensor, "_ _ _"], ...] = ()
+    refinements: tuple[Refinement, ...] = ()  # one after the other, before the masks
+    start: float = 0.0  # share of the steps after which the term sets in
+    end: float = 1.0  # and after which it ends
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end <= 1:
+            raise ValueError(
+                f"The term {self.term.name!r} runs from {self.start:.0%} to {self.end:.0%} of the "
+                "steps; start must not lie after end, and both between 0 % and 100 %."
+            )
+
+    def active(self, step: int, steps: int) -> bool:
+        """Whether the term takes part in step number `step` of `steps`."""
+        return self.weight != 0 and self.start * steps <= step < self.end * steps

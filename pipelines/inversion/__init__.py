@@ -1,0 +1,1 @@
+"""Inversion, null-text optimisation, decoupled guidance, and sampling along a trajectory."""

@@ -1,0 +1,187 @@
+"""Spatial-temporal decoupled guidance: how far a clip's attention has drifted from its pivot's."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from ..models.schedule import Latents
+
+# What the authors' code multiplies the two losses with.
+TEMPORAL_WEIGHT, KEY_WEIGHT = 20000.0, 10000.0
+# The latent pixels of the paper's clips, for which these weights are: 16 frames of 64 x 64.
+PAPER_PIXELS = 16 * 64 * 64
+
+
+@dataclass(frozen=True)
+class GuidanceSettings:
+    """What is held to the pivot, where, and how strongly.
+
+    The four coefficients are the paper's for editing the foreground (VideoDirector, Sec. 4); for
+    editing the background they are `swapped`. A coefficient of 0 switches its part off, and with
+    all at 0 there is no guidance at all.
+    """
+
+    temporal_foreground: float = 0.5  # eta_f
+    temporal_background: float = 0.5  # eta_b; the paper: 0.2 to 0.8
+    keys_foreground: float = 0.0  # zeta_f
+    keys_background: float = 0.5  # zeta_b
+    strength: float = 1.0
+    top_k: int = 1
+    sites: str = "up_blocks.[12].*"  # decoder blocks 1 and 2
+
+    def __post_init__(self) -> None:
+        for name in (*_COEFFICIENTS, "strength"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(
+                    f"{name.replace('_', ' ')} is {value}; it must be a number of 0 or more."
+                )
+        if self.top_k < 1:
+            raise ValueError(f"top k is {self.top_k}; at least 1 frame is compared.")
+
+    @property
+    def temporal(self) -> bool:
+        """Whether temporal attention is held."""
+        return self.strength > 0 and self.temporal_foreground + self.temporal_background > 0
+
+    @property
+    def keys(self) -> bool:
+        """Whether spatial self-attention keys are held."""
+        return self.strength > 0 and self.keys_foreground + self.keys_background > 0
+
+    @property
+    def active(self) -> bool:
+        """Whether there is any guidance; without, no pass is run for it."""
+        return self.temporal or self.keys
+
+    def swapped(self) -> "GuidanceSettings":
+        """The same with foreground and background exchanged, for editing the background."""
+        return replace(
+            self,
+            temporal_foreground=self.temporal_background,
+            temporal_background=self.temporal_foreground,
+            keys_foreground=self.keys_background,
+            keys_background=self.keys_foreground,
+        )
+
+
+_COEFFICIENTS = (
+    "temporal_foreground",
+    "temporal_background",
+    "keys_foreground",
+    "keys_background",
+)
+
+
+def top_frames(
+    reference: Float[Tensor, "p h f f"], top_k: int
+) -> tuple[Float[Tensor, "p h f k"], Int[Tensor, "p h f k"]]:
+    """The frames each frame attends to most, of a map `[position, head, query, key]`, and how much.
+
+    Raises:
+        ValueError: unless 1 <= top_k.
+    """
+    if top_k < 1:
+        raise ValueError(f"top k is {top_k}; at least 1 frame is compared.")
+    # A clip shorter than that is compared whole.
+    return reference.topk(min(top_k, reference.shape[-1]), dim=-1)
+
+
+def temporal_map_loss(
+    reference: Float[Tensor, "p h f f"],
+    current: Float[Tensor, "p h f f"],
+    mask: Shaped[Tensor, "f p"],
+    top_k: int,
+) -> Float[Tensor, ""]:
+    """The mean squared difference of temporal attention where the reference attends most.
+
+    Implements L_T (VideoDirector, Wang et al., 2025, Eq. 2): maps are `[position, head, query,
+    key]`; of each query frame the `top_k` keys with the largest weight in the reference count, at
+    the positions its mask selects. A mask of shares weighs. Exactly 0, with a zero gradient, where
+    the mask selects nothing.
+    """
+    kept, frames = top_frames(reference, top_k)
+    return picked_map_loss(kept, current.gather(-1, frames), mask)
+
+
+def picked_map_loss(
+    reference: Float[Tensor, "p h f k"],
+    current: Float[Tensor, "p h f k"],
+    mask: Shaped[Tensor, "f p"],
+) -> Float[Tensor, ""]:
+    """`temporal_map_loss` of what its top-K selects."""
+    return _masked_mean((current - reference).square(), rearrange(mask, "f p -> p 1 f 1"))
+
+
+def key_loss(
+    reference: Float[Tensor, "f n c"], current: Float[Tensor, "f n c"], mask: Shaped[Tensor, "f n"]
+) -> Float[Tensor, ""]:
+    """The mean squared difference of self-attention keys, of the tokens a mask selects.
+
+    Implements L_K (VideoDirector, Eq. 3). A mask of shares weighs. Exactly 0, with a zero gradient,
+    where the mask selects nothing.
+
+    Deviation: token by token, as the paper writes it; the authors' code compares the means of a
+    frame's tokens, which lets tokens change places.
+    """
+    return _masked_mean((current - reference).square(), rearrange(mask, "f n -> f n 1"))
+
+
+def guidance_loss(
+    settings: GuidanceSettings,
+    maps: Mapping[str, tuple[Float[Tensor, "p h f k"], Float[Tensor, "p h f k"]]],
+    keys: Mapping[str, tuple[Float[Tensor, "f n c"], Float[Tensor, "f n c"]]],
+    foreground: Mapping[int, Float[Tensor, "f n"]],
+    pixels: int = PAPER_PIXELS,
+) -> Float[Tensor, ""]:
+    """The weighted sum of all four parts: its gradient is the guidance G (VideoDirector, Eq. 4).
+
+    `maps` and `keys` hold (reference, current) of each layer, and are averaged over the layers;
+    `foreground` the share of each token that the mask covers, by the number of tokens of a frame.
+
+    Deviation: scaled by the clip's number of latent pixels (frames x height x width), so that it
+    is the paper's at the paper's size. The gradient of a mean falls as the clip grows; so a
+    coefficient moves each pixel as much at any size and length.
+    """
+    parts = []
+    for kind, loss, weight, layers in (
+        ("temporal", picked_map_loss, TEMPORAL_WEIGHT, maps),
+        ("keys", key_loss, KEY_WEIGHT, keys),
+    ):
+        for reference, current in layers.values():
+            mask = foreground[len(reference) if kind == "temporal" else reference.shape[1]]
+            for place, selected in (("foreground", mask), ("background", 1 - mask)):
+                coefficient = getattr(settings, f"{kind}_{place}")
+                if coefficient > 0:
+                    scale = coefficient * weight / len(layers) * pixels / PAPER_PIXELS
+                    parts.append(scale * loss(reference, current, selected))
+    if not parts:
+        raise ValueError("No coefficient of the guidance is above 0; there is nothing to hold.")
+    return torch.stack(parts).sum()
+
+
+def guided_step(
+    z: Latents, guidance: Latents | None, a_from: float, a_to: float, strength: float
+) -> Latents:
+    """Latents after a DDIM step to `a_to`, moved against the guidance G.
+
+    G enters only the direction term of the step (VideoDirector, supplement; methods of
+    MotionClone): with eps - sqrt(1 - a_from) G there, and not in the prediction of the clean clip,
+    what a step gives moves by - strength sqrt((1 - a_to) (1 - a_from)) G.
+    """
+    if guidance is None or strength == 0:
+        return z
+    return z - strength * math.sqrt((1 - a_to) * (1 - a_from)) * guidance
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of values where a mask selects them; 0, with a zero gradient, where it does not."""
+    weight = mask.to(values)
+    # The weight of one entry counts for all those it is broadcast over.
+    total = weight.sum() * (values.numel() / weight.numel())
+    return (weight * values).sum() / torch.where(total > 0, total, torch.ones_like(total))

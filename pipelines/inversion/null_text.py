@@ -1,0 +1,223 @@
+"""Multi-frame null-text optimisation: guidance that denoises along the path inversion took."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from ..models.denoiser import EpsTheta
+from ..models.guidance import guide
+from ..models.schedule import Latents, ddim_step
+from ..windows import Windows, windowed
+from .ddim_inversion import check_grid
+from .decoupled_guidance import guided_step
+from .drift import Drift, DriftGuidance
+from .trajectory import NullText, Trajectory
+
+
+@dataclass(frozen=True)
+class NullTextSettings:
+    """How the unconditional embeddings are optimised.
+
+    Defaults: VideoDirector (Wang et al., 2025) and its ancestor (Mokady et al., 2023). The paper's
+    guidance of 7.5 counts from the conditional prediction, which makes a cfg of 8.5. At step i of T
+    the learning rate is `learning_rate * (1 - i / (2 T))`, and the step ends once the mean squared
+    error to the pivot is below `early_stop + early_stop_growth * i`.
+    """
+
+    cfg: float = 8.5
+    inner_steps: int = 10
+    learning_rate: float = 1e-2
+    per_frame: bool = True  # one embedding per frame; False: one for the clip
+    early_stop: float = 1e-5
+    early_stop_growth: float = 2e-5
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.cfg) and self.cfg >= 0):
+            raise ValueError(f"cfg is {self.cfg}; it must be a number of 0 or more.")
+        if self.inner_steps < 0:
+            raise ValueError(f"inner_steps is {self.inner_steps}; it must be 0 (none) or more.")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
+        for name in ("early_stop", "early_stop_growth"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+
+
+class NullTextProgress(NamedTuple):
+    """What `on_step` is shown after each step; `state` can be resumed from."""
+
+    step: int
+    steps: int
+    z: Latents
+    loss: float  # mean squared error to the pivot
+    psnr: float  # the same in dB of the pivot's range
+    state: NullText
+
+
+def optimise_null_text(
+    trajectory: Trajectory,
+    eps_theta: EpsTheta,
+    cond: Float[Tensor, "1 l d"],
+    uncond: Float[Tensor, "1 l d"],
+    alphas_bar: Float[Tensor, " T"],
+    settings: NullTextSettings = NullTextSettings(),
+    *,
+    guidance: DriftGuidance | None = None,
+    windows: Windows | None = None,
+    state: NullText | None = None,
+    steps: int | None = None,
+    on_step: Callable[[NullTextProgress], None] | None = None,
+) -> NullText:
+    """Unconditional embeddings with which guided denoising retraces a trajectory.
+
+    Null-text inversion (Mokady et al., 2023, Alg. 1) with one embedding per frame (VideoDirector,
+    Sec. 3.2): from the noisy end down, each step predicts once under the source prompt `cond`, then
+    moves the embedding by Adam until the guided step from the current latents lands on the pivot,
+    and goes on from where it led. Embeddings begin at `uncond` and then where the step before left
+    them. With `guidance`, each step also moves against its G.
+
+    Clips longer than the model takes go through it in `windows`, whose graphs are never held
+    together: the memory needed is that of one window, and each is run once more on the way back.
+
+    With `state`, `steps` more steps (all, if None) follow those it has made. `on_step` is called
+    after every step and may raise to stop the run.
+
+    Raises:
+        ValueError: if `state` belongs to another trajectory, cfg or kind of embedding.
+        FloatingPointError: if a step or its guidance is not finite.
+        MemoryError: if gradients do not fit; says what helps.
+    """
+    check_grid(trajectory.timesteps, alphas_bar)
+    cond, uncond = _plain(cond), _plain(uncond)
+    frames = trajectory.latents.shape[3]
+    drift_of, strength = None, 0.0
+    if guidance is not None and guidance.settings.active:
+        drift_of = Drift(guidance, cond, eps_theta, windows)
+        strength = guidance.settings.strength
+    if windows is not None and frames > windows.length:
+        eps_theta = windowed(_without_graph(eps_theta), windows)
+    if state is None:
+        z_T = trajectory.latents[-1]
+        state = NullText(
+            trajectory.fingerprint, settings.cfg, trajectory.steps, z_T, strength=strength
+        )
+    state.require_same(trajectory, settings.cfg, settings.per_frame, strength)
+    count = frames if settings.per_frame else 1
+    last = state.steps if steps is None else min(state.steps, state.done + steps)
+
+    for i in range(state.done, last):
+        level = trajectory.steps - i
+        t_from, t_to = trajectory.timesteps[level], trajectory.timesteps[level - 1]
+        a_from, a_to = alphas_bar[t_from].item(), alphas_bar[t_to].item()
+        pivot, target = _plain(trajectory.latents[level]), _plain(trajectory.latents[level - 1])
+        z = _plain(state.z.to(pivot))
+        if drift_of is None:
+            with torch.no_grad():
+                eps_cond, drift = eps_theta(z, t_from, cond), None
+        else:
+            eps_cond, drift = drift_of(z, pivot, t_from)
+
+        start = _plain(state.embeddings[-1].to(uncond)) if state.embeddings else uncond
+        here = _Step(z, t_from, a_from, a_to, eps_cond, drift, strength)
+        start = start.expand(count, -1, -1)
+        null, z, loss = _fitted(here, eps_theta, start, target, i, settings, state.steps)
+        if not (math.isfinite(loss) and bool(torch.isfinite(z).all())):
+            raise FloatingPointError(
+                f"Null-text optimisation left the range of numbers at step {i + 1}: lower cfg (now "
+                f"{settings.cfg:g}) or the learning rate (now {settings.learning_rate:g}); with a "
+                "float16 model, try bfloat16 or float32."
+            )
+        state = replace(
+            state,
+            z=z,
+            # Of every step, and used once each: not where the model computes.
+            embeddings=(*state.embeddings, null.cpu()),
+            guidance=(*state.guidance, drift.cpu()) if drift is not None else (),
+            losses=(*state.losses, loss),
+        )
+        if on_step is not None:
+            psnr = trajectory.psnr(level - 1, loss)
+            on_step(NullTextProgress(i + 1, last, z, loss, psnr, state))
+    return state
+
+
+class _Step(NamedTuple):
+    """One guided step down, but for its unconditional prediction."""
+
+    z: Latents
+    t: int
+    a_from: float
+    a_to: float
+    eps_cond: Latents
+    drift: Latents | None
+    strength: float
+
+    def land(self, eps_uncond: Latents, cfg: float) -> Latents:
+        """Where the step leads."""
+        z = ddim_step(self.z, guide(eps_uncond, self.eps_cond, cfg), self.a_from, self.a_to)
+        return guided_step(z, self.drift, self.a_from, self.a_to, self.strength)
+
+
+def _fitted(
+    here: _Step,
+    eps_theta: EpsTheta,
+    start: Float[Tensor, "k l d"],
+    target: Latents,
+    i: int,
+    settings: NullTextSettings,
+    steps: int,
+) -> tuple[Float[Tensor, "k l d"], Latents, float]:
+    """The embedding that lands on the target, where it lands, and the error left.
+
+    The error is looked at before each move, so that the last prediction is also the step's own.
+    """
+    null = start.clone().requires_grad_()
+    rate = settings.learning_rate * (1 - i / (2 * steps))
+    optimiser = torch.optim.Adam([null], lr=rate)
+    enough = settings.early_stop + settings.early_stop_growth * i
+    for inner in range(settings.inner_steps + 1):
+        try:
+            with torch.set_grad_enabled(inner < settings.inner_steps):
+                shaped = null if len(null) == 1 else rearrange(null, "f l d -> 1 f l d")
+                z = here.land(eps_theta(here.z, here.t, shaped), settings.cfg)
+                error = functional.mse_loss(z, target)
+            loss = error.item()
+            # With cfg 1 nothing depends on the embedding.
+            if loss < enough or not error.requires_grad or not math.isfinite(loss):
+                break
+            optimiser.zero_grad()
+            error.backward()
+        except (MemoryError, torch.OutOfMemoryError) as failed:
+            raise MemoryError(
+                "There is not enough memory for the gradients of null-text optimisation. Switch "
+                "checkpointing on, use fewer frames (or a shorter window), or make the clip "
+                "smaller."
+            ) from failed
+        optimiser.step()
+    return null.detach(), z.detach(), loss
+
+
+def _without_graph(eps_theta: EpsTheta) -> EpsTheta:
+    """The same predictions, of which only the arguments are kept: they are made again for the
+    gradient. The models are in eval mode, so there is no random state to bring back.
+    """
+
+    def predict(z: Latents, t: int, cond: Tensor) -> Latents:
+        if not (torch.is_grad_enabled() and cond.requires_grad):
+            return eps_theta(z, t, cond)
+        return checkpoint(eps_theta, z, t, cond, use_reentrant=False, preserve_rng_state=False)
+
+    return predict
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A tensor that autograd takes: one made in inference mode is copied."""
+    return tensor.clone() if tensor.is_inference() else tensor

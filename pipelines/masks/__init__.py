@@ -1,0 +1,1 @@
+"""Edit masks: drawn shapes, boxes, maps of the model cut in two, and masks on the latent grid."""

@@ -1,0 +1,170 @@
+"""Masks that the model itself knows: where terms would change a clip, and where words are seen."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...attention.recording import Recorder, forward_recorded
+from ...attention.sites import Site, find_sites
+from ...attention.word_maps import take_attention_to
+from ..distillation.inspection import energy_of
+from ..distillation.score_distillation import Descent, Settings, draw_step
+from ..distillation.terms import Draw, Weighted
+from ..models.denoiser import EpsTheta, Prompts
+from ..models.schedule import Latents, NoiseSchedule
+from ..windows import Windows, blended
+from .shapes import token_grid
+
+_ROUNDING = 1e-3  # of noise predictions, which are about 1
+OnDraw = Callable[[int], None]  # told how many draws are done; may raise to stop
+
+
+@dataclass(frozen=True)
+class Looks:
+    """At which noise levels a clip is looked at, and how often at each."""
+
+    t_min: float = 0.2  # share of the schedule
+    t_max: float = 0.6
+    timesteps: int = 3  # evenly spread from t_min to t_max; one is halfway
+    draws: int = 1  # of noise, at each timestep
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.t_min <= self.t_max <= 1:
+            raise ValueError(
+                f"Timesteps were asked for from {self.t_min} to {self.t_max} of the schedule; the "
+                "first must not exceed the second, and both must lie within 0..1."
+            )
+        if self.timesteps < 1 or self.draws < 1:
+            raise ValueError(
+                f"{self.timesteps} timesteps with {self.draws} draws each were asked for; both "
+                "must be 1 or more."
+            )
+
+    @property
+    def count(self) -> int:
+        """How many draws there are in all."""
+        return self.timesteps * self.draws
+
+    def at(self, z: Latents, schedule: NoiseSchedule) -> Iterator[Draw]:
+        """The clip noised, once for each draw."""
+        generator = torch.Generator().manual_seed(self.seed)
+        times = torch.linspace(self.t_min, self.t_max, self.timesteps, dtype=torch.float64)
+        if self.timesteps == 1:
+            times = times.new_tensor([(self.t_min + self.t_max) / 2])
+        for t in times.tolist():
+            for _ in range(self.draws):
+                yield draw_step(z, z, schedule, Settings(t_min=t, t_max=t), generator)
+
+
+@torch.no_grad()
+def gradient_map(
+    z: Latents,
+    terms: Sequence[Weighted],
+    eps_theta: EpsTheta,
+    prompts: Prompts,
+    schedule: NoiseSchedule,
+    cfg: float | int,
+    looks: Looks,
+    *,
+    unet: nn.Module | None = None,
+    windows: Windows | None = None,
+    shown: tuple[float, float] = (1.0, 1.0),
+    on_draw: OnDraw | None = None,
+) -> Float[Tensor, "f h w"]:
+    """Where terms would change a source clip: the energy of their gradient, averaged over draws.
+
+    With Delta Denoising alone this is the map of DiffEdit (Couairon et al., 2023, Sec. 3.2): how
+    much the predictions for two prompts differ. Energy is that of `inspect_gradient`, each draw
+    scaled to its strongest place, so that every noise level counts alike. `shown` is that of
+    `latent_mask`.
+
+    Raises:
+        ValueError: without terms.
+        FloatingPointError: for a term whose gradient is not finite.
+    """
+    if not terms:
+        raise ValueError("No term is connected; wire at least one, such as Delta Denoising.")
+    settings = replace(Settings(), cfg=cfg)
+    descent = Descent(
+        terms, eps_theta, prompts, schedule, settings, z, unet, windows=windows, shown=shown
+    )
+    same = torch.equal(prompts.source, prompts.target)
+    total = torch.zeros_like(z[0, 0])
+    for done, draw in enumerate(looks.at(z, schedule), start=1):
+        gradient, _ = descent.gradient(draw, z, z, range(len(terms)), 0)
+        # Equal rows of a batch do not give equal numbers on every processor.
+        if not (same and float(gradient.abs().max()) < _ROUNDING):
+            total += energy_of(gradient)
+        if on_draw is not None:
+            on_draw(done)
+    return total / looks.count
+
+
+@torch.no_grad()
+def word_map(
+    z: Latents,
+    positions: Sequence[int],
+    text: Float[Tensor, "1 l d"],
+    eps_theta: EpsTheta,
+    schedule: NoiseSchedule,
+    unet: nn.Module,
+    looks: Looks,
+    *,
+    sites: str = "*",
+    max_tokens: int = 1024,
+    windows: Windows | None = None,
+    on_draw: OnDraw | None = None,
+) -> Float[Tensor, "f h w"]:
+    """How much each place of a clip reads the tokens at `positions` of a prompt, 1 on average.
+
+    Cross-attention maps, which place words in the picture (Prompt-to-Prompt, Hertz et al., 2022,
+    Fig. 4), averaged over heads, layers and draws. The layers are those that `sites` names and of
+    these the finest with at most `max_tokens` tokens a frame: coarser ones only blur. `unet` is the
+    model within `eps_theta`, which is left after the last of them.
+
+    Raises:
+        ValueError: if `sites` names no cross-attention layer, or all have more tokens than allowed.
+    """
+    chosen = find_sites(unet, sites, "cross")
+    frames = z.shape[2]
+    spans = [slice(0, frames)] if windows is None else windows.over(frames)
+    total = torch.zeros_like(z[0, 0])
+    for done, draw in enumerate(looks.at(z, schedule), start=1):
+        parts = []
+        for span in spans:
+            z_t = draw.z_t[:, :, span]
+            recorder = Recorder(chosen, [0], take_attention_to(positions))
+            forward = partial(eps_theta, z_t, draw.t, text)
+            forward_recorded(unet, [recorder], forward, [0], z_t.shape[2], output=False)
+            parts.append(_finest(recorder, chosen, z.shape[3], z.shape[4], max_tokens).to(z))
+        maps = blended(parts, spans, frames)[0]
+        # Some layers read words more than others do; here each counts alike.
+        total += (maps / maps.mean(dim=(1, 2, 3), keepdim=True)).mean(dim=0)
+        if on_draw is not None:
+            on_draw(done)
+    return total / looks.count
+
+
+def _finest(
+    recorder: Recorder, sites: Sequence[Site], height: int, width: int, max_tokens: int
+) -> Float[Tensor, "1 layers f {height} {width}"]:
+    """The maps of the finest layers allowed, on the grid of the latents."""
+    maps = [recorder.at(site)[0] for site in sites]
+    sizes = sorted({seen.shape[1] for seen in maps})
+    allowed = [tokens for tokens in sizes if tokens <= max_tokens]
+    if not allowed:
+        raise ValueError(
+            f"The layers chosen have {', '.join(map(str, sizes))} tokens a frame, and max_tokens "
+            f"is {max_tokens}. Raise it to {sizes[0]} or more."
+        )
+    rows, columns = token_grid(allowed[-1], height, width)
+    fine = torch.stack([seen for seen in maps if seen.shape[1] == allowed[-1]])
+    grid = rearrange(fine, "l f (h w) -> l f h w", h=rows, w=columns)
+    return functional.interpolate(grid, (height, width), mode="bilinear")[None]

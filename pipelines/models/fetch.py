@@ -1,0 +1,121 @@
+"""Downloads a model: the one place that reaches the network, and only when a user runs it.
+
+    python -m rescore.pipelines.models.fetch NAME
+    python /path/to/this/file/fetch.py NAME --into /path/to/ComfyUI/models/diffusers
+
+Nothing here is imported from the pack, so that the second form works wherever the pack lies.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Source(NamedTuple):
+    """Where a model is published, and which of ComfyUI's model folders it belongs in."""
+
+    repository: str
+    category: str
+
+
+CATALOGUE = {
+    "zeroscope_v2_576w": Source("cerspense/zeroscope_v2_576w", "diffusers"),
+    "text-to-video-ms-1.7b": Source("ali-vilab/text-to-video-ms-1.7b", "diffusers"),
+    "stable-diffusion-v1-5": Source("stable-diffusion-v1-5/stable-diffusion-v1-5", "diffusers"),
+    "animatediff-motion-adapter-v1-5-2": Source(
+        "guoyww/animatediff-motion-adapter-v1-5-2", "animatediff_models"
+    ),
+    "animatediff-motion-adapter-v1-5-3": Source(
+        "guoyww/animatediff-motion-adapter-v1-5-3", "animatediff_models"
+    ),
+    "clip-vit-large-patch14": Source("openai/clip-vit-large-patch14", "clip_vision"),
+    "PickScore_v1": Source("yuvalkirstain/PickScore_v1", "clip_vision"),
+    "grounding-dino-tiny": Source("IDEA-Research/grounding-dino-tiny", "grounding-dino"),
+    "grounding-dino-base": Source("IDEA-Research/grounding-dino-base", "grounding-dino"),
+    "sam2.1-hiera-tiny": Source("facebook/sam2.1-hiera-tiny", "sam2"),
+    "sam2.1-hiera-small": Source("facebook/sam2.1-hiera-small", "sam2"),
+    "sam2.1-hiera-large": Source("facebook/sam2.1-hiera-large", "sam2"),
+}
+
+_PARTS = ("", "unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_SETTINGS = (".json", "merges.txt")
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.fp16|-\d+-of-\d+)*\.(?:safetensors|bin)"
+)
+
+
+def command(name: str, into: Path) -> str:
+    """The line that downloads `name` into the folder `into`, for this Python and this pack."""
+    words = (sys.executable, str(Path(__file__).resolve()), name, "--into", str(into))
+    return " ".join(f'"{word}"' if " " in word else word for word in words)
+
+
+def chosen_weights(names: Iterable[str], *, half: bool = False) -> list[str]:
+    """Of a part's file names, the weights to use: one file, or all shards of one set.
+
+    Safetensors go before pickles; then full precision before float16, or with `half` the other way;
+    then one file before shards.
+    """
+    sets: dict[tuple[bool, bool, bool], list[str]] = {}
+    for name in sorted(names):
+        if _WEIGHTS.fullmatch(name):
+            rank = (name.endswith(".bin"), (".fp16" in name) != half, "-of-" in name)
+            sets.setdefault(rank, []).append(name)
+    return sets[min(sets)] if sets else []
+
+
+def wanted_files(names: Iterable[str], *, half: bool = False) -> list[str]:
+    """Of a repository's file names, those the loaders read."""
+    folders: dict[str, list[str]] = {part: [] for part in _PARTS}
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        if folder in folders:
+            folders[folder].append(file)
+    wanted = []
+    for folder, files in folders.items():
+        settings = [file for file in files if file.endswith(_SETTINGS)]
+        for file in (*settings, *chosen_weights(files, half=half)):
+            wanted.append(f"{folder}/{file}" if folder else file)
+    return sorted(wanted)
+
+
+def default_folder(category: str) -> Path:
+    """The host's own model folder when the pack lies in `custom_nodes`, else `models/` here."""
+    place = Path(__file__).resolve().parents[2].parent
+    home = place.parent if place.name == "custom_nodes" else Path.cwd()
+    return home / "models" / category
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="fetch", description="Download a model that ReScore can load from Hugging Face."
+    )
+    parser.add_argument("name", help=f"{', '.join(CATALOGUE)}; or a repository as OWNER/NAME")
+    parser.add_argument("--into", type=Path, help="the folder the model's own folder is put into")
+    parser.add_argument("--fp16", action="store_true", help="take the half-size files if published")
+    given = parser.parse_args(arguments)
+
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", given.name):
+        source = Source(given.name, "diffusers")
+    elif given.name in CATALOGUE:
+        source = CATALOGUE[given.name]
+    else:
+        parser.error(f"unknown model {given.name!r}; known are {', '.join(CATALOGUE)}")
+    folder = (given.into or default_folder(source.category)) / given.name.rpartition("/")[2]
+
+    from huggingface_hub import list_repo_files, snapshot_download
+
+    files = wanted_files(list_repo_files(source.repository), half=given.fp16)
+    if not any(_WEIGHTS.fullmatch(file.rpartition("/")[2]) for file in files):
+        parser.error(f"{source.repository} holds no weights in diffusers layout")
+    address = f"https://huggingface.co/{source.repository}"
+    sys.stdout.write(f"{address} (its licence is stated there) -> {folder}\n")
+    snapshot_download(source.repository, local_dir=folder, allow_patterns=files)
+    sys.stdout.write(f"{len(files)} files are in {folder}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Models of diffusers whose network is a UNet: found, read, checked, and made one callable."""

@@ -1,0 +1,244 @@
+"""A loaded model as one callable: `eps_theta(z, t, cond) -> eps`, whatever its architecture."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, TypeAlias
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..schedule import NoiseSchedule
+from ..text import EncodedPrompt, encode_prompt
+
+logger = logging.getLogger(__name__)
+
+# Predicts what the model predicts: (unet, z [b,c,f,h,w], t [b], cond) -> [b,c,f,h,w].
+Call: TypeAlias = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+
+
+def _call_video(unet: nn.Module, z: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    return unet(z, t, cond).sample
+
+
+def _call_image(unet: nn.Module, z: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    frames = z.shape[2]
+    images = rearrange(z, "b c f h w -> (b f) c h w")
+    prediction = unet(images, repeat(t, "b -> (b f)", f=frames), _per_frame(cond, frames)).sample
+    return rearrange(prediction, "(b f) c h w -> b c f h w", f=frames)
+
+
+def _call_animatediff(unet: nn.Module, z: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    return unet(z, t, _per_frame(cond, z.shape[2])).sample
+
+
+def _per_frame(cond: Tensor, frames: int) -> Tensor:
+    if cond.ndim == 3:
+        return repeat(cond, "b l d -> (b f) l d", f=frames)
+    return rearrange(cond, "b f l d -> (b f) l d")
+
+
+def _call_inflated(unet: nn.Module, z: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    return unet(z, t, cond)
+
+
+_CALLS: dict[str, Call] = {
+    "text-to-video": _call_video,
+    "image": _call_image,
+    "animatediff": _call_animatediff,
+    "inflated": _call_inflated,
+}
+
+
+@dataclass(eq=False)
+class Backbone:
+    """A text-conditional diffusion model, its autoencoder and its text encoder.
+
+    The modules are the real ones of diffusers and transformers, in eval mode and not trainable.
+    """
+
+    name: str  # of its folder or file, for messages
+    kind: str  # "text-to-video", "image", "animatediff" or "inflated"
+    unet: nn.Module
+    vae: nn.Module
+    text_encoder: nn.Module
+    tokenizer: Any
+    schedule: NoiseSchedule
+    rows_per_call: int | None = None  # clips the unet gets at once; None: all
+
+    def __post_init__(self) -> None:
+        if self.kind not in _CALLS:
+            raise ValueError(f"A backbone is one of {', '.join(_CALLS)}, and not {self.kind!r}.")
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The parts that hold weights, by name."""
+        return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
+
+    # Weights moved in inference mode could never again be differentiated through.
+    @torch.inference_mode(False)
+    def to(self, device: torch.device | str) -> None:
+        """Move all parts to a device."""
+        for module in self.modules().values():
+            module.to(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the unet computes."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the unet computes in."""
+        return next(self.unet.parameters()).dtype
+
+    @property
+    def scaling_factor(self) -> float:
+        """Model latents are `(unscaled - shift_factor) * scaling_factor`."""
+        return float(self.vae.config.scaling_factor)
+
+    @property
+    def shift_factor(self) -> float:
+        """See `scaling_factor`; 0 for all models of Stable Diffusion 1's family."""
+        return float(self.vae.config.get("shift_factor") or 0.0)
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels per latent pixel."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def max_frames(self) -> int | None:
+        """The most frames a clip may have; None: any number."""
+        return self.unet.config.get("motion_max_seq_length")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short name of this very model: equal for equal weights, settings and schedule.
+
+        It looks at a few numbers of every weight, and once only: a model that is tuned needs a
+        backbone of its own.
+        """
+        digest = sha256(self.kind.encode())
+        digest.update(self.schedule.prediction_type.encode())
+        digest.update(self.schedule.alphas_bar.numpy().tobytes())
+        settings = {key: v for key, v in self.unet.config.items() if not key.startswith("_")}
+        digest.update(repr(sorted(settings.items())).encode())
+        for module in self.modules().values():
+            digest.update(
+                repr([(n, tuple(p.shape)) for n, p in module.named_parameters()]).encode()
+            )
+            samples = [_sample(parameter) for parameter in module.parameters()]
+            digest.update(torch.cat(samples).float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def encode_prompt(self, text: str) -> EncodedPrompt:
+        """The embedding of a prompt, its tokens, and what of it did not fit the window."""
+        return encode_prompt(self.tokenizer, self.text_encoder, text)
+
+    def encode_frames(self, pixels: Float[Tensor, "n 3 H W"]) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of unscaled latents, `[n, c, h, w]` float32, for -1..1."""
+        posterior = self.vae.encode(self._for_vae(pixels)).latent_dist
+        return posterior.mean.to(pixels.device).float(), posterior.std.to(pixels.device).float()
+
+    def decode_frames(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        """Pixels, in about -1..1, float32, of unscaled latents."""
+        pixels = self.vae.decode(self._for_vae(latents)).sample
+        return pixels.to(latents.device).float()
+
+    def _for_vae(self, frames: Tensor) -> Tensor:
+        weight = next(self.vae.parameters())
+        return frames.to(weight.device, weight.dtype)
+
+    def eps_theta(
+        self,
+        z: Float[Tensor, "b c f h w"],
+        t: int | Int[Tensor, " b"],
+        cond: Float[Tensor, "..."],
+    ) -> Float[Tensor, "b c f h w"]:
+        """The noise the model sees in `z_t`, float32, on the device of `z`.
+
+        `cond` is a text embedding for each clip `[b, l, d]`, or for each frame `[b, f, l, d]` (not
+        for text-to-video models). Differentiable in `z` and `cond` where gradients are enabled.
+
+        At most `rows_per_call` clips go through the model at once. Where no gradient is asked for
+        and memory runs out, that number is halved for good and the call is repeated.
+
+        Raises:
+            ValueError: if the shapes do not fit each other or the model.
+            MemoryError: if not even one clip fits.
+        """
+        self._check(z, cond)
+        rows = z.shape[0]
+        times = torch.full((rows,), t) if isinstance(t, int) else t
+        with_graph = torch.is_grad_enabled() and (z.requires_grad or cond.requires_grad)
+        while True:
+            size = min(self.rows_per_call or rows, rows)
+            try:
+                return self._in_slices(z, times, cond, size)
+            except torch.OutOfMemoryError as error:
+                if with_graph or size <= 1:
+                    raise self._too_large(z, with_graph) from error
+            # Out here the exception is gone, and with it what the failed call had allocated.
+            self.rows_per_call = (size + 1) // 2
+            logger.warning(
+                "%s: no memory for %d clips at once, now %d", self.name, size, self.rows_per_call
+            )
+
+    def _in_slices(self, z: Tensor, t: Tensor, cond: Tensor, size: int) -> Tensor:
+        parts = zip(z.split(size), t.split(size), cond.split(size), strict=True)
+        slices = [self._eps(*part) for part in parts]
+        return slices[0] if len(slices) == 1 else torch.cat(slices)
+
+    def _eps(self, z: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        here = {"device": self.device, "dtype": self.dtype}
+        prediction = _CALLS[self.kind](self.unet, z.to(**here), t.to(self.device), cond.to(**here))
+        return self.schedule.eps_from(prediction.to(z.device, torch.float32), z.float(), t)
+
+    def _check(self, z: Tensor, cond: Tensor) -> None:
+        b, channels, frames = z.shape[:3]
+        if channels != self.unet.config.in_channels:
+            raise ValueError(
+                f"The latents have {channels} channels, {self.name} takes "
+                f"{self.unet.config.in_channels}. Encode the clip with the same model's VAE."
+            )
+        if self.max_frames is not None and frames > self.max_frames:
+            raise ValueError(
+                f"The clip has {frames} frames; the motion module of {self.name} knows "
+                f"{self.max_frames}. Edit a shorter clip, or use a motion module for longer ones."
+            )
+        if cond.ndim == 4 and self.kind == "text-to-video":
+            raise ValueError(
+                f"{self.name} is a text-to-video model and takes one text embedding for a whole "
+                "clip. Use an AnimateDiff model for an embedding per frame."
+            )
+        leading = (b, frames)[: cond.ndim - 2]
+        if cond.ndim not in (3, 4) or tuple(cond.shape[:-2]) != leading:
+            raise ValueError(
+                f"The text embeddings have shape {list(cond.shape)}, the latents {list(z.shape)}. "
+                f"Expected one embedding [tokens, width] for each of the {b} clips, or for each of "
+                f"the {b} x {frames} frames."
+            )
+        width = self.unet.config.cross_attention_dim
+        if cond.shape[-1] != width:
+            raise ValueError(
+                f"The text embeddings are {cond.shape[-1]} wide, {self.name} takes {width}. Encode "
+                "the prompts with the same model's text encoder."
+            )
+
+    def _too_large(self, z: Tensor, with_graph: bool) -> MemoryError:
+        _, _, frames, h, w = z.shape
+        size = f"{frames} frames of {w * self.vae_factor} x {h * self.vae_factor} pixels"
+        task = " with gradients" if with_graph else ""
+        return MemoryError(
+            f"{self.name} has no memory for one clip of {size}{task} on {self.device}. Use fewer "
+            "or smaller frames, load the model in half precision, or close other programs there."
+        )
+
+
+def _sample(parameter: Tensor) -> Tensor:
+    flat = parameter.detach().flatten()
+    return flat[:: max(1, flat.numel() // 8)][:8]

@@ -1,0 +1,208 @@
+"""What lies in a model folder, told from its own JSON: the kind of model, its parts, its faults.
+
+No torch here: a list of models must cost nothing to make.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..fetch import CATALOGUE, chosen_weights, command
+
+# Kind of model -> what the loader of that kind reads.
+EXPECTED = {
+    "text-to-video": (
+        "a ModelScope or ZeroScope model: a diffusers folder with model_index.json, unet "
+        "(UNet3DConditionModel), vae, text_encoder, tokenizer and scheduler"
+    ),
+    "image": (
+        "a Stable Diffusion 1.x model: a diffusers folder with model_index.json, unet "
+        "(UNet2DConditionModel), vae, text_encoder, tokenizer and scheduler, or one .safetensors "
+        "checkpoint"
+    ),
+    "motion-adapter": (
+        "an AnimateDiff motion adapter: a folder with config.json (MotionAdapter) and its weights, "
+        "or one file with the motion modules"
+    ),
+    "clip": (
+        "a CLIP model as transformers saves it: a folder with config.json (CLIPModel), its "
+        "weights and the tokenizer"
+    ),
+    "grounding-dino": (
+        "a Grounding DINO model as transformers saves it: a folder with config.json (model_type "
+        "grounding-dino), model.safetensors and the tokenizer"
+    ),
+    "sam2-video": (
+        "a SAM 2 video model as transformers saves it: a folder with config.json (model_type "
+        "sam2_video) and model.safetensors"
+    ),
+}
+_EXAMPLE = {
+    "text-to-video": "zeroscope_v2_576w",
+    "image": "stable-diffusion-v1-5",
+    "motion-adapter": "animatediff-motion-adapter-v1-5-3",
+    "clip": "clip-vit-large-patch14",
+    "grounding-dino": "grounding-dino-tiny",
+    "sam2-video": "sam2.1-hiera-small",
+}
+_KIND_OF_UNET = {"UNet3DConditionModel": "text-to-video", "UNet2DConditionModel": "image"}
+_CLASSES = {
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
+_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_DEEPEST = 3  # folders below a root that are searched for models
+
+
+class ModelError(ValueError):
+    """A model that cannot be used: what was found, what was expected, and what to do."""
+
+
+def problem(kind: str, path: Path, found: str, expected: str | None = None) -> ModelError:
+    """The error about a model of a kind that should lie at `path`."""
+    name = path.name if path.name in CATALOGUE else _EXAMPLE[kind]
+    return ModelError(
+        f"{path} {found} Expected {expected or EXPECTED[kind]}. Put it into {path.parent}; this "
+        f"downloads {name}: {command(name, path.parent)}"
+    )
+
+
+def contained(path: Path, roots: Sequence[Path]) -> Path:
+    """`path` without `..`, if it lies inside one of the folders.
+
+    Links inside the folders are followed as they are: their owner put them there.
+
+    Raises:
+        ModelError: if the path leads out of all of them.
+    """
+    plain = Path(os.path.abspath(path))
+    if any(plain.is_relative_to(os.path.abspath(root)) for root in roots):
+        return plain
+    raise ModelError(
+        f"{path} lies outside the model folders, and models are read from those only. Move it into "
+        f"one of {', '.join(map(str, roots)) or '(none is set up)'}."
+    )
+
+
+def kind_of(folder: Path) -> str | None:
+    """The kind of model in a folder, None if it holds none that is known here."""
+    for file, entry in (
+        ("model_index.json", "unet"),
+        ("config.json", "_class_name"),
+        ("config.json", "architectures"),
+        ("config.json", "model_type"),
+    ):
+        try:
+            found = json.loads((folder / file).read_text("utf-8"))
+        except (OSError, ValueError):
+            continue
+        value = found.get(entry) if isinstance(found, dict) else None
+        if entry == "unet" and isinstance(value, list) and len(value) == 2:
+            return _KIND_OF_UNET.get(str(value[1]))
+        if value == "MotionAdapter":
+            return "motion-adapter"
+        if value == ["CLIPModel"]:
+            return "clip"
+        if value in ("grounding-dino", "sam2_video"):
+            return value.replace("_", "-")
+    return None
+
+
+def list_models(roots: Sequence[Path], kind: str) -> list[str]:
+    """The names of all model folders of a kind: their paths from their roots, with `/`."""
+    names = set()
+    for root in roots:
+        for place, folders, files in os.walk(root, followlinks=True):
+            inside = Path(place).relative_to(root)
+            if "model_index.json" in files or len(inside.parts) == _DEEPEST:
+                folders.clear()
+            if files and kind_of(Path(place)) == kind:
+                names.add(inside.as_posix())
+    return sorted(names)
+
+
+def find_model(name: str, roots: Sequence[Path], kind: str) -> Path:
+    """The folder or file of that name in the first root that has it.
+
+    Raises:
+        ModelError: if no root has it, or the name leads out of them.
+    """
+    for root in roots:
+        path = contained(root / name, [root])
+        if path.exists():
+            return path
+    if not roots:
+        raise ModelError(f"No model folder is set up in which {name!r} could be looked for.")
+    there = ", ".join(list_models(roots, kind)) or "none"
+    raise problem(kind, Path(roots[0]) / name, f"does not exist (found of its kind: {there}).")
+
+
+def read_json(path: Path, kind: str, model: Path) -> dict[str, Any]:
+    """A JSON object of the model at `model`."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        inside = path.is_relative_to(model)
+        name = path.relative_to(model).as_posix() if inside else str(path)
+        raise problem(kind, model, f"has no {name}.") from None
+    except (OSError, ValueError) as error:
+        raise problem(kind, model, f"has an unreadable {path.name} ({error}).") from error
+    if not isinstance(found, dict):
+        raise problem(kind, model, f"has a {path.name} that is no JSON object.")
+    return found
+
+
+def check_folder(folder: Path, kind: str, elsewhere: Mapping[str, Path]) -> dict[str, Path]:
+    """The folders of a pipeline's parts, after a look at what each says it is.
+
+    `elsewhere` names parts that lie outside the folder, where several models share them.
+
+    Raises:
+        ModelError: if something is missing or of another class.
+    """
+    if not folder.is_dir():
+        raise problem(kind, folder, "is a file." if folder.exists() else "does not exist.")
+    index = read_json(folder / "model_index.json", kind, folder)
+    found = kind_of(folder)
+    if found != kind:
+        named = _class_named(index, "unet")
+        what = f"is a model of kind {found}" if found else f"names {named} as its unet"
+        raise problem(kind, folder, f"{what} in model_index.json.")
+    for part, classes in _CLASSES.items():
+        named = _class_named(index, part)
+        if part not in elsewhere and named not in classes:
+            wanted = " or ".join(classes)
+            raise problem(kind, folder, f"names {named} as its {part} and not a {wanted}.")
+    parts = {part: Path(elsewhere.get(part, folder / part)) for part in _PARTS}
+    for part, path in parts.items():
+        if not path.is_dir():
+            raise problem(kind, folder, f"has no folder {part}.")
+    return parts
+
+
+def check_config(part: Path, expected: str, kind: str, model: Path) -> dict[str, Any]:
+    """The `config.json` of a part, if it describes the expected class."""
+    config = read_json(part / "config.json", kind, model)
+    named = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
+    if named != expected:
+        found = f"has {named or 'no class'} in the config.json of its {part.name}"
+        raise problem(kind, model, f"{found} and not {expected}.")
+    return config
+
+
+def weight_files(part: Path, kind: str, model: Path) -> list[Path]:
+    """The files with a part's weights: safetensors or pickles, whole or sharded, fp16 or not."""
+    names = chosen_weights(file.name for file in part.iterdir() if file.is_file())
+    if not names:
+        held = ", ".join(sorted(file.name for file in part.iterdir())) or "nothing"
+        where = f"in {part.name}" if part != model else "in it"
+        raise problem(kind, model, f"has no weights {where} (found: {held}).")
+    return [part / name for name in names]
+
+
+def _class_named(index: Mapping[str, Any], part: str) -> str:
+    entry = index.get(part)
+    return str(entry[1]) if isinstance(entry, list) and len(entry) == 2 else "nothing"

@@ -1,0 +1,258 @@
+"""Model folders and files to backbones: only from this machine, only weights, never code."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from ..schedule import NoiseSchedule
+from .backbone import Backbone
+from .layout import (
+    check_config,
+    check_folder,
+    problem,
+    read_json,
+    weight_files,
+)
+from .motion import motion_unet
+from .single_file import check_checkpoint, text_weights, unet_weights, vae_weights
+from .weights import FindWeights, build, modern_names, read_weights, text_names
+
+# The settings of Stable Diffusion 1.x, which a single checkpoint file does not hold.
+SD1_CONFIGS = Path(__file__).parent / "configs" / "stable-diffusion-1"
+# AnimateDiff was trained with linear betas over models that had scaled-linear ones.
+ANIMATEDIFF_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+}
+_UNETS = {"text-to-video": UNet3DConditionModel, "image": UNet2DConditionModel}
+
+# Tensors made in inference mode can never be differentiated through: loaders always leave it.
+normal_mode = torch.inference_mode(False)
+
+
+@normal_mode
+def load_text_to_video(
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    parts: Mapping[str, Path] | None = None,
+) -> Backbone:
+    """A ModelScope or ZeroScope model from its diffusers folder.
+
+    `dtype` is what the unet and the text encoder compute in: by default float32 on the CPU and
+    float16 elsewhere. The VAE stays in float32 if its configuration asks for that (`force_upcast`).
+    `parts` names folders of parts ("vae", "text_encoder", "tokenizer") that lie elsewhere.
+
+    Raises:
+        ModelError: if something else, too little or damaged files lie there.
+    """
+    return _load_folder(folder, "text-to-video", device, dtype, parts or {})
+
+
+@normal_mode
+def load_image(
+    path: Path,
+    *,
+    tokenizer_folder: Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    parts: Mapping[str, Path] | None = None,
+    prediction_type: str | None = None,
+    configs: Path = SD1_CONFIGS,
+) -> Backbone:
+    """A Stable Diffusion 1.x model from its diffusers folder or a single checkpoint file.
+
+    See `load_text_to_video` for `device`, `dtype` and `parts`. A single file has no tokenizer, so
+    `tokenizer_folder` is needed, and does not say what it predicts: "epsilon", unless
+    `prediction_type` says otherwise. `configs` are the settings of the model in a single file.
+
+    Raises:
+        ModelError: if something else, too little or damaged files lie there.
+    """
+    if path.is_file():
+        backbone = _load_checkpoint(path, tokenizer_folder, device, dtype, configs)
+    else:
+        backbone = _load_folder(path, "image", device, dtype, parts or {})
+    if prediction_type is None:
+        return backbone
+    return replace(backbone, schedule=replace(backbone.schedule, prediction_type=prediction_type))
+
+
+@normal_mode
+def load_animatediff(
+    image: Backbone | Path,
+    adapter: Path,
+    *,
+    schedule_config: Mapping[str, Any] | None = None,
+    **image_options: Any,
+) -> Backbone:
+    """A Stable Diffusion 1.x model with an AnimateDiff motion adapter, a folder or a single file.
+
+    `image` is a loaded model, which stays as it is and shares its weights, or the path of one, for
+    which `image_options` are those of `load_image`. The betas are AnimateDiff's linear ones,
+    whatever the image model was trained with, or those of a `schedule_config`, linear too.
+
+    Raises:
+        ModelError: if the adapter is none, damaged, or made for another image model.
+        ValueError: if the schedule is not linear.
+    """
+    settings = {**ANIMATEDIFF_SCHEDULE, **(schedule_config or {})}
+    if settings["beta_schedule"] != "linear":
+        raise ValueError(
+            f"AnimateDiff models have linear betas, and not {settings['beta_schedule']!r}: with "
+            "others their motion modules give noise. Leave the schedule out."
+        )
+    if isinstance(image, Path):
+        image = load_image(image, **image_options)
+    settings.setdefault("prediction_type", image.schedule.prediction_type)
+    return Backbone(
+        name=f"{image.name} with {adapter.name}",
+        kind="animatediff",
+        unet=motion_unet(image.unet, adapter),
+        vae=image.vae,
+        text_encoder=image.text_encoder,
+        tokenizer=image.tokenizer,
+        schedule=NoiseSchedule.from_config(settings),
+    )
+
+
+def _load_folder(
+    folder: Path,
+    kind: str,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    elsewhere: Mapping[str, Path],
+) -> Backbone:
+    places = check_folder(folder, kind, elsewhere)
+    classes = {
+        "unet": _UNETS[kind].__name__,
+        "vae": "AutoencoderKL",
+        "text_encoder": "CLIPTextModel",
+    }
+    configs = {
+        part: check_config(places[part], name, kind, folder) for part, name in classes.items()
+    }
+    configs["scheduler"] = read_json(places["scheduler"] / "scheduler_config.json", kind, folder)
+
+    def stored(part: str) -> dict[str, Tensor]:
+        return read_weights(weight_files(places[part], kind, folder), kind, folder)
+
+    finders: dict[str, FindWeights] = {
+        "unet": lambda _: stored("unet"),
+        "vae": lambda _: modern_names(stored("vae")),
+        "text_encoder": lambda names: text_names(stored("text_encoder"), names),
+    }
+    return _assemble(folder, kind, configs, finders, places["tokenizer"], device, dtype)
+
+
+def _load_checkpoint(
+    path: Path,
+    tokenizer_folder: Path | None,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    configs_folder: Path,
+) -> Backbone:
+    if tokenizer_folder is None:
+        found = "is a single file, which holds no tokenizer, and no tokenizer folder is given."
+        raise problem("image", path, found)
+    configs = {
+        part: json.loads((configs_folder / part / "config.json").read_text("utf-8"))
+        for part in ("unet", "vae", "text_encoder")
+    }
+    scheduler = configs_folder / "scheduler" / "scheduler_config.json"
+    configs["scheduler"] = json.loads(scheduler.read_text("utf-8"))
+    checkpoint = read_weights([path], "image", path)
+    check_checkpoint(checkpoint, path)
+    finders: dict[str, FindWeights] = {
+        "unet": lambda names: unet_weights(checkpoint, names, configs["unet"]),
+        "vae": lambda names: vae_weights(checkpoint, names, configs["vae"]),
+        "text_encoder": lambda names: text_names(text_weights(checkpoint), names),
+    }
+    return _assemble(path, "image", configs, finders, tokenizer_folder, device, dtype)
+
+
+def _assemble(
+    model: Path,
+    kind: str,
+    configs: Mapping[str, dict[str, Any]],
+    finders: Mapping[str, FindWeights],
+    tokenizer_folder: Path,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+) -> Backbone:
+    if dtype is None:
+        dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
+    # Autoencoders of Stable Diffusion overflow in half precision; their configuration says so.
+    whole = configs["vae"].get("force_upcast", True)
+    text_config = CLIPTextConfig.from_dict(configs["text_encoder"])
+    _check_widths(configs["unet"], configs["vae"], text_config, kind, model)
+    makers: dict[str, tuple[Callable[[], nn.Module], torch.dtype]] = {
+        "unet": (lambda: _UNETS[kind].from_config(configs["unet"]), dtype),
+        "vae": (
+            lambda: AutoencoderKL.from_config(configs["vae"]),
+            torch.float32 if whole else dtype,
+        ),
+        "text_encoder": (lambda: CLIPTextModel(text_config), dtype),
+    }
+    # Small and early: what is wrong with it should not be told after gigabytes were read.
+    schedule = NoiseSchedule.from_config(configs["scheduler"])
+    tokenizer = _tokenizer(tokenizer_folder, text_config.vocab_size, kind, model)
+    modules = {
+        part: build(make, finders[part], precision, kind, model).to(device)
+        for part, (make, precision) in makers.items()
+    }
+    return Backbone(name=model.name, kind=kind, tokenizer=tokenizer, schedule=schedule, **modules)
+
+
+def _check_widths(
+    unet: Mapping[str, Any],
+    vae: Mapping[str, Any],
+    text_config: CLIPTextConfig,
+    kind: str,
+    model: Path,
+) -> None:
+    """The parts must fit each other, and the unet must want nothing but latents, t and text."""
+    latent = vae.get("latent_channels", 4)
+    for side in ("in_channels", "out_channels"):
+        if unet.get(side, 4) != latent:
+            found = f"has a unet with {side} = {unet[side]} over a VAE with {latent} channels"
+            hint = " (an inpainting or instruction model?)" if side == "in_channels" else ""
+            raise problem(kind, model, f"{found}{hint}.")
+    width = unet.get("cross_attention_dim")
+    if width != text_config.hidden_size:
+        found = f"has a unet for texts {width} wide and an encoder that gives"
+        raise problem(kind, model, f"{found} {text_config.hidden_size}.")
+    for extra in ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim"):
+        if unet.get(extra) is not None:
+            found = (
+                f"has a unet that wants more than a text ({extra} = {unet[extra]!r}; is it XL?)."
+            )
+            raise problem(kind, model, found)
+
+
+def _tokenizer(folder: Path, vocabulary: int, kind: str, model: Path) -> CLIPTokenizer:
+    # Without its files some releases of transformers quietly make an empty tokenizer.
+    for file in ("vocab.json", "merges.txt"):
+        if not (folder / file).is_file():
+            raise problem(kind, model, f"has no tokenizer: there is no {file} in {folder}.")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    # The tokenizers package raises bare exceptions for damaged files.
+    except Exception as error:
+        raise problem(kind, model, f"has a damaged tokenizer in {folder} ({error}).") from error
+    if len(tokenizer) > vocabulary:
+        found = (
+            f"has a tokenizer of {len(tokenizer)} tokens and an encoder that knows {vocabulary}."
+        )
+        raise problem(kind, model, found)
+    return tokenizer

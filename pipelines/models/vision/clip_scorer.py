@@ -1,0 +1,180 @@
+"""CLIP with both of its towers: pictures and texts as embeddings that can be compared."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from ..pretrained import load_tokenizer
+from ..unet.layout import check_config, problem, read_json, weight_files
+from ..unet.weights import build, read_weights
+
+logger = logging.getLogger(__name__)
+
+_KIND = "clip"
+# Filters by the numbers that preprocessor_config.json has for them (Pillow's).
+_FILTERS = {2: "bilinear", 3: "bicubic"}
+# What CLIP was trained with, where a folder does not say it.
+_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a frame becomes what the model sees."""
+
+    shortest: int | None  # pixels the shorter edge is brought to; None: to `size` at once
+    size: tuple[int, int]  # (height, width) cut from the middle
+    method: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, frames: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 h w"]:
+        """Frames with pixels in 0..1, scaled, cut and normalised, in steps of 1/255."""
+        height, width = frames.shape[-2:]
+        target = self.size
+        if self.shortest is not None:
+            short = min(height, width)
+            target = (height * self.shortest // short, width * self.shortest // short)
+        # Published numbers are of 8-bit pictures, scaled by Pillow: first in width, then in height.
+        for between in ((height, target[1]), target):
+            if between != tuple(frames.shape[-2:]):
+                frames = functional.interpolate(frames, between, mode=self.method, antialias=True)
+            frames = (frames.clamp(0, 1) * 255).round() / 255
+        (top, bottom), (left, right) = (
+            _margins(have, want) for have, want in zip(target, self.size, strict=True)
+        )
+        frames = functional.pad(frames, (left, right, top, bottom))
+        mean, std = (frames.new_tensor(x)[:, None, None] for x in (self.mean, self.std))
+        return (frames - mean) / std
+
+
+@dataclass(frozen=True, eq=False)
+class ClipScorer:
+    """A CLIP model, or one of its layout such as PickScore's, ready to embed."""
+
+    name: str
+    model: nn.Module
+    tokenizer: Any
+    prepare: Preparation
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The parts that take memory."""
+        return {"text_encoder": self.model}
+
+    @property
+    def scale(self) -> float:
+        """The temperature that cosines are multiplied with."""
+        return float(self.model.logit_scale.exp())
+
+    @torch.no_grad()
+    def embed_frames(
+        self,
+        clip: Float[Tensor, "1 3 f H W"],
+        *,
+        chunk: int = 16,
+        on_frames: Callable[[int], None] | None = None,
+    ) -> Float[Tensor, "f d"]:
+        """Embeddings of the frames, pixels in 0..1, `chunk` at a time, on the CPU."""
+        found = []
+        for frames in rearrange(clip, "1 c f h w -> f c h w").split(chunk):
+            pixels = self.prepare(frames.to(self.model.logit_scale))
+            pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+            found.append(self.model.visual_projection(pooled).cpu())
+            if on_frames is not None:
+                on_frames(sum(map(len, found)))
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def embed_prompt(self, text: str) -> Float[Tensor, "1 d"]:
+        """The embedding of a text, on the CPU. What is longer than the model reads is cut, logged.
+
+        Raises:
+            ValueError: if the text is empty.
+        """
+        if not text.strip():
+            raise ValueError("The prompt is empty; write what the clip should show.")
+        ids = self.tokenizer(text, verbose=False)["input_ids"]
+        window = self.model.config.text_config.max_position_embeddings
+        if len(ids) > window:
+            logger.warning(
+                "The prompt is longer than the %d tokens that %s reads; cut off: %r",
+                window - 2,
+                self.name,
+                self.tokenizer.decode(ids[window - 1 : -1]),
+            )
+            ids = [*ids[: window - 1], ids[-1]]
+        device = self.model.logit_scale.device
+        pooled = self.model.text_model(input_ids=torch.tensor([ids], device=device)).pooler_output
+        return self.model.text_projection(pooled).cpu()
+
+
+@torch.inference_mode(False)
+def load_clip(folder: Path, *, tokenizer_folder: Path | None = None) -> ClipScorer:
+    """A CLIP model from its folder, in float32.
+
+    `tokenizer_folder` is that of CLIP's own tokenizer, for folders that hold none.
+
+    Raises:
+        ModelError: if something else, too little or damaged files lie there.
+    """
+    if not folder.is_dir():
+        raise problem(_KIND, folder, "is a file." if folder.exists() else "does not exist.")
+    settings = check_config(folder, "CLIPModel", _KIND, folder)
+    config = CLIPConfig.from_dict(settings)
+    preparation = _preparation(folder, config.vision_config.image_size)
+    tokenizer = _tokenizer(folder, tokenizer_folder, config.text_config.vocab_size)
+
+    def stored(_: object) -> dict[str, Tensor]:
+        return read_weights(weight_files(folder, _KIND, folder), _KIND, folder)
+
+    model = build(lambda: CLIPModel(config), stored, torch.float32, _KIND, folder)
+    return ClipScorer(folder.name, model, tokenizer, preparation)
+
+
+def _preparation(folder: Path, image_size: int) -> Preparation:
+    """What preprocessor_config.json says, or what CLIP was trained with if there is none."""
+    file = folder / "preprocessor_config.json"
+    found = read_json(file, _KIND, folder) if file.exists() else {}
+    try:
+        size, cut = found.get("size", image_size), found.get("crop_size", image_size)
+        size = {"shortest_edge": size} if isinstance(size, int) else size
+        shortest = size.get("shortest_edge")
+        whole = size if shortest is None else cut
+        if isinstance(whole, int):
+            whole = {"height": whole, "width": whole}
+        return Preparation(
+            shortest,
+            (whole["height"], whole["width"]),
+            _FILTERS[found.get("resample", 3)],
+            tuple(found.get("image_mean", _MEAN)),
+            tuple(found.get("image_std", _STD)),
+        )
+    except (AttributeError, KeyError, TypeError) as error:
+        what = f"has a preprocessor_config.json that is not understood ({error!r})."
+        raise problem(_KIND, folder, what) from error
+
+
+def _tokenizer(folder: Path, other: Path | None, vocabulary: int) -> CLIPTokenizer:
+    place = next((at for at in (folder, other) if at is not None and _has_tokenizer(at)), None)
+    if place is None:
+        raise problem(_KIND, folder, "has no tokenizer (vocab.json and merges.txt).")
+    return load_tokenizer(CLIPTokenizer, place, vocabulary, _KIND, folder)
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return all((folder / file).is_file() for file in ("vocab.json", "merges.txt"))
+
+
+def _margins(have: int, want: int) -> tuple[int, int]:
+    """What to add before and after to have `want` pixels about the middle; negative cuts off."""
+    before = int((want - have) / 2)
+    return before, want - have - before

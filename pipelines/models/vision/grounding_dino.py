@@ -1,0 +1,122 @@
+"""Grounding DINO (Liu et al., 2023): boxes around what a prompt names."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import BertTokenizerFast, GroundingDinoForObjectDetection
+
+from ..pretrained import load_pretrained, load_tokenizer
+from ..unet.layout import problem, read_json
+from .clip_scorer import Preparation
+
+_KIND = "grounding-dino"
+# What it was trained with, where a folder does not say it.
+_SIZE = {"shortest_edge": 800, "longest_edge": 1333}
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+
+class Detections(NamedTuple):
+    """What was found in a frame, the surest first. May be nothing: n = 0."""
+
+    boxes: Float[Tensor, "n 4"]  # left, top, right, bottom, in pixels, inside the frame
+    scores: Float[Tensor, " n"]  # 0..1
+
+
+@dataclass(frozen=True, eq=False)
+class Detector:
+    """A Grounding DINO model, ready to look for things."""
+
+    name: str
+    model: nn.Module
+    tokenizer: Any
+    shortest: int  # pixels the shorter edge of a frame is brought to,
+    longest: int  # but the longer one to no more than this
+    mean: tuple[float, ...] = _MEAN
+    std: tuple[float, ...] = _STD
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The part that takes memory, under the name of what computes where it should."""
+        return {"unet": self.model}
+
+    @torch.no_grad()
+    def detect(self, frame: Float[Tensor, "3 H W"], prompt: str) -> Detections:
+        """All boxes in a frame with pixels in 0..1, on the CPU, whatever their scores.
+
+        Things are separated by full stops, commas or lines, as in "a cat. a dog". A box counts as
+        much as the word that fits it best.
+
+        Raises:
+            ValueError: for a prompt without words, or longer than the model reads.
+        """
+        height, width = frame.shape[-2:]
+        weight = next(self.model.parameters())
+        pixels = self._prepared(frame.to(weight))
+        words = self._tokens(prompt)
+        found = self.model(
+            pixel_values=pixels,
+            pixel_mask=torch.ones_like(pixels[:, 0], dtype=torch.long),
+            **{name: value.to(weight.device) for name, value in words.items()},
+        )
+        # Beyond the prompt the logits are -inf, which is a score of 0.
+        scores, order = found.logits[0].sigmoid().amax(dim=-1).cpu().sort(descending=True)
+        x, y, w, h = found.pred_boxes[0].cpu()[order].unbind(dim=-1)
+        boxes = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], dim=-1).clamp(0, 1)
+        return Detections(boxes * torch.tensor([width, height, width, height]), scores)
+
+    def _prepared(self, frame: Float[Tensor, "3 H W"]) -> Float[Tensor, "1 3 h w"]:
+        height, width = frame.shape[-2:]
+        short, long = min(height, width), max(height, width)
+        size = self.shortest, self.shortest * long // short
+        if size[1] > self.longest:
+            size = round(self.longest * short / long), self.longest
+        target = size if height < width else size[::-1]
+        prepare = Preparation(None, target, "bilinear", self.mean, self.std)
+        return prepare(rearrange(frame, "c h w -> 1 c h w"))
+
+    def _tokens(self, prompt: str) -> dict[str, Tensor]:
+        things = [thing for part in re.split(r"[.,;\n]", prompt) if (thing := part.strip().lower())]
+        if not things:
+            raise ValueError("The prompt is empty; write what to look for, such as: a cat.")
+        # Every thing ends in a full stop: by these the model tells them apart.
+        words = self.tokenizer(". ".join(things) + ".", verbose=False, return_tensors="pt")
+        window, length = self.model.config.max_text_len, words["input_ids"].shape[1]
+        if length > window:
+            raise ValueError(
+                f"The prompt has {length} tokens and {self.name} reads {window}. Look for fewer "
+                "things at once."
+            )
+        names = ("input_ids", "token_type_ids", "attention_mask")
+        return {name: words[name] for name in names}
+
+
+def load_grounding_dino(folder: Path) -> Detector:
+    """A Grounding DINO model as transformers saves it, in float32.
+
+    Raises:
+        ModelError: if something else, too little or damaged files lie there, or pickles.
+    """
+    model = load_pretrained(GroundingDinoForObjectDetection, folder, _KIND)
+    tokenizer = _tokenizer(folder, model.config.text_config.vocab_size)
+    file = folder / "preprocessor_config.json"
+    found = read_json(file, _KIND, folder) if file.exists() else {}
+    try:
+        size = found.get("size", _SIZE)
+        shortest, longest = int(size["shortest_edge"]), int(size["longest_edge"])
+        mean, std = tuple(found.get("image_mean", _MEAN)), tuple(found.get("image_std", _STD))
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"has a preprocessor_config.json that is not understood ({error!r})."
+        raise problem(_KIND, folder, what) from error
+    return Detector(folder.name, model, tokenizer, shortest, longest, mean, std)
+
+
+def _tokenizer(folder: Path, vocabulary: int) -> BertTokenizerFast:
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.txt")):
+        raise problem(_KIND, folder, "has no tokenizer (tokenizer.json or vocab.txt).")
+    return load_tokenizer(BertTokenizerFast, folder, vocabulary, _KIND, folder)

@@ -1,0 +1,1 @@
+"""Inflation of image models, one-shot tuning, and how attention along time shifts features."""

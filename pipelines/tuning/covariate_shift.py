@@ -1,0 +1,127 @@
+"""Covariate shift: how far modules along time move the mean and the variance of features."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..models.schedule import Latents, NoiseSchedule
+
+
+@dataclass(frozen=True)
+class LayerShift:
+    """What one module does to features, over all positions, clips and timesteps looked at.
+
+    With mu and Sigma the mean over the frames and the covariance of the frames' features at one
+    position (EI2, Zhang et al., 2023, Prop. 1 and Eq. 5), and primes after the module:
+    """
+
+    name: str
+    mean_shift: float  # |mu' - mu| / |mu|
+    variance_ratio: float  # tr Sigma' / tr Sigma
+    covariance_shift: float  # |Sigma' - Sigma| / |Sigma|, Frobenius norms; 1 is Eq. 7's bound
+
+    @property
+    def label(self) -> str:
+        """Where in the UNet the module is, in short: `down 0.1`, `mid 0`, `up 2.0`."""
+        place = re.match(r"(down|mid|up)_blocks?\.(?:(\d+)\.)?attentions\.(\d+)", self.name)
+        if place is None:
+            return self.name
+        return f"{place[1]} {'.'.join(part for part in place.groups()[1:] if part)}"
+
+
+class _Sums:
+    """Squared norms of a module's means and covariances, added up over positions and calls."""
+
+    def __init__(self) -> None:
+        self.mean = self.moved = self.trace = self.trace_after = 0.0
+        self.norm = self.norm_after = self.inner = 0.0
+
+    def add(self, before: Tensor, after: Tensor) -> None:
+        before, after = before.detach().double(), after.detach().double()
+        frames = before.shape[-2]
+        mu, mu_after = before.mean(-2, keepdim=True), after.mean(-2, keepdim=True)
+        self.mean += mu.square().sum().item()
+        self.moved += (mu_after - mu).square().sum().item()
+        x, y = before - mu, after - mu_after
+        # <X^T X, Y^T Y> = |X Y^T|^2: matrices of frames, never of channels.
+        self.norm += (x @ x.mT / frames).square().sum().item()
+        self.norm_after += (y @ y.mT / frames).square().sum().item()
+        self.inner += (x @ y.mT / frames).square().sum().item()
+        self.trace += x.square().sum().item()
+        self.trace_after += y.square().sum().item()
+
+    def shift(self, name: str) -> LayerShift:
+        difference = max(self.norm + self.norm_after - 2 * self.inner, 0.0)
+        return LayerShift(
+            name,
+            mean_shift=_share(self.moved, self.mean) ** 0.5,
+            variance_ratio=_share(self.trace_after, self.trace) if self.trace else 1.0,
+            covariance_shift=_share(difference, self.norm) ** 0.5,
+        )
+
+
+@torch.no_grad()
+def covariate_shift(
+    layers: Mapping[str, nn.Module],
+    eps_theta: Callable[[Latents, int, Tensor], Latents],
+    z_0: Latents,
+    cond: Float[Tensor, "b l d"],
+    schedule: NoiseSchedule,
+    timesteps: Sequence[int],
+    *,
+    seed: int = 0,
+    on_step: Callable[[int], None] | None = None,
+) -> tuple[LayerShift, ...]:
+    """The shift of every module in `layers`, in the order they run, while `eps_theta` predicts.
+
+    Each module takes and gives features `[..., f, d]`. The clip is noised to each of `timesteps`
+    once. The modules are only watched, and no longer than this call.
+
+    Raises:
+        ValueError: without layers, or if the model uses none of them.
+    """
+    if not layers:
+        raise ValueError(
+            "The model has no modules along time to look at. Inflate an image model with a variant "
+            "that adds them."
+        )
+    sums: dict[str, _Sums] = {}
+
+    def watching(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        return lambda _, inputs, output: sums.setdefault(name, _Sums()).add(inputs[0], output)
+
+    watches = [layer.register_forward_hook(watching(name)) for name, layer in layers.items()]
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        for done, t in enumerate(timesteps, start=1):
+            noise = torch.randn(z_0.shape, generator=generator, dtype=z_0.dtype).to(z_0.device)
+            eps_theta(schedule.add_noise(z_0, noise, t), t, cond)
+            if on_step is not None:
+                on_step(done)
+    finally:
+        for watch in watches:
+            watch.remove()
+    if not sums:
+        raise ValueError("The model ran without any of the modules that were to be looked at.")
+    return tuple(found.shift(name) for name, found in sums.items())
+
+
+def shift_table(shifts: Mapping[str, Sequence[LayerShift]]) -> str:
+    """The shifts of several models as text, a line per layer and a mean at the end of each."""
+    lines = []
+    for model, layers in shifts.items():
+        lines.append(f"{model}: shift of the mean, ratio of variances, shift of the covariance")
+        rows = [(s.label, s.mean_shift, s.variance_ratio, s.covariance_shift) for s in layers]
+        columns = zip(*(row[1:] for row in rows), strict=True)
+        rows.append(("mean", *(sum(column) / len(column) for column in columns)))
+        lines += [f"  {label:<10} {m:9.4f} {v:9.4f} {c:9.4f}" for label, m, v, c in rows]
+    return "\n".join(lines)
+
+
+def _share(part: float, whole: float) -> float:
+    """part / whole; nothing of nothing is 0."""
+    return part / whole if whole else (float("inf") if part else 0.0)

@@ -1,0 +1,295 @@
+"""One-shot tuning: an inflated model learns a single clip by the diffusion loss."""
+
+import copy
+import logging
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..models.schedule import Latents, NoiseSchedule
+from .inflation import Tuning, VideoUNet
+
+logger = logging.getLogger(__name__)
+
+# What the model computes in while it is tuned; None is what it was loaded in.
+PRECISIONS = {"as loaded": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Steps between two copies of the state that a run falls back on when its loss is not finite.
+_STEPS_PER_COPY = 10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a clip is learned. The defaults are EI2's (Zhang et al., 2023, Sec. 5).
+
+    The paper does not name weight decay and clipping; theirs are Tune-A-Video's.
+    """
+
+    steps: int = 500
+    learning_rate: float = 3e-5
+    weight_decay: float = 1e-2
+    clip_norm: float = 1.0  # of the gradient of all trained weights together
+    seed: int = 0
+    precision: str = "as loaded"  # a key of PRECISIONS; trained weights are float32 in any case
+    checkpointing: bool = False  # less memory, and about a third more time
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"steps is {self.steps}; it must be 0 (no change) or more.")
+        for name in ("learning_rate", "clip_norm"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} is {value}; it must be a number above 0.")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay is {self.weight_decay}; it must be 0 or more.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; choose {', '.join(PRECISIONS)}.")
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What has been learned, and everything a run needs to go on as if it had not stopped.
+
+    All tensors are on the CPU. `model.with_tuned(state.weights, state.tuning)` is the tuned model.
+    """
+
+    weights: dict[str, Tensor]
+    tuning: Tuning
+    optimiser: dict[str, Any]
+    scaler: dict[str, Any]  # empty unless it computes in float16
+    random: Tensor  # state of the CPU generator that draws timesteps and noise
+    losses: tuple[float, ...]  # one per step
+
+    @property
+    def step(self) -> int:
+        """The number of steps made."""
+        return self.tuning.step
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """What `on_step` is shown: `step` of `steps` are done."""
+
+    step: int
+    steps: int
+    loss: float
+    model: VideoUNet  # as it is now; it goes on learning
+    state: Callable[[], State]  # makes a copy of where the run stands, also after it was stopped
+
+
+class Diverged(FloatingPointError):
+    """The loss stopped being a number; `state` is the last copy made while it was one."""
+
+    def __init__(self, message: str, state: State) -> None:
+        super().__init__(message)
+        self.state = state
+
+
+def tune(
+    model: nn.Module,
+    z_0: Latents,
+    cond: Float[Tensor, "b l d"],
+    schedule: NoiseSchedule,
+    settings: Settings,
+    *,
+    prompt: str = "",
+    state: State | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> State:
+    """Teach an inflated model a clip: E |target - model(z_t, t, cond)|^2 over timesteps and noise.
+
+    The diffusion loss of EI2 (Zhang et al., 2023, Eq. 2), AdamW on `model.trainable()` alone. The
+    model passed in stays as it is. `settings.steps` is the total: with `state`, what is missing of
+    it follows; on the CPU the result is bit for bit that of one run. `on_step` is called after
+    every step and may raise to stop; `Progress.state` then still gives what was learned.
+
+    Raises:
+        ValueError: if the model is not inflated or has nothing to train, if the clip is not finite,
+            or for a `state` of another model, clip size or more steps.
+        Diverged: at the first loss or gradient that is not finite.
+        MemoryError: if the device has too little memory, with what to do.
+    """
+    _check(model, z_0, settings, state)
+    run = _Run(model, z_0, schedule, settings, prompt, state)
+    good = run.state()
+    logger.info("%s", trained_summary(model))
+    for step in range(run.step, settings.steps):
+        # Weights are known to be good only once they have given a loss.
+        before = run.state() if step - good.step == _STEPS_PER_COPY else None
+        try:
+            loss = run.loss(z_0, cond)
+            if not math.isfinite(loss.item()):
+                raise _diverged("loss", step, settings, good)
+            good = before or good
+            if not run.descend(loss):
+                raise _diverged("gradient", step, settings, good)
+        except torch.OutOfMemoryError as error:
+            raise _too_large(z_0, step, settings) from error
+        if on_step is not None:
+            on_step(Progress(run.step, settings.steps, run.losses[-1], run.model, run.state))
+    return run.state()
+
+
+class _Run:
+    """A model that is learning, with its optimiser and its random numbers."""
+
+    def __init__(
+        self,
+        model: VideoUNet,
+        z_0: Tensor,
+        schedule: NoiseSchedule,
+        settings: Settings,
+        prompt: str,
+        state: State | None,
+    ) -> None:
+        self.schedule, self.settings, self.prompt = schedule, settings, prompt
+        self.size = z_0.shape[2:]
+        self.model = model.fork() if state is None else model.with_tuned(state.weights)
+        self.model.checkpointing(settings.checkpointing)
+        self.parameters = list(self.model.trainable().values())
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        self.dtype = next(model.parameters()).dtype
+        self.autocast = PRECISIONS[settings.precision]
+        # Gradients of half-precision features would underflow: the loss is scaled up for them.
+        half = (self.autocast or self.dtype) == torch.float16
+        self.scaler = torch.amp.GradScaler(z_0.device.type, enabled=half)
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.losses: list[float] = []
+        if state is not None:
+            restored = copy.deepcopy(state.optimiser)
+            for group in restored["param_groups"]:
+                group["lr"] = settings.learning_rate
+                group["weight_decay"] = settings.weight_decay
+            self.optimiser.load_state_dict(restored)
+            if state.scaler:
+                self.scaler.load_state_dict(state.scaler)
+            self.generator.set_state(state.random)
+            self.losses = list(state.losses)
+
+    @property
+    def step(self) -> int:
+        return len(self.losses)
+
+    def loss(self, z_0: Tensor, cond: Tensor) -> Tensor:
+        """The diffusion loss at one timestep and one noise, both drawn on the CPU."""
+        t = int(torch.randint(len(self.schedule), (), generator=self.generator))
+        noise = torch.randn(z_0.shape, generator=self.generator, dtype=z_0.dtype).to(z_0.device)
+        z_t = self.schedule.add_noise(z_0, noise, t)
+        target = noise
+        if self.schedule.prediction_type == "v_prediction":
+            a_t = self.schedule.alphas_bar[t].item()
+            target = math.sqrt(a_t) * noise - math.sqrt(1 - a_t) * z_0
+        cast = torch.autocast(z_0.device.type, self.autocast) if self.autocast else nullcontext()
+        with cast:
+            prediction = self.model(z_t.to(self.dtype), t, cond.to(z_0.device, self.dtype))
+        return functional.mse_loss(prediction.to(target.dtype), target)
+
+    def descend(self, loss: Tensor) -> bool:
+        """One step of AdamW; False, and no step, if a gradient is not finite."""
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimiser)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
+        # Scaled losses overflow now and then: the scaler skips such a step and scales less.
+        if not (self.scaler.is_enabled() or math.isfinite(norm.item())):
+            return False
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.model.refine_norms()
+        self.losses.append(loss.item())
+        return True
+
+    @torch.no_grad()
+    def state(self) -> State:
+        frames, height, width = self.size
+        return State(
+            weights=_on_cpu(self.model.tuned_state()),
+            tuning=Tuning(self.prompt, frames, height, width, self.step),
+            optimiser=_on_cpu(self.optimiser.state_dict()),
+            scaler=self.scaler.state_dict(),
+            random=self.generator.get_state(),
+            losses=tuple(self.losses),
+        )
+
+
+def trained_summary(model: VideoUNet) -> str:
+    """What of a model is trained and how much that is, in a sentence."""
+    named = model.trainable()
+    along_time = sum(p.numel() for name, p in named.items() if ".temporal." in name)
+    queries = sum(p.numel() for name, p in named.items()) - along_time
+    everything = sum(p.numel() for p in model.parameters())
+    return (
+        f"Trained are {along_time + queries:,} of {everything:,} weights: {queries:,} of the query "
+        f"maps of self- and cross-attention in {len(model.blocks)} blocks, {along_time:,} along "
+        "time."
+    )
+
+
+def _on_cpu(value: Any) -> Any:
+    """A copy of nested containers with every tensor copied to the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _on_cpu(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_on_cpu(entry) for entry in value]
+    return value
+
+
+def _check(model: nn.Module, z_0: Tensor, settings: Settings, state: State | None) -> None:
+    if not isinstance(model, VideoUNet) or not model.trainable():
+        raise ValueError(
+            f"{type(model).__name__} has nothing to train: one-shot tuning trains what inflation "
+            "puts into an image model. Wire the model through Inflate Image Model."
+        )
+    if not bool(torch.isfinite(z_0).all()):
+        raise ValueError(
+            "The clip's latents hold NaN or infinite values. Check the clip that was encoded; a "
+            "VAE that overflows in float16 must run in float32."
+        )
+    frames, height, width = z_0.shape[2:]
+    if frames == 1:
+        logger.warning("The clip has one frame: there is no motion to learn from it.")
+    if state is None:
+        return
+    tuning = state.tuning
+    if (tuning.frames, tuning.height, tuning.width) != (frames, height, width):
+        raise ValueError(
+            f"The state was tuned on {tuning.frames} frames of {tuning.width} x {tuning.height} "
+            f"latents and the clip has {frames} of {width} x {height}. Resume with the clip the "
+            "state was made from."
+        )
+    if state.step > settings.steps:
+        raise ValueError(
+            f"The state has made {state.step} steps, which is more than steps ({settings.steps}). "
+            "steps is the total: raise it, or leave the state out."
+        )
+
+
+def _diverged(what: str, step: int, settings: Settings, good: State) -> Diverged:
+    return Diverged(
+        f"The {what} is not finite at step {step + 1} of {settings.steps}, with a learning rate of "
+        f"{settings.learning_rate:g}. Lower the learning rate (3e-5 is usual); with float16, try "
+        f"bfloat16. What was learned up to step {good.step} is kept.",
+        good,
+    )
+
+
+def _too_large(z_0: Tensor, step: int, settings: Settings) -> MemoryError:
+    frames, height, width = z_0.shape[2:]
+    switch = "" if settings.checkpointing else "switch checkpointing on, "
+    return MemoryError(
+        f"Memory ran out at step {step + 1} of tuning on {frames} frames of {width} x {height} "
+        f"latents on {z_0.device}. What helps: {switch}use fewer frames or smaller ones, load the "
+        "model in half precision, or close what else uses the device."
+    )

@@ -1,0 +1,424 @@
+"""Null-text optimisation in a world known in closed form, and guidance on a real video model."""
+
+import math
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from einops import rearrange
+from gaussian_world import SPREAD, exact_eps, prompt
+from rescore.attention.checkpointing import checkpointed
+from rescore.attention.sites import attention_sites
+from rescore.benchmarks.memory import peak_memory
+from rescore.pipelines.inversion.ddim_inversion import ddim_invert
+from rescore.pipelines.inversion.decoupled_guidance import GuidanceSettings
+from rescore.pipelines.inversion.drift import DriftGuidance
+from rescore.pipelines.inversion.null_text import NullTextSettings, optimise_null_text
+from rescore.pipelines.inversion.trajectory import Trajectory
+from rescore.pipelines.models.guidance import guide
+from rescore.pipelines.models.schedule import NoiseSchedule, ddim_step
+from rescore.pipelines.windows import Windows, windowed
+from tiny_animatediff import TEXT_WIDTH, unet
+from tiny_animatediff import eps_theta as real
+
+SCHEDULE = NoiseSchedule.from_config(
+    {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
+)
+A = SCHEDULE.alphas_bar
+SOURCE, NEGATIVE, FRAMES = 0.4, 0.3, 3
+# How strongly each frame takes up the unconditional embedding: only one per frame can fit all.
+GAINS = torch.tensor([0.8, 1.0, 1.25], dtype=torch.float64)
+
+
+class World:
+    """Every frame is Gaussian; its mean is the prompt's, times the frame's gain if per frame."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, z, t, cond):
+        self.calls.append(torch.is_grad_enabled() and cond.requires_grad)
+        if torch.equal(cond, prompt(SOURCE)):
+            mean = torch.full((1, 1, FRAMES, 1, 1), SOURCE, dtype=torch.float64)
+        else:
+            mean = rearrange(cond.view(-1).expand(FRAMES) * GAINS, "f -> 1 1 f 1 1")
+        return exact_eps(z, A[t], mean)
+
+
+def clip():
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, 2, FRAMES, 5, 7, generator=generator, dtype=torch.float64)
+    return SOURCE + SPREAD * noise
+
+
+@pytest.fixture(scope="module")
+def trajectory():
+    return ddim_invert(
+        clip(), lambda z, t: World()(z, t, prompt(SOURCE)), A, SCHEDULE.timesteps(20)
+    )
+
+
+def optimise(trajectory, settings=None, world=None, **options):
+    settings = settings or NullTextSettings(cfg=3.0)
+    prompts = prompt(SOURCE), prompt(NEGATIVE)
+    return optimise_null_text(trajectory, world or World(), *prompts, A, settings, **options)
+
+
+def error(found):
+    return float((found.z - clip()).square().mean())
+
+
+def test_the_paths_order(trajectory):
+    """Nothing optimised, then one embedding for the clip, then one per frame: ever closer."""
+    plain = optimise(trajectory, NullTextSettings(3.0, inner_steps=0))
+    shared = optimise(trajectory, NullTextSettings(3.0, per_frame=False))
+    each = optimise(trajectory)
+    assert error(each) < error(shared) / 2 < error(plain) / 4
+
+
+def test_embeddings_go_where_the_two_predictions_agree(trajectory):
+    """Guided and unguided steps are equal where each frame's mean is the source prompt's."""
+    settings = NullTextSettings(3.0, inner_steps=200, early_stop=1e-12, early_stop_growth=0.0)
+    found = optimise(trajectory, settings, steps=1)
+    expected = (SOURCE / GAINS)[:, None, None]
+    # Near the noisy end pivots are those of an inexact inversion: so roughly.
+    torch.testing.assert_close(found.embeddings[0], expected, atol=0.1, rtol=0)
+    assert found.losses[0] < 1e-6
+
+
+def test_shapes_and_bookkeeping(trajectory):
+    found = optimise(trajectory)
+    assert found.finished and found.done == found.steps == 20 == len(found.losses)
+    assert {e.shape for e in found.embeddings} == {(FRAMES, 1, 1)}
+    assert found.at(7)[0].shape == (1, FRAMES, 1, 1)
+    assert found.at(7)[1] is None
+    shared = optimise(trajectory, NullTextSettings(3.0, per_frame=False), steps=2)
+    assert shared.at(1)[0].shape == (1, 1, 1)
+    assert not shared.finished
+    assert not any(e.requires_grad for e in found.embeddings)
+
+
+def test_the_conditional_prediction_is_made_once_a_step(trajectory):
+    world = World()
+    settings = NullTextSettings(3.0, inner_steps=4, early_stop=0.0, early_stop_growth=0.0)
+    optimise(trajectory, settings, world, steps=3)
+    assert world.calls == [False, *[True] * 4, False] * 3
+
+
+def test_it_stops_early(trajectory):
+    """A step that lands close enough at once costs two predictions and moves nothing."""
+    world = World()
+    found = optimise(trajectory, NullTextSettings(3.0, early_stop=1e9), world)
+    assert len(world.calls) == 2 * 20
+    assert all(torch.equal(e, prompt(NEGATIVE).expand(FRAMES, 1, 1)) for e in found.embeddings)
+
+
+def test_the_learning_rate_falls(trajectory):
+    """Adam's first move is as long as its learning rate: 1e-2 (1 - i / (2 T))."""
+    settings = NullTextSettings(3.0, inner_steps=1, early_stop=0.0, early_stop_growth=0.0)
+    found = optimise(trajectory, settings)
+    start = prompt(NEGATIVE).expand(FRAMES, 1, 1)
+    for i, (now, then) in enumerate(
+        zip(found.embeddings, (start, *found.embeddings[:-1]), strict=True)
+    ):
+        moved = (now - then).abs()
+        torch.testing.assert_close(
+            moved, torch.full_like(moved, 1e-2 * (1 - i / 40)), rtol=1e-3, atol=0
+        )
+
+
+def test_a_run_in_two_parts_is_the_same_bit_for_bit(trajectory):
+    whole = optimise(trajectory)
+    first = optimise(trajectory, steps=7)
+    then = optimise(trajectory, state=first)
+    assert first.done == 7
+    assert torch.equal(whole.z, then.z)
+    assert whole.losses == then.losses
+    assert all(map(torch.equal, whole.embeddings, then.embeddings))
+
+
+def test_a_finished_run_has_nothing_left_to_do(trajectory):
+    world = World()
+    done = optimise(trajectory)
+    assert optimise(trajectory, world=world, state=done) is done
+    assert world.calls == []
+
+
+def test_progress_can_be_resumed_from_where_it_was_stopped(trajectory):
+    seen = []
+
+    def stop(progress):
+        seen.append(progress)
+        if progress.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        optimise(trajectory, on_step=stop)
+    assert [(p.step, p.steps) for p in seen] == [(i, 20) for i in range(1, 6)]
+    assert seen[-1].psnr == trajectory.psnr(15, seen[-1].loss)
+    resumed = optimise(trajectory, state=seen[-1].state)
+    assert torch.equal(resumed.z, optimise(trajectory).z)
+
+
+def test_cfg_1_has_nothing_to_optimise(trajectory):
+    found = optimise(trajectory, NullTextSettings(1.0))
+    assert all(torch.equal(e, prompt(NEGATIVE).expand(FRAMES, 1, 1)) for e in found.embeddings)
+
+
+def test_it_takes_what_was_made_in_inference_mode(trajectory):
+    with torch.inference_mode():
+        inside = replace(trajectory, latents=trajectory.latents.clone())
+        prompts = prompt(SOURCE), prompt(NEGATIVE)
+    found = optimise_null_text(inside, World(), *prompts, A, NullTextSettings(3.0), steps=2)
+    assert torch.equal(found.z, optimise(trajectory, steps=2).z)
+
+
+def test_it_runs_where_gradients_are_off(trajectory):
+    with torch.no_grad():
+        found = optimise(trajectory, steps=2)
+    assert torch.equal(found.z, optimise(trajectory, steps=2).z)
+
+
+def test_a_state_of_something_else_is_refused(trajectory):
+    state = optimise(trajectory, steps=2)
+    other = replace(trajectory, prompt="another")
+    for given, sentence in (
+        ({"trajectory": other}, "belong to another trajectory"),
+        ({"settings": NullTextSettings(4.0)}, "made for cfg 3, and this is 4"),
+        ({"settings": NullTextSettings(3.0, per_frame=False)}, "for a clip of 3 frames"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            optimise(**{"trajectory": trajectory, "state": state, **given})
+
+
+def test_what_it_is_used_with_is_checked(trajectory):
+    state = optimise(trajectory, NullTextSettings(3.0, inner_steps=0))
+    state.require(trajectory, 3.0)
+    with pytest.raises(ValueError, match="another trajectory"):
+        state.require(replace(trajectory, model="another"))
+    shorter = replace(trajectory, latents=trajectory.latents[:4], timesteps=(0, 1, 2, 3))
+    with pytest.raises(ValueError, match="another trajectory, of 20 steps where this one has 3"):
+        state.require(shorter)
+    for latents, size in (
+        (trajectory.latents[:, :, :, :2], "2 frames of 7 x 5"),
+        (trajectory.latents.mT, "3 frames of 5 x 7"),
+    ):
+        with pytest.raises(ValueError, match=f"of 3 frames of 7 x 5 .* where this one has {size}"):
+            state.require(replace(trajectory, latents=latents))
+    with pytest.raises(ValueError, match=r"for cfg 3, and this is 7\.5"):
+        state.require(trajectory, 7.5)
+    with pytest.raises(ValueError, match="done 2 of 20 steps"):
+        optimise(trajectory, steps=2).require(trajectory)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"cfg": -1.0}, {"inner_steps": -1}, {"learning_rate": 0.0}, {"early_stop": -1.0},
+     {"early_stop_growth": math.nan}],
+)  # fmt: skip
+def test_settings_are_checked(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        NullTextSettings(**wrong)
+
+
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, MemoryError])
+def test_without_memory_it_says_what_helps(trajectory, kind):
+    def full(z, t, cond):
+        if cond.requires_grad:
+            raise kind("none left")
+        return z
+
+    with pytest.raises(MemoryError, match=r"Switch checkpointing on, use fewer .*, or make"):
+        optimise(trajectory, world=full)
+
+
+def test_a_step_that_is_not_finite_is_told(trajectory):
+    def broken(z, t, cond):
+        return z / 0 if cond.requires_grad else z
+
+    with pytest.raises(FloatingPointError, match="at step 1: lower cfg"):
+        optimise(trajectory, world=broken)
+
+
+# --- with guidance, on a real video model -------------------------------------------------------
+
+STEPS, WORDS = 3, 7
+
+
+@pytest.fixture(scope="module")
+def real_world():
+    generator = torch.Generator().manual_seed(4)
+    z = torch.randn(1, 4, FRAMES, 4, 6, generator=generator)
+    cond, uncond = torch.randn(2, 1, WORDS, TEXT_WIDTH, generator=generator)
+    path = ddim_invert(z, lambda z, t: real(z, t, cond), A, SCHEDULE.timesteps(STEPS))
+    return path, real, cond, uncond, A
+
+
+MASK = torch.zeros(1, 16, 24)
+MASK[:, 4:9, 3:11] = 1
+SETTINGS = NullTextSettings(3.0, inner_steps=0)
+
+
+def held(mask=MASK, **options):
+    return DriftGuidance(unet(), GuidanceSettings(**options), mask)
+
+
+def test_guidance_is_the_gradient_of_its_four_parts(real_world):
+    """One pass for all gives what four passes give together, and the first step has no drift."""
+    parts = ("temporal_foreground", "temporal_background", "keys_foreground", "keys_background")
+    weights = dict(zip(parts, (0.5, 0.4, 0.2, 0.3), strict=True))
+    whole = optimise_null_text(*real_world, SETTINGS, guidance=held(**weights), steps=2)
+    assert torch.equal(whole.guidance[0], torch.zeros_like(whole.z))
+    total = torch.zeros_like(whole.z)
+    first = optimise_null_text(*real_world, SETTINGS, guidance=held(**weights), steps=1)
+    for part in parts:
+        alone = held(**{other: 0.0 for other in parts} | {part: weights[part]})
+        found = optimise_null_text(*real_world, SETTINGS, guidance=alone, state=first, steps=1)
+        assert float(found.guidance[1].abs().max()) > 0
+        total += found.guidance[1]
+    torch.testing.assert_close(whole.guidance[1], total, rtol=1e-3, atol=1e-6)
+
+
+def test_guidance_moves_the_step_and_nothing_else(real_world):
+    guidance = held(strength=2.0)
+    found = optimise_null_text(*real_world, SETTINGS, guidance=guidance, steps=2)
+    plain = optimise_null_text(*real_world, SETTINGS, steps=2)
+    times = real_world[0].timesteps
+    a_from, a_to = A[times[-2]].item(), A[times[-3]].item()
+    push = 2.0 * math.sqrt((1 - a_to) * (1 - a_from)) * found.guidance[1]
+    torch.testing.assert_close(found.z, plain.z - push, rtol=1e-4, atol=1e-4)
+
+
+def test_coefficients_of_zero_run_no_pass(real_world):
+    path, _, *rest = real_world
+    calls = []
+
+    def counted(z, t, cond):
+        calls.append(z.requires_grad)
+        return real(z, t, cond)
+
+    none = held(
+        temporal_foreground=0.0, temporal_background=0.0, keys_foreground=0.0, keys_background=0.0
+    )
+    found = optimise_null_text(path, counted, *rest, SETTINGS, guidance=none, steps=2)
+    assert calls == [False] * 4
+    assert found.guidance == ()
+    calls.clear()
+    optimise_null_text(path, counted, *rest, SETTINGS, guidance=held(), steps=2)
+    # First step: no drift yet. Then the pivot, the run with a graph, the unconditional one.
+    assert calls == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize("mask", [torch.zeros(1, 9, 9), torch.ones(FRAMES, 16, 24), None])
+def test_masks_of_nothing_and_of_all(real_world, mask):
+    found = optimise_null_text(*real_world, SETTINGS, guidance=held(mask), steps=2)
+    assert bool(torch.isfinite(found.guidance[1]).all())
+    nowhere = {"keys_background": 0.0, "temporal_background": 0.0}
+    empty = mask is None or not bool(mask.any())
+    found = optimise_null_text(*real_world, SETTINGS, guidance=held(mask, **nowhere), steps=2)
+    assert bool((found.guidance[1] == 0).all()) == empty
+
+
+def test_a_mask_of_other_frames_is_refused(real_world):
+    with pytest.raises(ValueError, match="mask has 2 frames and the clip has 3"):
+        optimise_null_text(*real_world, SETTINGS, guidance=held(torch.ones(2, 16, 24)), steps=2)
+
+
+def test_a_long_clip_goes_through_in_windows(real_world):
+    path, _, *rest = real_world
+    seen = set()
+
+    def model(z, t, cond):
+        seen.add((z.shape[2], cond.shape[1] if cond.ndim == 4 else None))
+        return real(z, t, cond)
+
+    settings = replace(SETTINGS, inner_steps=1)
+    found = optimise_null_text(
+        path, model, *rest, settings, guidance=held(), windows=Windows(2, 1), steps=2
+    )
+    assert seen == {(2, None), (2, 2)}
+    assert float(found.guidance[1].abs().min(dim=2).values.max()) > 0
+    whole, same = (
+        optimise_null_text(path, real, *rest, settings, guidance=held(), windows=w, steps=2)
+        for w in (None, Windows(FRAMES, 1))
+    )
+    assert torch.equal(whole.z, same.z)
+    assert not torch.equal(whole.z, found.z)
+
+
+@pytest.mark.parametrize("blocks", [False, True], ids=["whole", "checkpointed"])
+def test_memory_is_that_of_one_window(blocks):
+    """Four windows take about what two take, and not twice as much.
+
+    A window leaves a few activations behind, which count for more where checkpoints keep little.
+    """
+    windows, settings = Windows(3, 1), NullTextSettings(3.0, inner_steps=1)
+    peaks = []
+    for frames in (5, 9):
+        z = torch.randn(1, 4, frames, 4, 6, generator=torch.Generator().manual_seed(4))
+        cond, uncond = torch.randn(2, 1, WORDS, TEXT_WIDTH)
+        path = Trajectory(torch.stack([z, -z]), (0, 999))
+        work = partial(optimise_null_text, path, real, cond, uncond, A, settings, windows=windows)
+        with checkpointed(unet()) if blocks else nullcontext():
+            peaks.append(peak_memory(work))
+    assert peaks[1] < (1.5 if blocks else 1.2) * peaks[0]
+
+
+def test_a_move_along_the_gradient_of_all_windows():
+    """Adam's first move is a step against the sign of the gradient."""
+    generator = torch.Generator().manual_seed(4)
+    z = torch.randn(1, 4, 5, 4, 6, generator=generator)
+    cond, uncond = torch.randn(2, 1, WORDS, TEXT_WIDTH, generator=generator)
+    path, windows = Trajectory(torch.stack([z, -z]), (0, 999)), Windows(3, 1)
+    settings = NullTextSettings(3.0, inner_steps=1)
+    found = optimise_null_text(path, real, cond, uncond, A, settings, windows=windows)
+
+    model, a_from, a_to = windowed(real, windows), A[999].item(), A[0].item()
+    null = uncond.expand(5, -1, -1).clone().requires_grad_()
+    eps = guide(model(-z, 999, null[None]), model(-z, 999, cond), 3.0)
+    loss = (ddim_step(-z, eps, a_from, a_to) - z).square().mean()
+    (gradient,) = torch.autograd.grad(loss, null)
+    sure = gradient.abs() > 1e-3 * gradient.abs().max()
+    moved = found.embeddings[0] - uncond
+    torch.testing.assert_close(moved[sure], -1e-2 * gradient.sign()[sure], rtol=1e-2, atol=0)
+
+
+def test_what_is_kept_of_each_step_does_not_stay_on_the_device(device):
+    model = unet()
+    model.to(device)
+    try:
+        z = torch.randn(1, 4, FRAMES, 4, 6, device=device)
+        cond, uncond = torch.randn(2, 1, WORDS, TEXT_WIDTH, device=device)
+        path = Trajectory(torch.stack([z, 0.5 * z, -z]), (0, 300, 999))
+        first = optimise_null_text(path, real, cond, uncond, A, SETTINGS, guidance=held(), steps=1)
+        # As from a file.
+        first = replace(first, z=first.z.cpu())
+        found = optimise_null_text(
+            path, real, cond, uncond, A, SETTINGS, guidance=held(), state=first
+        )
+    finally:
+        model.to("cpu")
+    assert {e.device.type for e in (*found.embeddings, *found.guidance)} == {"cpu"}
+    assert found.z.device == path.latents.device
+
+
+def test_no_patch_stays(real_world):
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    model = unet()
+    before = {s.name: model.get_submodule(s.name).processor for s in attention_sites(model)}
+    with pytest.raises(KeyboardInterrupt):
+        optimise_null_text(*real_world, SETTINGS, guidance=held(), on_step=stop)
+    with pytest.raises(ValueError, match="matches no"):
+        optimise_null_text(*real_world, SETTINGS, guidance=held(sites="nowhere.*"))
+    after = {s.name: model.get_submodule(s.name).processor for s in attention_sites(model)}
+    assert before == after
+
+
+def test_another_guidance_cannot_go_on(real_world):
+    first = optimise_null_text(*real_world, SETTINGS, steps=1)
+    with pytest.raises(ValueError, match="made with another decoupled guidance"):
+        optimise_null_text(*real_world, SETTINGS, guidance=held(), state=first)

@@ -1,0 +1,66 @@
+"""Masks on the latent grid: exact shares of covered area."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rescore.pipelines.models.grid import latent_mask
+
+
+def test_covered_area_by_hand():
+    mask = torch.zeros(1, 4, 6)
+    mask[0, 0, 0] = 1  # a quarter of the first latent pixel
+    mask[0, 2:, 4:] = 1  # all of the last
+    expected = torch.tensor([[0.25, 0, 0], [0, 0, 1]])
+    assert torch.equal(latent_mask(mask, 1, 2, 3)[0, 0, 0], expected)
+
+
+def test_one_mask_serves_all_frames_and_many_serve_their_own():
+    masks = torch.rand(5, 11, 13)
+    assert latent_mask(masks, 5, 3, 7).shape == (1, 1, 5, 3, 7)
+    one = latent_mask(masks[:1], 5, 3, 7)
+    assert torch.equal(one[0, 0, 0], one[0, 0, 4])
+    assert not torch.equal(*latent_mask(masks, 5, 3, 7)[0, 0, :2])
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 97), st.integers(1, 97)),
+    grid=st.tuples(st.integers(1, 23), st.integers(1, 23)),
+    point=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
+)
+def test_a_single_pixel_is_never_lost(size, grid, point):
+    mask = torch.zeros(1, *size)
+    mask[0, int(point[0] * size[0]), int(point[1] * size[1])] = 1
+    assert latent_mask(mask, 1, *grid).max() > 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 97), st.integers(1, 97)),
+    grid=st.tuples(st.integers(1, 23), st.integers(1, 23)),
+)
+def test_full_and_empty_masks_stay_so(size, grid):
+    full = latent_mask(torch.ones(1, *size), 2, *grid)
+    torch.testing.assert_close(full, torch.ones(1, 1, 2, *grid))
+    assert full.max() <= 1
+    assert torch.equal(latent_mask(torch.zeros(1, *size), 2, *grid), torch.zeros(1, 1, 2, *grid))
+
+
+def test_padding_of_the_clip_is_not_covered():
+    """A clip of 12 x 20 pixels on a grid of 2 x 3 latents of 8 pixels fills 3/4 by 5/6 of it."""
+    covered = latent_mask(torch.ones(1, 12, 20), 1, 2, 3, shown=(12 / 16, 20 / 24))[0, 0, 0]
+    torch.testing.assert_close(covered, torch.tensor([[1, 1, 0.5], [0.5, 0.5, 0.25]]))
+
+
+@pytest.mark.parametrize(
+    ("mask", "sentence"),
+    [
+        (torch.zeros(4, 3, 3), "4 frames and the clip has 5"),
+        (torch.full((1, 3, 3), -0.1), "outside 0..1"),
+        (torch.full((1, 3, 3), float("nan")), "outside 0..1"),
+    ],
+)
+def test_mistakes_are_told(mask, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        latent_mask(mask, 5, 2, 2)

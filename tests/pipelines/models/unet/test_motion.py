@@ -1,0 +1,161 @@
+"""Motion adapters: diffusers folders and AnimateDiff's own files, put into an image model."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import MotionAdapter, UNetMotionModel
+from rescore.pipelines.models.schedule import NoiseSchedule
+from rescore.pipelines.models.unet.layout import ModelError
+from rescore.pipelines.models.unet.load import load_animatediff, load_image
+from safetensors.torch import save_file
+from tiny_models import (
+    SCHEDULE,
+    TEXT_WIDTH,
+    tiny_adapter,
+    write_tiny_adapter,
+    write_tiny_motion_file,
+    write_tiny_sd,
+)
+
+LINEAR = {**SCHEDULE, "beta_schedule": "linear"}
+# A single file says neither heads nor groups: wide enough for AnimateDiff's own 8 and 32.
+WIDE = {"block_out_channels": (32, 64)}
+MODULE = {"motion_num_attention_heads": 8, "motion_norm_num_groups": 32, **WIDE}
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    folder = write_tiny_sd(tmp_path_factory.mktemp("wide") / "sd", seed=7, **WIDE)
+    return load_image(folder)
+
+
+def same_weights(left, right):
+    left, right = left.state_dict(), right.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+@pytest.mark.parametrize("mid_block", [True, False])
+def test_folder_gives_what_diffusers_makes_of_it(models, tmp_path, mid_block):
+    folder = write_tiny_adapter(tmp_path / "mm", seed=8, use_motion_mid_block=mid_block)
+    image = load_image(models / "sd")
+    before = {name: tensor.clone() for name, tensor in image.unet.state_dict().items()}
+    found = load_animatediff(image, folder)
+    expected = UNetMotionModel.from_unet2d(image.unet, MotionAdapter.from_pretrained(folder))
+    assert type(found.unet) is UNetMotionModel
+    assert same_weights(found.unet, expected)
+    assert found.unet.config == expected.config
+    # The image model is as it was and still works.
+    assert all(torch.equal(before[k], v) for k, v in image.unet.state_dict().items())
+    image.eps_theta(torch.zeros(1, 4, 2, 6, 6), 1, torch.zeros(1, 3, TEXT_WIDTH))
+    assert found.unet.conv_in.weight.data_ptr() == image.unet.conv_in.weight.data_ptr()
+    assert found.vae is image.vae and found.tokenizer is image.tokenizer
+
+
+@pytest.mark.parametrize(
+    ("mid_block", "positions", "suffix"),
+    [(False, 24, ".safetensors"), (True, 32, ".safetensors"), (False, 32, ".ckpt")],
+    ids=["v1", "v2", "v3"],
+)
+def test_single_files_of_all_versions_are_the_adapter(wide, tmp_path, mid_block, positions, suffix):
+    settings = {"use_motion_mid_block": mid_block, "motion_max_seq_length": positions}
+    adapter = tiny_adapter(9, **MODULE, **settings)
+    file = write_tiny_motion_file(tmp_path / f"mm{suffix}", adapter)
+    found = load_animatediff(wide, file)
+    assert found.max_frames == positions
+    assert same_weights(found.unet, UNetMotionModel.from_unet2d(wide.unet, adapter))
+
+
+def test_conversion_agrees_with_diffusers_own(wide, tmp_path):
+    file = write_tiny_motion_file(tmp_path / "mm.safetensors", tiny_adapter(9, **MODULE))
+    folder = write_tiny_adapter(tmp_path / "config", **MODULE)  # only for its settings
+    theirs = MotionAdapter.from_single_file(str(file), config=str(folder), local_files_only=True)
+    found = load_animatediff(wide, file).unet
+    assert same_weights(found, UNetMotionModel.from_unet2d(wide.unet, theirs))
+
+
+def test_a_single_file_may_have_diffusers_names(wide, tmp_path):
+    adapter = tiny_adapter(9, **MODULE)
+    save_file(adapter.state_dict(), tmp_path / "mm.safetensors")
+    found = load_animatediff(wide, tmp_path / "mm.safetensors").unet
+    assert same_weights(found, UNetMotionModel.from_unet2d(wide.unet, adapter))
+
+
+def test_betas_are_linear_whatever_the_image_model_has(models):
+    found = load_animatediff(models / "sd", models / "motion")
+    assert found.schedule == NoiseSchedule.from_config(LINEAR)
+    assert found.schedule != load_image(models / "sd").schedule
+    v = load_animatediff(models / "sd-v", models / "motion").schedule
+    assert v == NoiseSchedule.from_config({**LINEAR, "prediction_type": "v_prediction"})
+    own = {**LINEAR, "beta_end": 0.02}
+    told = load_animatediff(models / "sd", models / "motion", schedule_config=own)
+    assert told.schedule == NoiseSchedule.from_config(own)
+    with pytest.raises(ValueError, match="have linear betas, and not 'scaled_linear'"):
+        load_animatediff(models / "sd", models / "motion", schedule_config=SCHEDULE)
+
+
+def test_image_model_may_be_a_path_with_options(models):
+    found = load_animatediff(
+        models / "sd.safetensors",
+        models / "motion",
+        tokenizer_folder=models / "sd" / "tokenizer",
+        configs=models / "sd",
+        dtype=torch.bfloat16,
+    )
+    assert found.name == "sd.safetensors with motion"
+    assert {parameter.dtype for parameter in found.unet.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (
+            {"block_out_channels": (8, 24)},
+            r"blocks \(8, 24\) of \(1, 1\) layers, while .* \(8, 16\)",
+        ),
+        ({"block_out_channels": (8, 16, 16)}, r"blocks \(8, 16, 16\)"),
+        ({"motion_layers_per_block": 2}, r"of \(2, 2\) layers, while .* of \(1, 1\)"),
+        ({"conv_in_channels": 9}, r"takes 9 input channels \(is it a PIA adapter\?\)"),
+    ],
+)
+def test_an_adapter_for_another_model_is_told(models, tmp_path, settings, complaint):
+    folder = write_tiny_adapter(tmp_path / "mm", **settings)
+    with pytest.raises(ModelError, match=complaint):
+        load_animatediff(load_image(models / "sd"), folder)
+
+
+def test_what_is_no_adapter_is_told(models, tmp_path):
+    image = load_image(models / "sd")
+    with pytest.raises(
+        ModelError, match=r"mm does not exist.* Expected an AnimateDiff motion adapter"
+    ):
+        load_animatediff(image, tmp_path / "mm")
+    with pytest.raises(ModelError, match=r"sd\.safetensors holds no motion modules \(it begins"):
+        load_animatediff(image, models / "sd.safetensors")
+    with pytest.raises(ModelError, match=r"has no config\.json.*animatediff-motion-adapter-v1-5-3"):
+        load_animatediff(image, models / "sd")
+    with pytest.raises(
+        ModelError, match=r"UNet2DConditionModel in the config\.json of its unet and"
+    ):
+        load_animatediff(image, models / "sd" / "unet")
+    folder = shutil.copytree(models / "motion", tmp_path / "motion")
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-50])
+    with pytest.raises(ModelError, match=r"diffusion_pytorch_model\.safetensors .* is damaged"):
+        load_animatediff(image, folder)
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"has no weights in it \(found: config\.json\)"):
+        load_animatediff(image, folder)
+    (folder / "config.json").write_text(json.dumps([]))
+    with pytest.raises(ModelError, match="that is no JSON object"):
+        load_animatediff(image, folder)
+
+
+def test_a_damaged_pickle_is_told(models, tmp_path):
+    (tmp_path / "mm.ckpt").write_bytes(b"PK\x03\x04 and then nothing")
+    with pytest.raises(ModelError, match=r"mm\.ckpt is damaged, or a pickle that holds more"):
+        load_animatediff(load_image(models / "sd"), tmp_path / "mm.ckpt")
+    torch.save([torch.zeros(1)], tmp_path / "list.ckpt")
+    with pytest.raises(ModelError, match="holds a list and no weights by name"):
+        load_animatediff(load_image(models / "sd"), tmp_path / "list.ckpt")
