@@ -1,7 +1,6 @@
 """What a run leaves in memory, whoever holds it: Python, a graph, or a circle through both."""
 
 import gc
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -32,6 +31,15 @@ class Watch(TorchDispatchMode):
         self._seen: dict[int, StorageWeakRef] = {}
         self._made: dict[int, int] = {}
 
+    def __enter__(self) -> "Watch":
+        # The collector passes over what is there before, which would take most of its time.
+        gc.freeze()
+        return super().__enter__()
+
+    def __exit__(self, *error) -> None:
+        super().__exit__(*error)
+        gc.unfreeze()
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         self._see((args, kwargs))
@@ -48,18 +56,17 @@ class Watch(TorchDispatchMode):
         return new
 
     def live(self) -> Live:
-        """What is left of all that, once Python's collector has been by."""
+        """What is left of all that, once the collectors of Python and of autograd have been by."""
+        # What a failed backward pass had still to do, autograd drops at the thread's next one.
+        torch.zeros((), requires_grad=True).clone().backward()
         gc.collect()
         there = [made for key, made in self._made.items() if not self._seen[key].expired()]
         return Live(len(there), sum(there), len(graph_nodes()))
 
 
 def graph_nodes() -> set[torch.autograd.graph.Node]:
-    """The autograd nodes that lead on from any tensor there is."""
-    with warnings.catch_warnings():
-        # Asking every object for its type wakes deprecated ones.
-        warnings.simplefilter("ignore")
-        tensors = [o for o in gc.get_objects() if isinstance(o, Tensor)]
+    """The autograd nodes that lead on from any tensor that the collector knows."""
+    tensors = [found for found in gc.get_objects() if isinstance(found, Tensor)]
     found, waiting = set(), [tensor.grad_fn for tensor in tensors]
     while waiting:
         node = waiting.pop()
