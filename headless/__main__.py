@@ -99,7 +99,7 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _stop(*_: object) -> None:
+def stop(*_: object) -> None:
     """SIGTERM ends a run like Ctrl-C: unwinding, so that nothing half-written is left."""
     raise KeyboardInterrupt
 
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = make_parser().parse_args(arguments)
     level = logging.INFO if parsed.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stop)
     try:
         run(parsed)
     except WorkflowError as error:

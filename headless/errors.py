@@ -1,4 +1,4 @@
-"""What a workflow can do wrong, as sentences: the two exceptions of the runner and safe quoting.
+"""What a workflow can do wrong, as sentences: the exceptions of the runner and safe quoting.
 
 A workflow is untrusted text, so anything quoted from it (titles, names, values) goes through
 `printable` before it reaches a terminal or a log.
@@ -19,6 +19,10 @@ class WorkflowError(ValueError):
 
 class NodeError(RuntimeError):
     """A node failed while running; the message names it, `__cause__` is the original exception."""
+
+
+class BatchError(RuntimeError):
+    """A batch cannot go on; what is done stays, and the message says what to do."""
 
 
 def printable(text: object, limit: int = 80) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from .errors import NodeError, printable
 from .graph import subject
+from .loaded import Loaded
 from .specs import InputSpec, hidden_inputs, input_specs, output_types
 from .validate import Plan
 from .workflow import Link, Node
@@ -21,16 +22,18 @@ Values = list[list[object]]  # one list for each output
 OnNode = Callable[[Node, float, dict[str, list]], None]
 
 
-def execute(plan: Plan, on_node: OnNode) -> dict[str, tuple]:
+def execute(plan: Plan, on_node: OnNode, loaded: Loaded | None = None) -> dict[str, tuple]:
     """Run a plan and return the outputs of the nodes it keeps, under the names asked for.
 
     Args:
         on_node: called after each node with the node, its seconds and its `ui` payload.
+        loaded: the models of an earlier run, which are not loaded again, and which then are this
+            run's.
 
     Raises:
         NodeError: a node failed; the message names it, `__cause__` is its exception.
     """
-    run = _Run(plan)
+    run = _Run(plan, loaded or Loaded())
     with torch.inference_mode():
         for node in run.in_order():
             start = time.perf_counter()
@@ -42,8 +45,9 @@ def execute(plan: Plan, on_node: OnNode) -> dict[str, tuple]:
 class _Run:
     """The state of one run: instances, values not let go yet, and who still needs them."""
 
-    def __init__(self, plan: Plan):
-        self.plan = plan
+    def __init__(self, plan: Plan, loaded: Loaded):
+        self.plan, self.loaded = plan, loaded
+        loaded.begin(plan)
         self.done: set[str] = set()
         self.values: dict[str, Values] = {}
         self.instances: dict[str, object] = {}
@@ -95,12 +99,16 @@ class _Run:
 
     def run(self, node: Node) -> dict[str, list]:
         """Run one node, keep its outputs, let go of what nobody needs any more; its `ui`."""
-        instance = self._instance(node)
-        cls = self.plan.classes[node.id]
-        results = self._call(node, getattr(instance, cls.FUNCTION), self._arguments(node))
-        self.values[node.id], ui = _collect(node, cls, results)
+        recalled, ui = self.loaded.recall(node), {}
+        if recalled is None:
+            instance = self._instance(node)
+            cls = self.plan.classes[node.id]
+            results = self._call(node, getattr(instance, cls.FUNCTION), self._arguments(node))
+            recalled, ui = _collect(node, cls, results)
+            self.loaded.keep(node, recalled)
+        self.values[node.id] = recalled
         self.done.add(node.id)
-        del self.instances[node.id]
+        self.instances.pop(node.id, None)
         for source in {link.node for link in node.links().values()}:
             self.users[source].discard(node.id)
             self._let_go(source)

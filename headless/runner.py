@@ -13,6 +13,7 @@ from ..nodes import host
 from .core_nodes import core_nodes
 from .errors import WorkflowError
 from .execute import execute
+from .loaded import Loaded
 from .paths import Folders
 from .validate import Plan, make_plan
 from .workflow import Node
@@ -56,6 +57,7 @@ def run_workflow(
     keep: Sequence[str] = (),
     node_classes: Mapping[str, type] | None = None,
     report: Callable[[str], None] | None = None,
+    loaded: Loaded | None = None,
 ) -> RunResult:
     """Check and run an API-format workflow.
 
@@ -67,6 +69,7 @@ def run_workflow(
         keep: nodes whose output values are wanted; they run even if no output node needs them.
         node_classes: node classes by id, beside the stand-ins; the pack's own by default.
         report: called with a line of text for each node that has run.
+        loaded: models of an earlier run, which need not be loaded again; holds this run's after it.
 
     Raises:
         WorkflowError: the workflow or the output folder is wrong; nothing has run.
@@ -76,7 +79,7 @@ def run_workflow(
     with host.writing_to(folders.out):
         plan = make_plan(workflow, all_nodes(folders, node_classes), overrides, keep)
         _make_writable(folders.out)
-        return _run(plan, folders, report or (lambda line: None))
+        return _run(plan, folders, report or (lambda line: None), loaded)
 
 
 def _make_writable(out: Path) -> None:
@@ -105,7 +108,9 @@ def _wrote(files: Sequence[Path]) -> list[str]:
     return lines
 
 
-def _run(plan: Plan, folders: Folders, report: Callable[[str], None]) -> RunResult:
+def _run(
+    plan: Plan, folders: Folders, report: Callable[[str], None], loaded: Loaded | None
+) -> RunResult:
     result = RunResult()
     total = len(plan.nodes)
     # disable=None: a bar on a terminal, nothing in a log
@@ -122,5 +127,5 @@ def _run(plan: Plan, folders: Folders, report: Callable[[str], None]) -> RunResu
             with tqdm.external_write_mode():
                 report("\n".join([line, *_wrote(files)]))
 
-        result.values.update(execute(plan, on_node))
+        result.values.update(execute(plan, on_node, loaded))
     return result

@@ -60,11 +60,7 @@ def read_workflow(path: Path) -> dict[str, object]:
     if len(data) > LARGEST_FILE:
         raise WorkflowError([f"{path} is larger than {LARGEST_FILE >> 20} MiB; not a workflow."])
     try:
-        raw = json.loads(
-            data.decode("utf-8-sig"),
-            object_pairs_hook=_no_duplicates,
-            parse_constant=_no_constant,
-        )
+        raw = strict_json(data.decode("utf-8-sig"))
     except RecursionError:
         raise WorkflowError([f"{path} is nested too deeply to be a workflow."]) from None
     except UnicodeDecodeError:
@@ -74,6 +70,11 @@ def read_workflow(path: Path) -> dict[str, object]:
     if not isinstance(raw, dict):
         raise WorkflowError([f"{path} holds a JSON {_kind(raw)}; expected an object of nodes."])
     return raw
+
+
+def strict_json(text: str) -> object:
+    """Parse JSON, or raise ValueError where a key stands twice or a number is NaN or infinite."""
+    return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
 
 
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

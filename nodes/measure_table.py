@@ -1,5 +1,6 @@
 """Nodes that put measures of several edits together: a table to look at, CSV and JSON."""
 
+import json
 import re
 from typing import Any
 
@@ -111,7 +112,10 @@ class MeasuresTable:
 
         texts = {".csv": to_csv(measures), ".json": to_json(measures)}
         file = _write(name, texts)
-        ui = {"text": [f"Saved {file}.csv and {file}.json\n\n{texts['.csv']}"]}
+        ui = {
+            "text": [f"Saved {file}.csv and {file}.json\n\n{texts['.csv']}"],
+            FOLDER: [json.loads(texts[".json"])],  # for who runs the graph: a batch's report
+        }
         picture = table_picture(measures, reference.strip())
         return {"ui": ui, "result": (picture, *texts.values())}
 

@@ -42,7 +42,8 @@ def test_requirements_file_names_the_projects_dependencies(pyproject):
 
 
 def test_dependencies_have_a_lower_bound_and_nothing_more(pyproject):
-    for requirement in pyproject["project"]["dependencies"]:
+    extras = pyproject["project"]["optional-dependencies"]
+    for requirement in (*pyproject["project"]["dependencies"], *extras["batch"]):
         assert re.fullmatch(r"[a-z0-9-]+>=[0-9.]+", requirement), requirement
 
 
@@ -54,9 +55,16 @@ def test_what_the_host_brings_is_no_dependency(pyproject):
 
 def test_developer_set_pins_every_dependency_exactly(pyproject):
     pinned = requirement_lines("requirements-dev.txt")
+    no_wheel = r'platform_machine != "[a-z0-9_]+" or sys_platform != "[a-z]+"'
+    marker = rf'(; (python_version (<|>=) "3\.11"|{no_wheel}))?'
     for line in pinned:
-        assert re.fullmatch(r'[a-z-]+==[0-9.]+(; python_version (<|>=) "3\.11")?', line), line
-    needed = {distribution(line) for line in pyproject["project"]["dependencies"]}
+        assert re.fullmatch(rf"[a-z-]+==[0-9.]+{marker}", line), line
+    extras = pyproject["project"]["optional-dependencies"].values()
+    needed = {
+        distribution(line)
+        for lines in (pyproject["project"]["dependencies"], *extras)
+        for line in lines
+    }
     assert needed | HOST_BRINGS <= {distribution(line) for line in pinned}
 
 
@@ -66,6 +74,9 @@ def test_every_package_the_pack_imports_is_a_dependency(pyproject):
     host = {"comfy", "folder_paths", "latent_preview", "nodes", "server"}
     # Used where they are installed, and an error that says so where they are not.
     optional = {ROOT / "pipelines" / "flow" / "estimation.py": {"cv2", "torchvision"}}
+    batch = {distribution(line) for line in pyproject["project"]["optional-dependencies"]["batch"]}
+    # What requests stands on: how often it tries again is set in its words.
+    optional |= {file: batch | {"urllib3"} for file in (ROOT / "headless" / "batch").glob("*.py")}
     for room in ROOMS:
         for file in (ROOT / room).rglob("*.py"):
             found = third_party_imports(file.read_text(encoding="utf-8"))
