@@ -41,9 +41,10 @@ class TokenMap:
 def swap_mapper(source: Sequence[Positions], target: Sequence[Positions], length: int) -> TokenMap:
     """Word for word: each word of the target takes over the attention of its source word.
 
-    `source` and `target` name the tokens of each word, in a window of `length` tokens. A word's
-    attention is shared evenly among its new tokens, so that its sum stays. What stands before,
-    between and after the words is taken over in order.
+    `source` and `target` name the tokens of each word, in a window of `length` tokens. Where both
+    words have equally many, they are taken over one by one; otherwise a word's attention is shared
+    evenly among its new tokens. Either way its sum stays. What stands before, between and after the
+    words is taken over in order. A prompt swapped with itself stays as it is.
 
     Raises:
         ValueError: if the prompts have different numbers of words.
@@ -59,7 +60,11 @@ def swap_mapper(source: Sequence[Positions], target: Sequence[Positions], length
     for old, new in [*zip(source, target, strict=True), ends]:
         _in_order(mapper, range(gap[0], old[0]), range(gap[1], new[0]))
         gap = old[-1] + 1, new[-1] + 1
-        if old[0] < length:
+        if old[0] == length:
+            continue
+        if len(old) == len(new):
+            mapper[old, new] = 1
+        else:
             mapper[torch.tensor(old)[:, None], torch.tensor(new)] = 1 / len(new)
     return TokenMap(mapper, _uncovered(mapper), torch.ones(length, dtype=torch.float64))
 

@@ -199,14 +199,12 @@ def _token_map(model, prompts, prompt_control: str, word_weights: str):
     source, target = (model.encode_prompt(text) for text in (prompts.source, prompts.target))
     length = prompts.embeddings.target.shape[1]
     if prompt_control == "swap":
-        places = [[at for _, at in words_of(prompt.tokens)] for prompt in (source, target)]
+        places = [[at for _, at in words_of(prompt)] for prompt in (source, target)]
         tokens = swap_mapper(*places, length)
     else:
         tokens = refine_mapper(source.tokens, target.tokens, length)
     found = {
-        places: weight
-        for word, weight in weights.items()
-        for places in find_word(target.tokens, word, target.cut)
+        places: weight for word, weight in weights.items() for places in find_word(target, word)
     }
     return reweighted(tokens, found)
 

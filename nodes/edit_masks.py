@@ -299,7 +299,7 @@ class MaskFromWords:
         host.load(model, "text_encoder")
         read = model.encode_prompt(getattr(prompts, prompt))
         wanted = [word.strip() for word in words.split(",") if word.strip()] or [words]
-        found = {at for word in wanted for at in find_word(read.tokens, word, read.cut)}
+        found = {at for word in wanted for at in find_word(read, word)}
         values = word_map(
             _loaded(model, latent),
             sorted({position for positions in found for position in positions}),

@@ -76,7 +76,7 @@ def tiny_vae(seed: int = 0, **settings: Any) -> nn.Module:
     return fill(AutoencoderKL(**{**common, **settings}), seed)
 
 
-def tiny_text_encoder(vocabulary: int, seed: int = 0) -> nn.Module:
+def tiny_text_encoder(vocabulary: int, seed: int = 0, window: int = WINDOW) -> nn.Module:
     """A CLIP text encoder of two layers for a tokenizer of `vocabulary` tokens."""
     torch.manual_seed(seed)
     config = CLIPTextConfig(
@@ -86,7 +86,7 @@ def tiny_text_encoder(vocabulary: int, seed: int = 0) -> nn.Module:
         projection_dim=TEXT_WIDTH,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=WINDOW,
+        max_position_embeddings=window,
         bos_token_id=vocabulary - 2,
         eos_token_id=vocabulary - 1,
         pad_token_id=vocabulary - 1,

@@ -1,6 +1,7 @@
 """Prompts to text embeddings, with what did not fit."""
 
 import logging
+import unicodedata
 from typing import Any, NamedTuple
 
 import torch
@@ -16,22 +17,27 @@ class EncodedPrompt(NamedTuple):
     embedding: Float[Tensor, "1 l d"]  # float32, padded to the encoder's window
     tokens: tuple[str, ...]  # what the embedding stands for, start and end included, no padding
     cut: str  # the end of the text that the window had no room for, "" if all of it fitted
+    text: str  # the whole prompt, its letters composed (NFC)
+    spans: tuple[tuple[int, int], ...]  # where each token's characters begin and end in the text
 
 
 @torch.no_grad()
 def encode_prompt(tokenizer: Any, text_encoder: nn.Module, text: str) -> EncodedPrompt:
     """The last hidden states of the text encoder, `[1, window, d]`, for one prompt.
 
-    A text longer than the window is cut, which is logged and told in the result.
+    A text longer than the window is cut, which is logged and told in the result. The tokenizer is
+    one of the tokenizers package, which knows what each token stands for.
     """
+    text = unicodedata.normalize("NFC", text)
     window = text_encoder.config.max_position_embeddings
     # A tokenizer's own maximum is only a wish in some folders (8192 for a window of 77).
     window = min(window, tokenizer.model_max_length)
-    ids = tokenizer(text, verbose=False)["input_ids"]
+    found = tokenizer(text, verbose=False, return_offsets_mapping=True)
+    ids, spans = found["input_ids"], found["offset_mapping"]
     cut = ""
     if len(ids) > window:
-        cut = tokenizer.decode(ids[window - 1 : -1])
-        ids = [*ids[: window - 1], ids[-1]]
+        cut = text[spans[window - 1][0] :]
+        ids, spans = ([*of_all[: window - 1], of_all[-1]] for of_all in (ids, spans))
         logger.warning(
             "The prompt is longer than the %d tokens the text encoder reads; cut off: %r",
             window - 2,
@@ -40,4 +46,5 @@ def encode_prompt(tokenizer: Any, text_encoder: nn.Module, text: str) -> Encoded
     padded = [*ids, *[tokenizer.pad_token_id] * (window - len(ids))]
     device = next(text_encoder.parameters()).device
     hidden = text_encoder(torch.tensor([padded], device=device)).last_hidden_state
-    return EncodedPrompt(hidden.float(), tuple(tokenizer.convert_ids_to_tokens(ids)), cut)
+    tokens = tuple(tokenizer.convert_ids_to_tokens(ids))
+    return EncodedPrompt(hidden.float(), tokens, cut, text, tuple(spans))

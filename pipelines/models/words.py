@@ -1,68 +1,97 @@
-"""Words of a prompt, found among the tokens that the text encoder reads."""
+"""Words of a prompt, and the tokens that the text encoder reads for each."""
 
 import math
 import re
-from collections.abc import Sequence
+import unicodedata
 from typing import TypeAlias
+
+from .text import EncodedPrompt
 
 # Positions of tokens in the text window.
 Positions: TypeAlias = tuple[int, ...]
 
-_END_OF_WORD = "</w>"  # how a CLIP tokenizer marks the last token of a word
-_SPECIAL = re.compile(r"<\|.*\|>")  # start and end of the text
-_NO_LETTERS = re.compile(r"[\W_]+")
+# What is written without spaces between words: Thai and Lao, Burmese, Khmer, pictures, kana and
+# Chinese characters. A word may begin and end anywhere among these.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2190-\u2bff\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff"
+    "\U0001f000-\U0003ffff"
+)
+_BEGIN, _END = f"(?<![^ {_UNSPACED}])", f"(?![^ {_UNSPACED}])"
 
 
-def words_of(tokens: Sequence[str]) -> list[tuple[str, Positions]]:
-    """The words that tokens spell, in lower case and without punctuation, and where each stands.
+def words_of(prompt: EncodedPrompt) -> list[tuple[str, Positions]]:
+    """The words that are read of a prompt, in lower case, and the tokens of each.
 
-    `tokens` are those of `encode_prompt`, from the start of the text to its end. A word may be
-    several tokens; punctuation is none.
+    Words are parted by spaces and punctuation. A word may be several tokens, such as "1990s".
     """
-    words: list[tuple[str, Positions]] = []
-    letters, positions = "", []
-    for position, token in enumerate(tokens):
-        if _SPECIAL.fullmatch(token):
-            continue
-        letters += token.removesuffix(_END_OF_WORD)
-        positions.append(position)
-        if token.endswith(_END_OF_WORD):
-            if word := _NO_LETTERS.sub("", letters).lower():
-                words.append((word, tuple(positions)))
-            letters, positions = "", []
-    return words
+    letters = _letters(prompt.text)
+    return [
+        (found[0], _tokens(prompt, letters, *found.span()))
+        for found in re.finditer(r"\S+", letters)
+        if found.end() <= _read(prompt)
+    ]
 
 
-def find_word(tokens: Sequence[str], wanted: str, cut: str = "") -> tuple[Positions, ...]:
+def find_word(prompt: EncodedPrompt, wanted: str) -> tuple[Positions, ...]:
     """Where a word, or several words in a row, stands in a prompt: each of its occurrences.
 
     Upper and lower case are the same, and punctuation is nothing, so "trees" is found in "trees,".
-    `cut` is the end of the prompt that did not fit the text window.
 
     Raises:
         ValueError: if `wanted` holds no letters, or does not stand in the prompt; the message lists
             the words that do, and says if the word was cut off.
     """
-    there = words_of(tokens)
-    sought = [word for part in wanted.split() if (word := _NO_LETTERS.sub(" ", part).lower())]
-    sought = " ".join(sought).split()
+    sought = _letters(wanted).split()
     if not sought:
         raise ValueError(f'"{wanted}" is no word. Give a word of the prompt, or several in a row.')
-    found = [
-        tuple(position for _, positions in there[i : i + len(sought)] for position in positions)
-        for i in range(len(there) - len(sought) + 1)
-        if [word for word, _ in there[i : i + len(sought)]] == sought
-    ]
+    pattern = " +".join(map(re.escape, sought))
+    begin, end = (
+        "" if re.match(f"[{_UNSPACED}]", letter) else edge
+        for letter, edge in ((sought[0][0], _BEGIN), (sought[-1][-1], _END))
+    )
+    letters = _letters(prompt.text)
+    # Looked for ahead, so that places may overlap.
+    places = [match.span(1) for match in re.finditer(f"{begin}(?=({pattern}){end})", letters)]
+    found = [_tokens(prompt, letters, *place) for place in places if place[1] <= _read(prompt)]
     if found:
-        return tuple(found)
-    listed = ", ".join(dict.fromkeys(word for word, _ in there)) or "none"
-    beyond = " ".join(_NO_LETTERS.sub(" ", cut).lower().split())
-    if f" {' '.join(sought)} " in f" {beyond} ":
+        return tuple(dict.fromkeys(found))
+    listed = ", ".join(dict.fromkeys(word for word, _ in words_of(prompt))) or "none"
+    if places:
         raise ValueError(
             f'"{wanted}" stands beyond the part of the prompt that the text encoder reads. Shorten '
             f"the prompt; the words it reads are: {listed}."
         )
     raise ValueError(f'"{wanted}" is not in the prompt. Its words are: {listed}.')
+
+
+def _letters(text: str) -> str:
+    """A text in lower case with blanks for all that belongs to no word, as long as it was (NFC)."""
+    return "".join(
+        _lower(c) if _belongs_to_a_word(c) else " " for c in unicodedata.normalize("NFC", text)
+    )
+
+
+def _lower(c: str) -> str:
+    folded = c.casefold()
+    return folded if len(folded) == 1 else c.lower()[0]
+
+
+def _belongs_to_a_word(c: str) -> bool:
+    """Letters, the marks on them, numbers, pictures, and what joins several pictures to one."""
+    kind = unicodedata.category(c)
+    joins = c in "\u200c\u200d" or "\U0001f3fb" <= c <= "\U0001f3ff"
+    return kind[0] in "LMN" or kind == "So" or joins
+
+
+def _tokens(prompt: EncodedPrompt, letters: str, first: int, end: int) -> Positions:
+    """The tokens that stand for any letter from the character `first` to `end`."""
+    spans = enumerate(prompt.spans)
+    return tuple(at for at, (a, b) in spans if letters[max(a, first) : min(b, end)].strip())
+
+
+def _read(prompt: EncodedPrompt) -> int:
+    """How many characters of a prompt are read."""
+    return max(stop for _, stop in prompt.spans)
 
 
 def parse_weights(text: str) -> dict[str, float]:

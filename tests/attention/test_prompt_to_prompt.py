@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 from rescore.attention.install import Entry, installed
 from rescore.attention.prompt_to_prompt import cross_control, refine_mapper, reweighted, swap_mapper
 from rescore.attention.sites import find_sites
-from tiny_models import tiny_unet
+from rescore.pipelines.models.text import encode_prompt
+from rescore.pipelines.models.words import words_of
+from rescore.shapeworld.tokenizer import load_tokenizer, write_tokenizer
+from tiny_models import WINDOW, tiny_text_encoder, tiny_unet
 
 LENGTH = 9
 
@@ -41,6 +44,33 @@ def test_a_word_for_a_shorter_one():
     expected |= {(i + 2, i): 1.0 for i in range(3, LENGTH - 2)}
     assert entries(tokens) == expected
     assert tokens.own.tolist() == [0] * 7 + [1] * 2  # no padding of the source is left for these
+
+
+def test_words_of_equally_many_tokens_are_swapped_token_for_token():
+    """start a hus ky runs end ... -> start a rot tweil runs end ..."""
+    source = [(1,), (2, 3), (4,)]
+    assert entries(swap_mapper(source, source, LENGTH)) == diagonal(*range(LENGTH))
+    moved = swap_mapper([(1,), (3, 4)], [(1, 2), (3, 4)], LENGTH)
+    assert entries(moved) == diagonal(0, 3, 4, 5, 6, 7, 8) | {(1, 1): 0.5, (1, 2): 0.5}
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a motorcyclist rides a motorbike",
+        "a hippopotamus in a swimmingpool",
+        "café, 1990s: red-circle 🐱",
+        "",
+    ],
+)
+def test_a_prompt_swapped_with_itself_stays_as_it_is(tmp_path, prompt):
+    write_tokenizer(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    read = encode_prompt(tokenizer, tiny_text_encoder(len(tokenizer)), prompt)
+    places = [positions for _, positions in words_of(read)]
+    tokens = swap_mapper(places, places, WINDOW)
+    assert torch.equal(tokens.mapper, torch.eye(WINDOW, dtype=torch.float64))
+    assert not tokens.own.any()
 
 
 def test_a_swap_keeps_the_attention_of_a_word():
