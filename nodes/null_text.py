@@ -5,6 +5,7 @@ from typing import Any
 
 from . import host, layouts
 from .inversion import CATEGORY, fitting, latent_of, load_unet, picture_of, shown
+from .kept import Kept
 from .live import Numbers
 from .sockets import (
     GUIDANCE,
@@ -140,8 +141,7 @@ class NullTextOptimisation:
     )
 
     def __init__(self) -> None:
-        # What a cancelled run had done, and what it was a run of.
-        self._left: tuple[tuple, Any] | None = None
+        self._kept = Kept("Null-Text Optimisation")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -259,6 +259,7 @@ class NullTextOptimisation:
         stop_after: int, guidance=None, null_text=None,
     ):  # fmt: skip
         from ..attention.checkpointing import checkpointed
+        from ..pipelines.fingerprint import fingerprint
         from ..pipelines.inversion.drift import DriftGuidance
         from ..pipelines.inversion.null_text import NullTextSettings, optimise_null_text
 
@@ -272,18 +273,21 @@ class NullTextOptimisation:
         held = guidance and DriftGuidance(
             model.unet, guidance.settings, guidance.mask, shown(trajectory, model)
         )
-        run = (path.fingerprint, settings, guidance, null_text, stop_after)
-        state, steps = null_text, stop_after or None
-        if self._left is not None and self._left[0] == run:
-            done = self._left[1].done - (0 if null_text is None else null_text.done)
-            state, steps = self._left[1], steps and steps - done
+        source, _, negative = prompts.embeddings
+        aside = held and (held.settings, held.mask, held.shown)
+        run = fingerprint(
+            path.fingerprint, source, negative, settings, aside, trajectory.windows, null_text
+        )
+        given = 0 if null_text is None else null_text.done
+        last = min(path.steps, given + stop_after) if stop_after else path.steps
+        stopped = self._kept.of(run, last)
+        state = null_text if stopped is None else stopped
         first = 0 if state is None else state.done
-        last = min(path.steps, first + (steps or path.steps))
         bar, numbers = host.progress(last), Numbers(last)
         bar(first)
 
         def show(now) -> None:
-            self._left = (run, now.state)
+            self._kept.keep(run, now.step, now.state)
             numbers.add(now.step, {"PSNR, dB": now.psnr})
             bar(now.step, picture and (lambda: picture(now.z)))
 
@@ -291,23 +295,26 @@ class NullTextOptimisation:
             found = optimise_null_text(
                 path,
                 model.eps_theta,
-                prompts.embeddings.source,
-                prompts.embeddings.negative,
+                source,
+                negative,
                 model.schedule.alphas_bar,
                 settings,
                 guidance=held,
                 windows=trajectory.windows,
                 state=state,
-                steps=steps,
+                steps=last - first,
                 on_step=show,
             )
-        self._left = None
+        self._kept.forget()
         losses = {"loss": list(found.losses)}
-        return (found, latent_of(trajectory, model, found.z), losses, _report(found, path))
+        report = _report(found, path, stopped)
+        return (found, latent_of(trajectory, model, found.z), losses, report)
 
 
-def _report(found, path) -> str:
+def _report(found, path, stopped) -> str:
     lines = [f"{found.done} of {found.steps} steps at cfg {found.cfg:g}."]
+    if stopped is not None:
+        lines.append(f"The first {stopped.done} are of this node's run before, which was stopped.")
     if found.losses:
         # Step i leads to level T - 1 - i.
         reached = [path.psnr(path.steps - 1 - i, loss) for i, loss in enumerate(found.losses)]

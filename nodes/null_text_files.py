@@ -58,6 +58,7 @@ class SaveNullText:
             "steps": repr(null_text.steps),
             "strength": repr(null_text.strength),
             "losses": json.dumps(null_text.losses),
+            "made_with": null_text.made_with,
         }
         file = host.new_own_file(FOLDER, name, ".safetensors")
         write_tensors(file, _WHAT, tensors, metadata)
@@ -118,6 +119,7 @@ class LoadNullText:
                 tensors["guidance"].unbind() if "guidance" in tensors else (),
                 float(words["strength"]),
                 tuple(json.loads(words["losses"])),
+                words.get("made_with", ""),  # older files of finished embeddings have none
             ),
         )
 

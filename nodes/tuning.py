@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from hashlib import sha256
 from typing import Any
 
 from . import host, layouts
 from .inflation import CATEGORY
+from .kept import Kept
 from .live import Numbers
 from .sockets import LOSSES, MODEL, PIXEL_SIZE, PROMPTS, TUNING
 
@@ -41,9 +41,9 @@ class OneShotTune:
     )
 
     def __init__(self) -> None:
-        # What the last run learned, with what it learned it from. Resuming gives bit for bit what
-        # one long run gives, so going on from here never changes a result.
-        self._kept: tuple[str, Any] | None = None
+        # What the last run learned, finished or not. Resuming gives bit for bit what one long run
+        # gives, so going on from here never changes a result.
+        self._kept = Kept("One-Shot Tune")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -174,6 +174,7 @@ class OneShotTune:
     ):  # fmt: skip
         import torch
 
+        from ..pipelines.fingerprint import fingerprint
         from ..pipelines.tuning.one_shot_tuning import (
             Diverged,
             Progress,
@@ -186,9 +187,12 @@ class OneShotTune:
             steps, learning_rate, seed=seed, precision=precision, checkpointing=checkpointing
         )
         samples = latent["samples"]
-        mark = _mark(model, prompts, samples, settings)
-        if state is None:
-            state = self._resumed(mark, steps)
+        shaping = replace(settings, steps=0, checkpointing=False)  # neither changes a step
+        run = fingerprint(
+            model.fingerprint, prompts.source, prompts.embeddings.source, samples, shaping, state
+        )
+        kept = self._kept.of(run, steps)
+        state = state if kept is None else kept
         picture = _middle_frame(model, latent)
         previews = [picture(samples)]
         memory = _BYTES_PER_LATENT_PIXEL[checkpointing] * samples[:, :1].numel()
@@ -228,14 +232,14 @@ class OneShotTune:
                     on_step=show,
                 )
             except Diverged as error:
-                self._kept = (mark, error.state)
+                self._kept.keep(run, error.state.step, error.state)
                 raise
             except BaseException:
                 if last is not None:
-                    self._kept = (mark, last.state())
+                    self._kept.keep(run, last.step, last.state())
                     log.info("One-Shot Tune stopped; the %d steps made are kept.", last.step)
                 raise
-        self._kept = (mark, state)
+        self._kept.keep(run, state.step, state)
         tuned = replace(model, unet=model.unet.with_tuned(state.weights, state.tuning))
         return (
             tuned,
@@ -243,23 +247,8 @@ class OneShotTune:
             {"loss": list(state.losses)},
             _loss_curve(state.losses),
             torch.cat(previews),
-            f"{trained_summary(model.unet)} {_told(state, done_before)}",
+            f"{trained_summary(model.unet)} {_told(state, done_before, kept)}",
         )
-
-    def _resumed(self, mark: str, steps: int) -> Any:
-        """What the last run of this node learned from the very same inputs, if that is of use."""
-        if self._kept is None or self._kept[0] != mark or self._kept[1].step > steps:
-            return None
-        log.info("One-Shot Tune goes on at step %d, where it stopped.", self._kept[1].step)
-        return self._kept[1]
-
-
-def _mark(model, prompts, samples, settings) -> str:
-    """Tells apart the runs of which one can go on where another stopped, and those that cannot."""
-    digest = sha256(repr((model.fingerprint, prompts.source, tuple(samples.shape))).encode())
-    digest.update(samples.contiguous().float().cpu().numpy().tobytes())
-    digest.update(repr((settings.learning_rate, settings.seed, settings.precision)).encode())
-    return digest.hexdigest()
 
 
 def _preview(model, unet, z_0, prompts, steps: int, cfg: float):
@@ -308,9 +297,11 @@ def _loss_curve(losses):
     return line_chart("Loss while tuning", series, faint=["loss"])
 
 
-def _told(state, done_before: int) -> str:
+def _told(state, done_before: int, kept) -> str:
     losses = state.losses[-_SMOOTHED_OVER:]
     told = f"{state.step} steps are made, {state.step - done_before} of them now."
+    if kept is not None:
+        told += f" The first {done_before} are of this node's run before."
     if losses:
         told += f" Loss over the last {len(losses)}: {sum(losses) / len(losses):.4g}."
     return told

@@ -53,8 +53,9 @@ PACKAGES = {
 INSIDE = {
     "compare": set(),
     "distillation": {"models", "windows"},
+    "fingerprint": set(),
     "flow": {"models"},
-    "inversion": {"masks", "models", "windows"},
+    "inversion": {"fingerprint", "masks", "models", "windows"},
     "masks": {"distillation", "models", "windows"},
     "measures": {"flow"},  # how a clip moves is measured along its optical flow
     "models": set(),

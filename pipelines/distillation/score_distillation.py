@@ -67,6 +67,7 @@ class State:
     optimiser: str
     moments: dict[str, Tensor]  # what the optimiser remembers; nothing with sgd
     values: tuple[dict[str, float], ...]  # per step: the number of each term that took part
+    source: Latents  # of the clip that is edited
 
 
 class Progress(NamedTuple):
@@ -109,13 +110,13 @@ def distil(
 
     Raises:
         ValueError: without terms, with values in `z_source` that are not finite, with a `state` of
-            another size or optimiser, or if layers that are asked for do not exist.
+            another clip or optimiser, or if layers that are asked for do not exist.
         FloatingPointError: at the first term whose gradient is not finite, by name and step.
     """
     _check(z_source, terms, settings, state)
     if state is None:
         generator = torch.Generator().manual_seed(settings.seed)
-        state = State(z_source, 0, generator.get_state(), settings.optimiser, {}, ())
+        state = State(z_source, 0, generator.get_state(), settings.optimiser, {}, (), z_source)
     generator = torch.Generator()
     generator.set_state(state.random)
     z = state.z.clone()
@@ -143,7 +144,9 @@ def distil(
     if confined is not None:
         # A resumed state may have been edited without this mask.
         z = torch.where(confined > 0, z, z_source)
-    return State(z, last, generator.get_state(), settings.optimiser, moments, tuple(values))
+    return State(
+        z, last, generator.get_state(), settings.optimiser, moments, tuple(values), z_source
+    )
 
 
 class Descent:
@@ -278,6 +281,11 @@ def _check(
         raise ValueError(
             f"The state belongs to latents of shape {list(state.z.shape)} and the clip's are "
             f"{list(z_source.shape)}. Resume with the clip the state was made from."
+        )
+    if not torch.equal(state.source.to(z_source), z_source):
+        raise ValueError(
+            "The state belongs to another clip of the same size. Wire the latent that its run "
+            "began with, not an edited one."
         )
     if state.moments and state.optimiser != settings.optimiser:
         raise ValueError(

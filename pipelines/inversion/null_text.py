@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from ..fingerprint import fingerprint
 from ..models.denoiser import EpsTheta
 from ..models.guidance import guide
 from ..models.schedule import Latents, ddim_step
@@ -91,25 +92,33 @@ def optimise_null_text(
     after every step and may raise to stop the run.
 
     Raises:
-        ValueError: if `state` belongs to another trajectory, cfg or kind of embedding.
+        ValueError: if `state` belongs to another trajectory, cfg or kind of embedding, or was made
+            with other prompts, windows or guidance.
         FloatingPointError: if a step or its guidance is not finite.
         MemoryError: if gradients do not fit; says what helps.
     """
     check_grid(trajectory.timesteps, alphas_bar)
     cond, uncond = _plain(cond), _plain(uncond)
     frames = trajectory.latents.shape[3]
-    drift_of, strength = None, 0.0
+    drift_of, strength, held = None, 0.0, None
     if guidance is not None and guidance.settings.active:
         drift_of = Drift(guidance, cond, eps_theta, windows)
         strength = guidance.settings.strength
+        held = (guidance.settings, guidance.mask, guidance.shown)
+    made_with = fingerprint(cond, uncond, windows, held)
     if windows is not None and frames > windows.length:
         eps_theta = windowed(_without_graph(eps_theta), windows)
     if state is None:
         z_T = trajectory.latents[-1]
         state = NullText(
-            trajectory.fingerprint, settings.cfg, trajectory.steps, z_T, strength=strength
+            trajectory.fingerprint,
+            settings.cfg,
+            trajectory.steps,
+            z_T,
+            strength=strength,
+            made_with=made_with,
         )
-    state.require_same(trajectory, settings.cfg, settings.per_frame, strength)
+    state.require_same(trajectory, settings.cfg, settings.per_frame, made_with)
     count = frames if settings.per_frame else 1
     last = state.steps if steps is None else min(state.steps, state.done + steps)
 

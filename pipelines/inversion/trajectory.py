@@ -85,6 +85,7 @@ class NullText:
     guidance: tuple[Latents, ...] = ()  # G of each step; empty where there is none
     strength: float = 0.0  # of the guidance
     losses: tuple[float, ...] = ()  # mean squared error to the pivot that each step arrived at
+    made_with: str = ""  # fingerprint of the prompts, windows and guidance that led here
 
     @property
     def done(self) -> int:
@@ -125,12 +126,12 @@ class NullText:
             )
 
     def require_same(
-        self, trajectory: Trajectory, cfg: float, per_frame: bool, strength: float
+        self, trajectory: Trajectory, cfg: float, per_frame: bool, made_with: str
     ) -> None:
         """Check that an optimisation of this kind may go on from here.
 
         Raises:
-            ValueError: if it is another trajectory, cfg, kind of embedding or guidance strength.
+            ValueError: if it is another trajectory, cfg, kind of embedding, or made with others.
         """
         if self.trajectory != trajectory.fingerprint:
             raise ValueError(
@@ -142,17 +143,17 @@ class NullText:
                 f"The null-text embeddings to go on from were made for cfg {self.cfg:g}, and this "
                 f"is {cfg:g}. Use the same cfg."
             )
-        if self.embeddings and self.strength != strength:
-            raise ValueError(
-                "The null-text embeddings to go on from were made with another decoupled guidance. "
-                "Wire the same guidance, with the same strength."
-            )
         frames = trajectory.latents.shape[3]
         if self.embeddings and len(self.embeddings[-1]) != (frames if per_frame else 1):
             raise ValueError(
                 f"The embeddings to go on from are {len(self.embeddings[-1])} for a clip of "
                 f"{frames} frames. Choose the same kind of embedding (per frame or shared) as "
                 "before."
+            )
+        if self.embeddings and self.made_with != made_with:
+            raise ValueError(
+                "The null-text embeddings to go on from were made with another negative prompt, in "
+                "other windows or with another decoupled guidance. Wire the same, or start anew."
             )
 
     def _difference(self, trajectory: Trajectory) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..models.schedule import Latents, NoiseSchedule
-from .inflation import Tuning, VideoUNet
+from .inflation import Tuning, VideoUNet, frozen_sample, same_base
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,8 @@ class State:
     scaler: dict[str, Any]  # empty unless it computes in float16
     random: Tensor  # state of the CPU generator that draws timesteps and noise
     losses: tuple[float, ...]  # one per step
+    clip: Latents  # what is learned
+    base: Float[Tensor, " n"]  # `frozen_sample` of the model that learns it
 
     @property
     def step(self) -> int:
@@ -111,11 +113,11 @@ def tune(
 
     Raises:
         ValueError: if the model is not inflated or has nothing to train, if the clip is not finite,
-            or for a `state` of another model, clip size or more steps.
+            or for a `state` of another model, clip or prompt, or of more steps.
         Diverged: at the first loss or gradient that is not finite.
         MemoryError: if the device has too little memory, with what to do.
     """
-    _check(model, z_0, settings, state)
+    _check(model, z_0, settings, prompt, state)
     run = _Run(model, z_0, schedule, settings, prompt, state)
     good = run.state()
     logger.info("%s", trained_summary(model))
@@ -149,7 +151,7 @@ class _Run:
         state: State | None,
     ) -> None:
         self.schedule, self.settings, self.prompt = schedule, settings, prompt
-        self.size = z_0.shape[2:]
+        self.clip = z_0.detach().to("cpu", copy=True)
         self.model = model.fork() if state is None else model.with_tuned(state.weights)
         self.model.checkpointing(settings.checkpointing)
         self.parameters = list(self.model.trainable().values())
@@ -211,7 +213,7 @@ class _Run:
 
     @torch.no_grad()
     def state(self) -> State:
-        frames, height, width = self.size
+        frames, height, width = self.clip.shape[2:]
         return State(
             weights=_on_cpu(self.model.tuned_state()),
             tuning=Tuning(self.prompt, frames, height, width, self.step),
@@ -219,6 +221,8 @@ class _Run:
             scaler=self.scaler.state_dict(),
             random=self.generator.get_state(),
             losses=tuple(self.losses),
+            clip=self.clip,
+            base=frozen_sample(self.model),
         )
 
 
@@ -246,7 +250,9 @@ def _on_cpu(value: Any) -> Any:
     return value
 
 
-def _check(model: nn.Module, z_0: Tensor, settings: Settings, state: State | None) -> None:
+def _check(
+    model: nn.Module, z_0: Tensor, settings: Settings, prompt: str, state: State | None
+) -> None:
     if not isinstance(model, VideoUNet) or not model.trainable():
         raise ValueError(
             f"{type(model).__name__} has nothing to train: one-shot tuning trains what inflation "
@@ -268,6 +274,21 @@ def _check(model: nn.Module, z_0: Tensor, settings: Settings, state: State | Non
             f"The state was tuned on {tuning.frames} frames of {tuning.width} x {tuning.height} "
             f"latents and the clip has {frames} of {width} x {height}. Resume with the clip the "
             "state was made from."
+        )
+    if not torch.equal(state.clip.to(z_0), z_0):
+        raise ValueError(
+            "The state was tuned on another clip of the same size. Resume with the clip it was "
+            "made from."
+        )
+    if not same_base(model, state.base):
+        raise ValueError(
+            "The state was tuned on another model of the same layout. Resume with the model it was "
+            "made from."
+        )
+    if tuning.prompt != prompt:
+        raise ValueError(
+            f'The state was tuned with the prompt "{tuning.prompt}" and the source prompt is now '
+            f'"{prompt}". Use the same source prompt, or start anew.'
         )
     if state.step > settings.steps:
         raise ValueError(

@@ -1,9 +1,12 @@
 """Null-text nodes as the host runs them: in inference mode, resumed after Cancel, from files."""
 
+from dataclasses import replace
+
 import pytest
 import rescore
 import rescore.nodes.host as host
 import torch
+from rescore.pipelines.windows import Windows
 
 PROMPTS = {
     "source_prompt": "a red circle moving right on a plain background",
@@ -92,39 +95,157 @@ class Cancelled(Exception):
     pass
 
 
+@pytest.fixture
+def stopped(run, inverted, monkeypatch):
+    """`stopped(steps, **inputs)`: a node that was cancelled after so many steps, and its inputs.
+
+    Its `queue(**changes)` runs it again, and gives the outputs and the timesteps the model saw.
+    """
+
+    def make(steps=1, **inputs):
+        given, calls = inverted(), []
+        node = rescore.NODE_CLASS_MAPPINGS["ReScoreNullTextOptimisation"]()
+        required = node.INPUT_TYPES()["required"].items()
+        inputs = {
+            **{name: spec[1]["default"] for name, spec in required if "default" in spec[1]},
+            **given, "cfg": 3.0, "inner_steps": 2, **inputs,
+        }  # fmt: skip
+        original = given["model"].eps_theta
+
+        def counted(z, t, cond):
+            calls.append(t)
+            return original(z, t, cond)
+
+        monkeypatch.setattr(given["model"], "eps_theta", counted)
+        with monkeypatch.context() as patched, torch.inference_mode():
+            cancels = iter([False] * steps + [True])
+
+            def cancel():
+                if next(cancels):
+                    raise Cancelled
+
+            patched.setattr(host, "check_cancelled", cancel)
+            with pytest.raises(Cancelled):
+                node.optimise(**inputs)
+
+        def queue(**changes):
+            calls.clear()
+            with torch.inference_mode():
+                return node.optimise(**{**inputs, **changes}), tuple(calls)
+
+        queue.inputs = inputs
+        return queue
+
+    return make
+
+
 @pytest.mark.parametrize("stop_after", [0, 2])
-def test_a_cancelled_run_goes_on_where_it_was(run, inverted, monkeypatch, stop_after):
-    given = inverted()
-    node = rescore.NODE_CLASS_MAPPINGS["ReScoreNullTextOptimisation"]()
-    inputs = {
-        name: spec[1]["default"]
-        for name, spec in node.INPUT_TYPES()["required"].items()
-        if "default" in spec[1]
-    }
-    inputs |= {**given, "cfg": 3.0, "inner_steps": 2, "stop_after": stop_after}
-    calls = []
-    original = given["model"].eps_theta
-
-    def counted(z, t, cond):
-        calls.append(t)
-        return original(z, t, cond)
-
-    monkeypatch.setattr(given["model"], "eps_theta", counted)
-    cancels = iter([False, True])
-
-    def cancel():
-        if next(cancels, False):
-            raise Cancelled
-
-    monkeypatch.setattr(host, "check_cancelled", cancel)
-    with torch.inference_mode():
-        with pytest.raises(Cancelled):
-            node.optimise(**inputs)
-        calls.clear()
-        found = node.optimise(**inputs)[0]
+def test_a_cancelled_run_goes_on_where_it_was(run, stopped, caplog, stop_after):
+    queue = stopped(stop_after=stop_after)
+    caplog.set_level("INFO", logger="rescore")
+    (found, _, _, report), calls = queue()
     assert max(calls) < 999  # the first step is not done again
-    assert torch.equal(found.z, optimise(run, given, stop_after=stop_after)[0].z)
-    assert not any("forward" in vars(module) for module in given["model"].unet.modules())
+    assert "Null-Text Optimisation goes on at step 1, where it was stopped" in caplog.text
+    assert "The first 1 are of this node's run before" in report
+    whole = run("ReScoreNullTextOptimisation", **queue.inputs)
+    assert torch.equal(found.z, whole[0].z) and whole[0].losses == found.losses
+    assert "run before" not in whole[3]
+    assert not any("forward" in vars(m) for m in queue.inputs["model"].unet.modules())
+    # That run has come to its end: nothing is left of it.
+    assert max(queue()[1]) == 999
+
+
+def other_negative(run, given):
+    model = given["model"]
+    words = PROMPTS | {"negative_prompt": "blurred"}
+    return {"prompts": run("ReScoreEncodePromptPair", model=model, **words)[0]}
+
+
+def other_windows(run, given):
+    return {"trajectory": replace(given["trajectory"], windows=Windows(2, 0))}
+
+
+def other_size(run, given):
+    return {"trajectory": replace(given["trajectory"], pixel_size=(11, 14))}
+
+
+def other_guidance(**changes):
+    return lambda run, given: {"guidance": run("ReScoreDecoupledGuidance", **changes)[0]}
+
+
+def no_guidance(run, given):
+    return {"guidance": None}
+
+
+def other_trajectory(run, given):
+    path = given["trajectory"].trajectory
+    return {
+        "trajectory": replace(
+            given["trajectory"], trajectory=replace(path, latents=path.latents * 1.01)
+        )
+    }
+
+
+MASK = torch.ones(1, 6, 7)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        other_negative,
+        other_windows,
+        other_size,
+        other_trajectory,
+        no_guidance,
+        other_guidance(strength=0.1),
+        other_guidance(strength=0.2, top_k=2, mask=MASK),
+        other_guidance(strength=0.2, mask=torch.zeros(1, 6, 7)),
+        lambda run, given: {"cfg": 4.0},
+        lambda run, given: {"inner_steps": 1},
+        lambda run, given: {"learning_rate": 0.02},
+        lambda run, given: {"embeddings": "one for the clip"},
+        lambda run, given: {"early_stop": 0.1},
+        lambda run, given: {"early_stop_growth": 0.1},
+    ],
+)
+def test_another_run_does_not_go_on_where_a_cancelled_one_was(run, stopped, change):
+    guidance = run("ReScoreDecoupledGuidance", strength=0.2, mask=MASK)[0]
+    queue = stopped(guidance=guidance)
+    changed = change(run, queue.inputs)
+    (found, _, _, report), calls = queue(**changed)
+    assert max(calls) == 999 and "run before" not in report
+    fresh = run("ReScoreNullTextOptimisation", **{**queue.inputs, **changed})[0]
+    assert torch.equal(found.z, fresh.z)
+
+
+def test_what_does_not_shape_a_run_leaves_what_was_done(run, stopped):
+    """Less memory needed, the same guidance and prompts made anew, and another place to end."""
+    queue = stopped(guidance=run("ReScoreDecoupledGuidance", strength=0.2, mask=MASK)[0])
+    same = {
+        "guidance": run("ReScoreDecoupledGuidance", strength=0.2, mask=MASK.clone())[0],
+        "prompts": run("ReScoreEncodePromptPair", model=queue.inputs["model"], **PROMPTS)[0],
+        "checkpointing": True,
+        "stop_after": 2,
+    }
+    (found, _, _, report), calls = queue(**same)
+    assert max(calls) < 999 and found.done == 2 and "The first 1 are" in report
+
+
+def test_a_run_from_a_wired_state_goes_on_too(run, inverted, stopped):
+    queue = stopped(steps=2)
+    first = run("ReScoreNullTextOptimisation", **{**queue.inputs, "stop_after": 1})[0]
+    # It was cancelled after two steps of its own; from the state on it is another run.
+    (found, _, _, report), calls = queue(null_text=first)
+    assert len({t for t in calls}) == 2 and "run before" not in report
+    assert torch.equal(found.z, run("ReScoreNullTextOptimisation", **queue.inputs)[0].z)
+
+
+@pytest.mark.parametrize("change", [other_negative, other_windows, other_guidance(strength=0.1)])
+def test_a_wired_state_that_was_made_with_others_is_refused(run, inverted, change):
+    given = inverted()
+    first = optimise(run, given, stop_after=1)[0]
+    with pytest.raises(ValueError, match="made with another negative prompt"):
+        optimise(run, {**given, **change(run, given)}, null_text=first)
 
 
 def test_saved_and_loaded(run, inverted, tmp_path):

@@ -149,7 +149,8 @@ def test_cancel_keeps_what_was_learned(scene, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "change", [{"learning_rate": 2e-3}, {"seed": 5}, {"steps": 1}, {"precision": "bf16"}, "clip"]
+    "change",
+    [{"learning_rate": 2e-3}, {"seed": 5}, {"steps": 1}, {"precision": "bf16"}, "clip", "words"],
 )
 def test_what_was_kept_is_not_used_for_another_run(scene, monkeypatch, change):
     _, video, inputs = scene
@@ -162,9 +163,31 @@ def test_what_was_kept_is_not_used_for_another_run(scene, monkeypatch, change):
         latent = inputs["latent"]
         inputs = inputs | {"latent": latent | {"samples": latent["samples"] + 0.5}}
         change = {}
+    if change == "words":
+        # The same prompt as another text encoder reads it.
+        prompts = inputs["prompts"]
+        other = prompts.embeddings._replace(source=prompts.embeddings.source + 0.5)
+        inputs, change = inputs | {"prompts": replace(prompts, embeddings=other)}, {}
     again, fresh = (run_node(n, video, inputs, **change) for n in (node, OneShotTune()))
     assert again[2] == fresh[2]
     assert "0 of them now" not in again[5]
+
+
+def test_a_run_from_a_wired_state_goes_on_and_is_not_taken_for_one_without(
+    scene, tune, monkeypatch
+):
+    _, video, inputs = scene
+    begun, other = (tune(video, inputs, steps=1, seed=seed)["state"] for seed in (7, 8))
+    node = OneShotTune()
+    with monkeypatch.context() as patched:
+        cancel_at(patched, 2)
+        with pytest.raises(Cancelled):
+            run_node(node, video, inputs, state=begun)
+    for state, made_now in ((begun, 1), (other, 3), (None, 4)):
+        on = run_node(copy.copy(node), video, inputs, state=state)
+        assert f"4 steps are made, {made_now} of them now" in on[5]
+        assert on[2] == run_node(OneShotTune(), video, inputs, state=state)[2]
+        assert ("this node's run before" in on[5]) == (state is begun)
 
 
 def test_a_run_that_diverges_says_what_to_do_and_keeps_what_was_good(scene):

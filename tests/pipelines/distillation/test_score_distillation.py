@@ -220,6 +220,8 @@ def test_a_state_of_another_clip_or_optimiser_is_refused():
     state, _ = run(clip(), Settings(2, optimiser="adam"))
     with pytest.raises(ValueError, match="Resume with the clip"):
         run(clip()[..., :5], Settings(2, optimiser="adam"), state=state)
+    with pytest.raises(ValueError, match="another clip of the same size"):
+        run(state.z, Settings(2, optimiser="adam"), state=state)
     with pytest.raises(ValueError, match="Choose 'adam' again"):
         run(clip(), Settings(2), state=state)
 

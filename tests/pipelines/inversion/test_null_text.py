@@ -272,10 +272,9 @@ def test_guidance_is_the_gradient_of_its_four_parts(real_world):
     whole = optimise_null_text(*real_world, SETTINGS, guidance=held(**weights), steps=2)
     assert torch.equal(whole.guidance[0], torch.zeros_like(whole.z))
     total = torch.zeros_like(whole.z)
-    first = optimise_null_text(*real_world, SETTINGS, guidance=held(**weights), steps=1)
     for part in parts:
         alone = held(**{other: 0.0 for other in parts} | {part: weights[part]})
-        found = optimise_null_text(*real_world, SETTINGS, guidance=alone, state=first, steps=1)
+        found = optimise_null_text(*real_world, SETTINGS, guidance=alone, steps=2)
         assert float(found.guidance[1].abs().max()) > 0
         total += found.guidance[1]
     torch.testing.assert_close(whole.guidance[1], total, rtol=1e-3, atol=1e-6)
@@ -418,7 +417,21 @@ def test_no_patch_stays(real_world):
     assert before == after
 
 
-def test_another_guidance_cannot_go_on(real_world):
-    first = optimise_null_text(*real_world, SETTINGS, steps=1)
-    with pytest.raises(ValueError, match="made with another decoupled guidance"):
-        optimise_null_text(*real_world, SETTINGS, guidance=held(), state=first)
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"guidance": held()},
+        {"guidance": held(strength=2.0, mask=1 - MASK)},
+        {"guidance": held(strength=2.0, keys_foreground=0.5)},
+        {"windows": Windows(2, 1)},
+        {"uncond": torch.ones(1, WORDS, TEXT_WIDTH)},
+    ],
+)
+def test_a_state_that_was_made_with_others_cannot_go_on(real_world, other):
+    path, model, cond, uncond, a = real_world
+    same = {"guidance": held(strength=2.0), "windows": None, "uncond": uncond}
+    made = partial(optimise_null_text, path, model, cond, alphas_bar=a, settings=SETTINGS)
+    first = made(**same, steps=1)
+    assert made(**same, state=first).finished
+    with pytest.raises(ValueError, match=r"another negative prompt.* windows or.* guidance"):
+        made(**{**same, **other}, state=first)

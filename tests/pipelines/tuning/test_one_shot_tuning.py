@@ -332,6 +332,12 @@ def test_a_state_of_another_model_clip_or_length_is_told(image, model):
         tune(model, CLIP[:, :, :2], COND, SCHEDULE, FAST, state=state)
     with pytest.raises(ValueError, match=r"made 3 steps, which is more than steps \(2\)"):
         run(model, replace(FAST, steps=2), state=state)
+    with pytest.raises(ValueError, match="another clip of the same size"):
+        tune(model, CLIP + 1e-6, COND, SCHEDULE, FAST, state=state)
+    with pytest.raises(ValueError, match='the prompt "" and the source prompt is now "a dog"'):
+        run(model, state=state, prompt="a dog")
+    with pytest.raises(ValueError, match="another model of the same layout"):
+        run(inflate(tiny_unet("2D", seed=1), "ei2"), state=state)
 
 
 @pytest.mark.parametrize(
