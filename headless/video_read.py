@@ -156,9 +156,14 @@ def _note_oddities(stream: av.VideoStream, frame: av.VideoFrame, name: str) -> N
 
 
 def _to_array(frame: av.VideoFrame) -> np.ndarray:
-    """One frame as `[H, W, 3]`, uint8 or, for video of more than 8 bits, uint16; upright."""
+    """One frame as `[H, W, 3]`, uint8 or uint16, upright.
+
+    YUV is decoded by planes, as in today's host: FFmpeg then interpolates the colours, which are
+    stored at half the resolution, where it would repeat them for a packed format.
+    """
     deep = max(part.bits for part in frame.format.components) > 8
-    array = frame.to_ndarray(format="rgb48le" if deep else "rgb24")
+    packed = "rgb48le" if deep else "rgb24"
+    array = frame.to_ndarray(format=packed if frame.format.is_rgb else "gbrp16le")
     quarter_turns, remainder = divmod(round(frame.rotation), 90)
     return np.rot90(array, quarter_turns) if quarter_turns and not remainder else array
 

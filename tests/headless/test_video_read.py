@@ -270,7 +270,7 @@ def test_a_clip_larger_than_memory_is_refused_before_it_is_decoded(
     tmp_path, write_clip, smooth_frames, monkeypatch
 ):
     path = write_clip(tmp_path / "clip.mp4", smooth_frames(40, 32, 48))
-    one_frame = 32 * 48 * 3 * 5
+    one_frame = 32 * 48 * 3 * (2 + 4)
     monkeypatch.setattr(video_read, "available_memory", lambda: 39 * one_frame)
     with pytest.raises(ValueError, match=r"does not fit the memory: 40 frames of 48x32"):
         read_video(path)

@@ -108,6 +108,11 @@ class ComfyUI:
         """The JSON that `path` answers."""
         return json.loads(self.fetch(path))
 
+    def version(self) -> tuple[int, ...]:
+        """The host's version, e.g. (0, 33, 0)."""
+        number = self.get("/system_stats")["system"]["comfyui_version"]
+        return tuple(int(part) for part in number.split("."))
+
     def history(self, prompt_id: str) -> dict:
         """The host's record of a finished prompt: `outputs`, `status`; empty while it runs."""
         return self.get(f"/history/{prompt_id}").get(prompt_id, {})

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from rescore.headless import video_read
 from rescore.tests.host.browser import find_browser, started
 from rescore.tests.host.start import missing_packages, running
 
@@ -38,6 +39,17 @@ def comfyui(root: Path):
 def object_info(comfyui) -> dict:
     """What the host says of every node it has."""
     return comfyui.get("/object_info")
+
+
+@pytest.fixture
+def decoded_alike(comfyui, monkeypatch):
+    """The headless runner decodes as the host does, whose older releases repeated colours."""
+    if comfyui.version() < (0, 20):
+
+        def packed(frame):
+            return frame.to_ndarray(format="rgb24")
+
+        monkeypatch.setattr(video_read, "_to_array", packed)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+DYNAMIC = "COMFY_DYNAMICCOMBO_V3"  # a list whose choice brings further widgets with it
 UPLOADS = ("image_upload", "video_upload", "animated_image_upload", "audio_upload")
 CONTROL = ("fixed", "increment", "decrement", "randomize")
 # Drawn by the front end alone; the host does not know them and they do not run.
@@ -26,6 +27,11 @@ class Widget:
     @property
     def is_input(self) -> bool:
         return self.kind in WIDGET_TYPES
+
+    @property
+    def default(self) -> object:
+        """What the front end sets where a graph stores nothing."""
+        return self.options.get("default", (self.options.get("options") or [None])[0])
 
 
 @dataclass(frozen=True)
@@ -46,13 +52,33 @@ def declared(info: dict, section: str) -> Iterator[tuple[str, str | list, dict]]
         yield name, kind, options[0] if options else {}
 
 
+def is_the_hosts(info: dict) -> bool:
+    """Whether a node is the host's own.
+
+    Such a node may have gained inputs and outputs at its end since the host that our graphs are
+    written for; in an older graph those have their defaults, and no wires.
+    """
+    return info.get("python_module", "").partition(".")[0] in ("nodes", "comfy_extras")
+
+
 def input_type(info: dict, name: str) -> str | None:
     """The type of an input as a wire has it; None when the node has no such input."""
     for section in ("required", "optional"):
         for known, kind, _ in declared(info, section):
             if known == name:
-                return "COMBO" if isinstance(kind, list) else kind
+                return "COMBO" if isinstance(kind, list) or kind == DYNAMIC else kind
     return None
+
+
+def chosen(options: dict) -> tuple[list[str], Iterator[tuple[str, str | list, dict]]]:
+    """The choices of a dynamic list, and (name, type, options) of what its first one brings."""
+    first, *_ = options["options"]
+    sections = first["inputs"].values()
+    brought = ((name, *spec) for section in sections for name, spec in section.items())
+    return (
+        [choice["key"] for choice in options["options"]],
+        ((name, kind, rest[0] if rest else {}) for name, kind, *rest in brought),
+    )
 
 
 def widgets(info: dict) -> list[Widget]:
@@ -65,18 +91,26 @@ def widgets(info: dict) -> list[Widget]:
     for section in ("required", "optional"):
         has_upload = False
         for name, kind, options in declared(info, section):
-            if isinstance(kind, list):  # a V1 node lists its choices where the type stands
-                kind, options = "COMBO", {**options, "options": kind}
-            if kind not in WIDGET_TYPES or options.get("forceInput"):
-                continue
-            found.append(Widget(name, kind, options))
-            is_seed = kind == "INT" and name in ("seed", "noise_seed")
-            if options.get("control_after_generate", is_seed):
-                found.append(Widget(f"{name}: control after generate", "CONTROL", {}))
+            found += widgets_of(name, kind, options)
             has_upload |= any(options.get(upload) for upload in UPLOADS)
         if has_upload and section == "required":
             found.append(Widget("upload", "UPLOAD", {}))
     return found
+
+
+def widgets_of(name: str, kind: str | list, options: dict) -> Iterator[Widget]:
+    """The widgets of one input, none if it is set by a wire alone."""
+    if isinstance(kind, list):  # a V1 node lists its choices where the type stands
+        kind, options = "COMBO", {**options, "options": kind}
+    if kind == DYNAMIC:
+        choices, brought = chosen(options)
+        yield Widget(name, "COMBO", {**options, "options": choices})
+        for inner, *spec in brought:
+            yield from widgets_of(f"{name}.{inner}", *spec)
+    elif kind in WIDGET_TYPES and not options.get("forceInput"):
+        yield Widget(name, kind, options)
+        if options.get("control_after_generate", kind == "INT" and name in ("seed", "noise_seed")):
+            yield Widget(f"{name}: control after generate", "CONTROL", {})
 
 
 def complaint(widget: Widget, value: object) -> str | None:
@@ -150,6 +184,8 @@ def problems(graph: dict, object_info: dict) -> list[str]:
 def widget_problems(node: dict, info: dict) -> Iterator[str]:
     """What is wrong with the stored widget values of a node."""
     expected, values = widgets(info), node.get("widgets_values") or []
+    if is_the_hosts(info):
+        expected = expected[: len(values)]
     if len(values) != len(expected):
         names = [widget.name for widget in expected]
         yield f"{len(values)} widget values {values} for {len(expected)} widgets {names}"
@@ -189,10 +225,12 @@ def input_problems(node: dict, info: dict, wires: dict[int, Link]) -> Iterator[s
 def output_problems(node: dict, info: dict, wires: dict[int, Link]) -> Iterator[str]:
     """What is wrong with the outputs a node is said to have, and with the wires that leave them."""
     given = node.get("outputs") or []
-    if [output["type"] for output in given] != list(info["output"]):
-        yield f"outputs {[o['type'] for o in given]}, the host has {list(info['output'])}"
-    if [output["name"] for output in given] != list(info["output_name"]):
-        yield f"outputs {[o['name'] for o in given]}, the host says {list(info['output_name'])}"
+    known = len(given) if is_the_hosts(info) else None
+    types, names = info["output"][:known], info["output_name"][:known]
+    if [output["type"] for output in given] != types:
+        yield f"outputs {[o['type'] for o in given]}, the host has {types}"
+    if [output["name"] for output in given] != names:
+        yield f"outputs {[o['name'] for o in given]}, the host says {names}"
     for slot, output in enumerate(given):
         leaving = {
             i for i, link in wires.items() if (link.source, link.source_slot) == (node["id"], slot)
@@ -205,9 +243,9 @@ def as_prompt(graph: dict, object_info: dict) -> dict:
     """The API-format workflow the front end would post for this graph, without `_meta`."""
     wires, prompt = links(graph), {}
     for node in running_nodes(graph):
-        stored = zip(
-            widgets(object_info[node["type"]]), node.get("widgets_values") or [], strict=True
-        )
+        known, values = widgets(object_info[node["type"]]), node.get("widgets_values") or []
+        values = [*values, *(widget.default for widget in known[len(values) :])]
+        stored = zip(known, values, strict=True)
         inputs = {widget.name: value for widget, value in stored if widget.is_input}
         for given in node.get("inputs") or []:
             if given.get("link") is not None:
@@ -215,3 +253,28 @@ def as_prompt(graph: dict, object_info: dict) -> dict:
                 inputs[given["name"]] = [str(link.source), link.source_slot]
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return prompt
+
+
+def without_titles(prompt: dict) -> dict:
+    """An API-format workflow as a host runs it."""
+    return {
+        key: {"class_type": node["class_type"], "inputs": node["inputs"]}
+        for key, node in prompt.items()
+    }
+
+
+def without_additions(posted: dict, shipped: dict, object_info: dict) -> dict:
+    """A posted workflow without the inputs that nodes of the host have gained since it was shipped.
+
+    What the browser adds to nodes that load videos is left out, too.
+    """
+
+    def kept(key: str, node: dict) -> dict:
+        grown = is_the_hosts(object_info[node["class_type"]])
+        known = shipped.get(key, {"inputs": {}})["inputs"]
+        return {k: v for k, v in node["inputs"].items() if k in known or not grown}
+
+    return {
+        key: {"class_type": node["class_type"], "inputs": kept(key, node)}
+        for key, node in posted.items()
+    }

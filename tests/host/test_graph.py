@@ -3,7 +3,14 @@
 import copy
 
 import pytest
-from rescore.tests.host.graph import Widget, as_prompt, complaint, problems, widgets
+from rescore.tests.host.graph import (
+    Widget,
+    as_prompt,
+    complaint,
+    problems,
+    widgets,
+    without_additions,
+)
 
 LOADER = {
     "input": {
@@ -109,6 +116,63 @@ def test_a_sound_graph_has_no_problem_and_one_api_form():
         },
         "2": {"class_type": "Number", "inputs": {}},
     }
+
+
+SAVER = {
+    "input": {
+        "required": {
+            "video": ["VIDEO", {}],
+            "format": [
+                "COMFY_DYNAMICCOMBO_V3",
+                {
+                    "options": [
+                        {"key": "auto", "inputs": {"required": {"crf": ["INT", {"default": 23}]}}},
+                        {"key": "webm", "inputs": {"required": {"speed": ["INT", {}]}}},
+                    ]
+                },
+            ],
+        },
+        "optional": {"codec": ["COMBO", {"options": ["h264", "av1"]}]},
+    },
+    "input_order": {"required": ["video", "format"], "optional": ["codec"]},
+    "output": ["VIDEO", "COMBO"],
+    "output_name": ["video", "codec"],
+    "python_module": "comfy_extras.nodes_video",
+}
+OLDER = {
+    "id": 3,
+    "type": "Saver",
+    "outputs": [{"name": "video", "type": "VIDEO"}],
+    "widgets_values": ["auto"],
+}
+
+
+def test_a_dynamic_list_brings_the_widgets_of_its_first_choice():
+    assert [(w.name, w.kind, w.default) for w in widgets(SAVER)] == [
+        ("format", "COMBO", "auto"),
+        ("format.crf", "INT", 23),
+        ("codec", "COMBO", "h264"),
+    ]
+
+
+def test_an_older_graph_lacks_what_the_hosts_own_nodes_have_gained():
+    graph = {"nodes": [OLDER], "links": []}
+    found = problems(graph, {"Saver": SAVER})
+    assert found == ["node 3 (Saver): required input 'video' is not linked"]
+    posted = as_prompt(graph, {"Saver": SAVER})
+    shipped = {"3": {"class_type": "Saver", "inputs": {"format": "auto", "codec": "h264"}}}
+    assert posted["3"]["inputs"] == {"format": "auto", "format.crf": 23, "codec": "h264"}
+    assert without_additions(posted, shipped, {"Saver": SAVER}) == shipped
+
+
+def test_a_node_of_ours_must_be_whole():
+    ours = SAVER | {"python_module": "custom_nodes.rescore"}
+    graph = {"nodes": [OLDER], "links": []}
+    found = problems(graph, {"Saver": ours})
+    assert "1 widget values ['auto'] for 3 widgets" in found[0]
+    assert any("outputs ['VIDEO'], the host has ['VIDEO', 'COMBO']" in line for line in found)
+    posted = as_prompt(graph, {"Saver": ours})
+    assert without_additions(posted, {}, {"Saver": ours}) == posted
 
 
 def test_links_may_be_objects():
