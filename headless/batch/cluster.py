@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -63,13 +64,15 @@ def connected(address: str | None, log: Path) -> Iterator[None]:
         yield
         return
     try:
+        if address not in (None, "auto"):
+            _knock(address)
         ray.init(
             address=address or "local",
             include_dashboard=None if address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         where = f"the cluster at {address}" if address else "Ray on this machine"
         raise WorkflowError(
             [
@@ -83,6 +86,14 @@ def connected(address: str | None, log: Path) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens at `HOST:PORT`; Ray itself would go on trying for a long time."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in address or not port.isdecimal():
+        raise ValueError("the address is no HOST:PORT.")
+    socket.create_connection((host, int(port)), timeout=PATIENCE).close()
 
 
 def machines() -> list[Machine]:

@@ -13,6 +13,7 @@ from urllib3.util import Retry
 
 from ..errors import WorkflowError, printable, sentence
 from ..paths import Folders, safe_parts
+from ..specs import ANY
 from .check import takes_upload
 from .results import digest, json_digest
 from .worker import TEMP, Job, Outcome, measures
@@ -63,15 +64,11 @@ class Server:
         ended = self.api.history(prompt_id)
         return _is_done(ended) if ended else self.api.has_queued(prompt_id)
 
-    def _wait(self, prompt_id: str) -> dict | None:
-        """The server's record of a run when it has ended; None if the server knows none."""
-        while True:
-            queued = self.api.has_queued(prompt_id)  # first: it may end between two questions
-            if ended := self.api.history(prompt_id):
-                return ended
-            if not queued:
-                return None
+    def _wait(self, prompt_id: str) -> dict:
+        """The server's record of a run when it has ended; empty if the server knows none."""
+        while self.api.has_queued(prompt_id):
             time.sleep(PAUSE)
+        return self.api.history(prompt_id)
 
     def _outcome(self, ended: Mapping, prompt: Mapping, seconds: float) -> Outcome:
         record = {
@@ -89,7 +86,8 @@ class Server:
         for shown in outputs.values():
             for entry in (entry for entries in shown.values() for entry in entries):
                 if isinstance(entry, dict) and "filename" in entry and entry.get("type") != TEMP:
-                    place = f"{entry.get('subfolder', '')}/{entry['filename']}".lstrip("/")
+                    below = entry.get("subfolder")
+                    place = f"{below}/{entry['filename']}" if below else entry["filename"]
                     name = "/".join(safe_parts(place, "the server's file"))
                     files[name] = self.api.view(entry)
         return Outcome("done", "", record, files)
@@ -232,9 +230,11 @@ def _declared(name: str, info: Mapping) -> type:
 
 
 def _spec(entry: list) -> tuple:
-    """An input as declared; what takes an upload takes any text."""
+    """An input as declared; an upload takes any text, and what only the host understands all."""
     options = entry[1] if len(entry) > 1 else {}
-    return ("STRING", options) if takes_upload(options) else (entry[0], options)
+    if takes_upload(options):
+        return "STRING", options
+    return (ANY, options) if str(entry[0]).startswith("COMFY_") else (entry[0], options)
 
 
 def _reason(error: requests.RequestException) -> str:

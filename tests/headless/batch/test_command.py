@@ -169,6 +169,18 @@ def test_faults_are_status_2_and_nothing_is_made(fresh_python, place):
     assert not (place / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [("127.0.0.1:1", "Connection refused"), ("ray://here:1", "the address is no HOST:PORT")],
+)
+def test_a_cluster_that_is_not_there(fresh_python, place, address, sentence):
+    files = ("slow.json", "lines.jsonl", "--out", "out")
+    done = fresh_python(RUN, *files, "--address", address)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"Cannot reach the cluster at {address}" in done.stderr and sentence in done.stderr
+    assert "RAY_AUTH_TOKEN" in done.stderr
+
+
 def test_without_ray_it_says_what_to_install(fresh_python, place):
     done = fresh_python(
         f"import sys; sys.modules['ray'] = None\n{RUN}", "slow.json", "lines.jsonl", "--out", "out"
