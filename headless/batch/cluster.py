@@ -17,7 +17,7 @@ from ..errors import BatchError, WorkflowError, printable, sentence
 
 Machine: TypeAlias = Mapping[str, float]
 
-PATIENCE = 10.0  # seconds within which a cluster that lives answers
+PATIENCE = 20.0  # seconds within which a cluster that lives answers, however busy it is
 
 
 @dataclass(frozen=True)

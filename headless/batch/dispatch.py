@@ -11,8 +11,10 @@ from ray.exceptions import ActorDiedError, RayActorError, RayError
 
 from ..errors import BatchError, printable
 from .check import Checked
-from .cluster import PATIENCE, check_alive
+from .cluster import check_alive
 from .worker import Job, Outcome
+
+POLL = 10.0  # seconds after which the cluster is asked whether it lives
 
 OnEnd = Callable[[Checked, Outcome, dict[str, bytes]], None]
 
@@ -124,7 +126,7 @@ class Dispatch:
         self.running[ref] = hand, waiting, files
 
     def _await_some(self) -> None:
-        ready, _ = ray.wait(list(self.running), timeout=PATIENCE)
+        ready, _ = ray.wait(list(self.running), timeout=POLL)
         if not ready:
             check_alive()
         for ref in ready:
