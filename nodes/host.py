@@ -125,15 +125,6 @@ def temp_file(stem: str, suffix: str) -> tuple[Path, dict[str, str]] | None:
     return folder / name, {"filename": name, "subfolder": "", "type": "temp"}
 
 
-def clip_tokenizer() -> Path | None:
-    """The folder of the CLIP tokenizer that the host ships; None outside of it."""
-    module = _host("comfy")
-    if module is None:
-        return None
-    folder = Path(next(iter(module.__path__))) / "sd1_tokenizer"
-    return folder if folder.is_dir() else None
-
-
 # --- devices ------------------------------------------------------------------------------------
 
 

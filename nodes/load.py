@@ -120,7 +120,6 @@ class LoadImageModel:
         image = load_image(
             _found(model, "image", "diffusers", "checkpoints"),
             dtype=host.dtype(precision),
-            tokenizer_folder=host.clip_tokenizer(),
             prediction_type=None if prediction_type == "auto" else prediction_type,
         )
         return (image,)

@@ -74,7 +74,7 @@ class LoadClipScorer:
             # The name of no folder, so that the error tells how to fetch one.
             folder = "clip-vit-large-patch14"
         path = find_model(folder, host.roots("clip_vision"), "clip")
-        return (load_clip(path, tokenizer_folder=host.clip_tokenizer()),)
+        return (load_clip(path),)
 
 
 class ClipTextAlignment(MeasureNode):

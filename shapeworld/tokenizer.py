@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .scene import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTokenizerFast
 
 WINDOW = 24  # tokens, with start and end; the longest caption has 16
 _OTHER_WORDS = ("a", "small", "large", "moving", "on", "background", "beside")
@@ -60,10 +60,10 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2), "utf-8")
 
 
-def load_tokenizer(folder: Path) -> "CLIPTokenizer":
-    from transformers import CLIPTokenizer
+def load_tokenizer(folder: Path) -> "CLIPTokenizerFast":
+    from transformers import CLIPTokenizerFast
 
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    return CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 
 def _byte_alphabet() -> dict[int, str]:

@@ -20,10 +20,14 @@ PREPROCESSOR = {
 }
 
 
-def write_tiny_clip(folder: Path, *, seed: int = 0) -> Path:
-    """A CLIP folder as transformers saves it, with the shape world's tokenizer."""
-    write_tokenizer(folder)
-    vocabulary = len(load_tokenizer(folder))
+def write_tiny_clip(folder: Path, *, seed: int = 0, vocabulary: int | None = None) -> Path:
+    """A CLIP folder as transformers saves it, with the shape world's tokenizer.
+
+    Of a `vocabulary` of another size the folder holds no tokenizer.
+    """
+    if vocabulary is None:
+        write_tokenizer(folder)
+        vocabulary = len(load_tokenizer(folder))
     torch.manual_seed(seed)
     layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 22}
     config = CLIPConfig(

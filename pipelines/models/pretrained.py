@@ -5,15 +5,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
-from .unet.layout import problem, read_json, weight_files
+from .tensor_file import PICKLES
+from .unet.layout import problem, read_config, weight_files
+from .unet.weights import limited, read_weights
 
 Model = TypeVar("Model", bound=nn.Module)
-Tokenizer = TypeVar("Tokenizer", bound=PreTrainedTokenizerBase)
-
-# Entries of a config.json that would have transformers fetch a part, or import one.
-_ELSEWHERE = ("backbone", "use_timm_backbone", "use_pretrained_backbone", "auto_map")
 
 
 @torch.inference_mode(False)
@@ -25,14 +22,18 @@ def load_pretrained(make: type[Model], folder: Path, kind: str) -> Model:
     Raises:
         ModelError: if something else, too little or damaged files lie there, or pickles.
     """
-    check_model_type(folder, kind)
-    if pickles := [f.name for f in weight_files(folder, kind, folder) if f.suffix == ".bin"]:
+    settings, files = check_model_type(folder, kind), weight_files(folder, kind, folder)
+    if pickles := [file.name for file in files if file.suffix in PICKLES]:
         found = f"has its weights in a pickle ({pickles[0]}), which could run code."
         raise problem(kind, folder, found, "model.safetensors")
+    weights = read_weights(files, kind, folder)
     try:
-        model, report = make.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
+        config = make.config_class.from_dict(settings)
+        with limited(len(weights)):
+            # Without a folder nothing is looked for: what transformers gets, it gets from here.
+            model, report = make.from_pretrained(
+                None, config=config, state_dict=weights, output_loading_info=True
+            )
     # Settings and weights can be wrong in many ways, and each has an exception of its own.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
@@ -48,34 +49,12 @@ def check_model_type(folder: Path, kind: str) -> dict[str, Any]:
     """The `config.json` of a folder, if it is of a kind and holds all of its model.
 
     Raises:
-        ModelError: if it is another model's, or its parts would have to come from elsewhere.
+        ModelError: if it is another model's, or one that `read_config` refuses.
     """
     if not folder.is_dir():
         raise problem(kind, folder, "is a file." if folder.exists() else "does not exist.")
-    config = read_json(folder / "config.json", kind, folder)
+    config = read_config(folder, kind, folder)
     named = str(config.get("model_type", "nothing")).replace("_", "-")
     if named != kind:
         raise problem(kind, folder, f"has a model of type {named} in its config.json.")
-    if elsewhere := [entry for entry in _ELSEWHERE if config.get(entry)]:
-        found = f"has a config.json that takes a part from elsewhere ({elsewhere[0]})."
-        raise problem(kind, folder, found, "a folder that holds the whole model")
     return config
-
-
-def load_tokenizer(
-    make: type[Tokenizer], place: Path, vocabulary: int, kind: str, folder: Path
-) -> Tokenizer:
-    """The tokenizer that lies in `place`, for a model from `folder` that knows `vocabulary` tokens.
-
-    Raises:
-        ModelError: if its files are damaged, or it has more tokens than the model.
-    """
-    try:
-        tokenizer = make.from_pretrained(place, local_files_only=True)
-    # The tokenizers package raises bare exceptions for damaged files.
-    except Exception as error:
-        raise problem(kind, folder, f"has a damaged tokenizer ({error}).") from error
-    if len(tokenizer) > vocabulary:
-        found = f"has a tokenizer of {len(tokenizer)} tokens and a model that knows {vocabulary}."
-        raise problem(kind, folder, found)
-    return tokenizer

@@ -1,13 +1,99 @@
-"""Results as files: named tensors and the words that say what they belong to, written at once."""
+"""Files of named tensors: those of any model are opened here, and results are written and read."""
 
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from .files import MIB, shown, size_of
+
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+_HEADER = 16 * MIB  # the longest list of the tensors in a file
+# What training scripts put the weights under.
+_WRAPPERS = ("state_dict", "model_state_dict", "module", "model")
+
+
+def open_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file or a pickle, on the CPU, and a safetensors file's metadata.
+
+    Data is mapped and not read: a tensor takes memory when it is used. Pickles are read as tensors
+    and nothing else.
+
+    Raises:
+        ValueError: if it is no such file, or not all of it is there, with what is wrong.
+    """
+    try:
+        size = size_of(path)
+        # Blocks of 512 bytes, where they are counted. Downloads that were cut off can have holes.
+        on_disk = 512 * getattr(path.stat(), "st_blocks", 0)
+        if 0 < on_disk < size // 8:
+            raise ValueError(f"has {size:,} bytes, of which only {on_disk:,} are on the disk")
+        if path.suffix in PICKLES:
+            return _open_pickle(path, size), {}
+        return _open_safetensors(path, size)
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be opened ({error.strerror})") from error
+    except ValueError as error:
+        raise ValueError(shown(f"{path.name} {error}")) from error
+
+
+def _open_safetensors(path: Path, size: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > min(size, _HEADER):
+        raise ValueError(f"({size:,} bytes) is damaged (a header of {header:,} bytes)")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    # Beside an exception of its own for what it reads, the library has bare ones for mapping.
+    except Exception as error:
+        raise ValueError(f"({size:,} bytes) is damaged ({error})") from error
+
+
+def _open_pickle(path: Path, size: int) -> dict[str, Tensor]:
+    packed = zipfile.is_zipfile(path)
+    if packed:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if compressed or sum(entry.file_size for entry in entries) > size:
+            raise ValueError("is compressed, as weights never are")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=packed)
+    # torch gives each kind of damage an exception of its own, some of them bare.
+    except Exception as error:
+        raise ValueError("is damaged, or a pickle that holds more than tensors") from error
+    tensors = {name: value for name, value in _unwrapped(found).items() if isinstance(name, str)}
+    return {name: _whole(name, x) for name, x in tensors.items() if isinstance(x, Tensor)}
+
+
+def _unwrapped(found: Any) -> dict[Any, Any]:
+    """The weights themselves, where they lie a level or two deep."""
+    for _ in range(3):
+        if not isinstance(found, dict):
+            raise ValueError(f"holds a {type(found).__name__} and no weights by name")
+        inner = [found[name] for name in _WRAPPERS if isinstance(found.get(name), dict)]
+        if not inner:
+            return found
+        found = inner[0]
+    raise ValueError("holds no weights by name, only dictionaries in dictionaries")
+
+
+def _whole(name: str, tensor: Tensor) -> Tensor:
+    """A tensor of which every number is in the file."""
+    tensor = tensor.detach()
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise ValueError(f"has {name} as no plain tensor")
+    if tensor.nbytes > tensor.untyped_storage().nbytes():
+        raise ValueError(f"has {name} larger than what is stored of it")
+    return tensor
 
 
 def write_tensors(
@@ -54,15 +140,14 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, st
     if not path.is_file():
         raise ValueError(f"There is no file {path.name} in {path.parent}. Save the {what} first.")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _format(what):
-                raise ValueError(
-                    f"{path.name} holds no {what} of ReScore. Choose a file that was saved as such."
-                )
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path.name} is damaged ({error}). Save the {what} again.") from error
+        tensors, metadata = open_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"{error}. Save the {what} again.") from error
+    if metadata.get("format") != _format(what):
+        raise ValueError(
+            f"{path.name} holds no {what} of ReScore. Choose a file that was saved as such."
+        )
+    return tensors, metadata
 
 
 def _format(what: str) -> str:

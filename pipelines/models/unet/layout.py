@@ -3,13 +3,16 @@
 No torch here: a list of models must cost nothing to make.
 """
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..fetch import CATALOGUE, chosen_weights, command
+from ..files import open_json, shown
+
+# What a single checkpoint file does not hold: the settings of Stable Diffusion 1.x, CLIP's words.
+SD1_CONFIGS = Path(__file__).parent / "configs" / "stable-diffusion-1"
 
 # Kind of model -> what the loader of that kind reads.
 EXPECTED = {
@@ -51,10 +54,26 @@ _KIND_OF_UNET = {"UNet3DConditionModel": "text-to-video", "UNet2DConditionModel"
 _CLASSES = {
     "vae": ("AutoencoderKL",),
     "text_encoder": ("CLIPTextModel",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer": (
+        "CLIPTokenizer",
+        "CLIPTokenizerFast",
+        "PreTrainedTokenizerFast",
+        "TokenizersBackend",
+    ),
 }
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _DEEPEST = 3  # folders below a root that are searched for models
+# Entries of a config.json that would have transformers fetch a part, or import one.
+_ELSEWHERE = {
+    "backbone",
+    "use_timm_backbone",
+    "use_pretrained_backbone",
+    "auto_map",
+    "attn_implementation",
+    "_attn_implementation",
+}
+_LARGEST = 2**20  # a number in a config.json
+_DEEPEST_SETTING = 8
 
 
 class ModelError(ValueError):
@@ -64,9 +83,10 @@ class ModelError(ValueError):
 def problem(kind: str, path: Path, found: str, expected: str | None = None) -> ModelError:
     """The error about a model of a kind that should lie at `path`."""
     name = path.name if path.name in CATALOGUE else _EXAMPLE[kind]
+    place, into, line = map(shown, (str(path), str(path.parent), command(name, path.parent)))
     return ModelError(
-        f"{path} {found} Expected {expected or EXPECTED[kind]}. Put it into {path.parent}; this "
-        f"downloads {name}: {command(name, path.parent)}"
+        f"{place} {shown(found)} Expected {expected or EXPECTED[kind]}. Put it into {into}; this "
+        f"downloads {name}: {line}"
     )
 
 
@@ -96,7 +116,7 @@ def kind_of(folder: Path) -> str | None:
         ("config.json", "model_type"),
     ):
         try:
-            found = json.loads((folder / file).read_text("utf-8"))
+            found = open_json(folder / file)
         except (OSError, ValueError):
             continue
         value = found.get(entry) if isinstance(found, dict) else None
@@ -143,7 +163,7 @@ def find_model(name: str, roots: Sequence[Path], kind: str) -> Path:
 def read_json(path: Path, kind: str, model: Path) -> dict[str, Any]:
     """A JSON object of the model at `model`."""
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = open_json(path)
     except FileNotFoundError:
         inside = path.is_relative_to(model)
         name = path.relative_to(model).as_posix() if inside else str(path)
@@ -183,10 +203,45 @@ def check_folder(folder: Path, kind: str, elsewhere: Mapping[str, Path]) -> dict
     return parts
 
 
+def read_config(part: Path, kind: str, model: Path) -> dict[str, Any]:
+    """The `config.json` of a part, if its numbers make sense and it needs nothing from elsewhere.
+
+    Raises:
+        ModelError: if there is none, or it could keep the machine busy, or fetch something.
+    """
+    config = read_json(part / "config.json", kind, model)
+    for name, value, depth in _entries(config):
+        where = f"in the config.json of its {part.name}" if part != model else "in its config.json"
+        if depth > _DEEPEST_SETTING:
+            raise problem(kind, model, f"has lists in lists {where}, {depth} deep.")
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise problem(kind, model, f"has {name} = {value} {where}, which makes no sense.")
+        if name in _ELSEWHERE and value:
+            found = f"takes a part from elsewhere ({name} {where})."
+            raise problem(kind, model, found, "a folder that holds the whole model")
+    return config
+
+
+def _entries(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any, int]]:
+    """All that is in some settings: the name it goes by, the value, and how deep it lies."""
+    yield name, value, depth
+    if depth > _DEEPEST_SETTING:
+        return
+    if isinstance(value, dict):
+        for inner, held in value.items():
+            yield from _entries(held, inner, depth + 1)
+    elif isinstance(value, list):
+        for held in value:
+            yield from _entries(held, name, depth + 1)
+
+
 def check_config(part: Path, expected: str, kind: str, model: Path) -> dict[str, Any]:
     """The `config.json` of a part, if it describes the expected class."""
-    config = read_json(part / "config.json", kind, model)
-    named = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
+    config = read_config(part, kind, model)
+    architectures = config.get("architectures")
+    named = config.get("_class_name") or (
+        architectures if architectures != [expected] else expected
+    )
     if named != expected:
         found = f"has {named or 'no class'} in the config.json of its {part.name}"
         raise problem(kind, model, f"{found} and not {expected}.")

@@ -1,6 +1,5 @@
 """Model folders and files to backbones: only from this machine, only weights, never code."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,23 +8,16 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast
 
 from ..schedule import NoiseSchedule
+from ..tokenizer import load_tokenizer
 from .backbone import Backbone
-from .layout import (
-    check_config,
-    check_folder,
-    problem,
-    read_json,
-    weight_files,
-)
+from .layout import SD1_CONFIGS, check_config, check_folder, problem, read_json, weight_files
 from .motion import motion_unet
 from .single_file import check_checkpoint, text_weights, unet_weights, vae_weights
 from .weights import FindWeights, build, modern_names, read_weights, text_names
 
-# The settings of Stable Diffusion 1.x, which a single checkpoint file does not hold.
-SD1_CONFIGS = Path(__file__).parent / "configs" / "stable-diffusion-1"
 # AnimateDiff was trained with linear betas over models that had scaled-linear ones.
 ANIMATEDIFF_SCHEDULE = {
     "num_train_timesteps": 1000,
@@ -63,7 +55,6 @@ def load_text_to_video(
 def load_image(
     path: Path,
     *,
-    tokenizer_folder: Path | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     parts: Mapping[str, Path] | None = None,
@@ -72,15 +63,15 @@ def load_image(
 ) -> Backbone:
     """A Stable Diffusion 1.x model from its diffusers folder or a single checkpoint file.
 
-    See `load_text_to_video` for `device`, `dtype` and `parts`. A single file has no tokenizer, so
-    `tokenizer_folder` is needed, and does not say what it predicts: "epsilon", unless
-    `prediction_type` says otherwise. `configs` are the settings of the model in a single file.
+    See `load_text_to_video` for `device`, `dtype` and `parts`. A single file does not say what it
+    predicts: "epsilon", unless `prediction_type` says otherwise. `configs` are the settings of the
+    model in a single file, and its tokenizer.
 
     Raises:
         ModelError: if something else, too little or damaged files lie there.
     """
     if path.is_file():
-        backbone = _load_checkpoint(path, tokenizer_folder, device, dtype, configs)
+        backbone = _load_checkpoint(path, device, dtype, configs)
     else:
         backbone = _load_folder(path, "image", device, dtype, parts or {})
     if prediction_type is None:
@@ -148,43 +139,43 @@ def _load_folder(
         return read_weights(weight_files(places[part], kind, folder), kind, folder)
 
     finders: dict[str, FindWeights] = {
-        "unet": lambda _: stored("unet"),
-        "vae": lambda _: modern_names(stored("vae")),
-        "text_encoder": lambda names: text_names(stored("text_encoder"), names),
+        "vae": lambda weights, _: modern_names(weights),
+        "text_encoder": text_names,
     }
-    return _assemble(folder, kind, configs, finders, places["tokenizer"], device, dtype)
+    return _assemble(folder, kind, configs, stored, finders, places["tokenizer"], device, dtype)
 
 
 def _load_checkpoint(
-    path: Path,
-    tokenizer_folder: Path | None,
-    device: torch.device | str,
-    dtype: torch.dtype | None,
-    configs_folder: Path,
+    path: Path, device: torch.device | str, dtype: torch.dtype | None, configs_folder: Path
 ) -> Backbone:
-    if tokenizer_folder is None:
-        found = "is a single file, which holds no tokenizer, and no tokenizer folder is given."
-        raise problem("image", path, found)
-    configs = {
-        part: json.loads((configs_folder / part / "config.json").read_text("utf-8"))
-        for part in ("unet", "vae", "text_encoder")
-    }
-    scheduler = configs_folder / "scheduler" / "scheduler_config.json"
-    configs["scheduler"] = json.loads(scheduler.read_text("utf-8"))
     checkpoint = read_weights([path], "image", path)
     check_checkpoint(checkpoint, path)
-    finders: dict[str, FindWeights] = {
-        "unet": lambda names: unet_weights(checkpoint, names, configs["unet"]),
-        "vae": lambda names: vae_weights(checkpoint, names, configs["vae"]),
-        "text_encoder": lambda names: text_names(text_weights(checkpoint), names),
+    files = {
+        "unet": "config",
+        "vae": "config",
+        "text_encoder": "config",
+        "scheduler": "scheduler_config",
     }
-    return _assemble(path, "image", configs, finders, tokenizer_folder, device, dtype)
+    configs = {
+        part: read_json(configs_folder / part / f"{file}.json", "image", path)
+        for part, file in files.items()
+    }
+    finders: dict[str, FindWeights] = {
+        "unet": lambda weights, names: unet_weights(weights, names, configs["unet"]),
+        "vae": lambda weights, names: vae_weights(weights, names, configs["vae"]),
+        "text_encoder": lambda weights, names: text_names(text_weights(weights), names),
+    }
+    tokenizer = configs_folder / "tokenizer"
+    return _assemble(
+        path, "image", configs, lambda _: checkpoint, finders, tokenizer, device, dtype
+    )
 
 
 def _assemble(
     model: Path,
     kind: str,
     configs: Mapping[str, dict[str, Any]],
+    stored: Callable[[str], Mapping[str, Tensor]],
     finders: Mapping[str, FindWeights],
     tokenizer_folder: Path,
     device: torch.device | str,
@@ -194,7 +185,8 @@ def _assemble(
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
     # Autoencoders of Stable Diffusion overflow in half precision; their configuration says so.
     whole = configs["vae"].get("force_upcast", True)
-    text_config = CLIPTextConfig.from_dict(configs["text_encoder"])
+    text_config = _text_config(configs["text_encoder"], kind, model)
+    _check_latents(configs["vae"], kind, model)
     _check_widths(configs["unet"], configs["vae"], text_config, kind, model)
     makers: dict[str, tuple[Callable[[], nn.Module], torch.dtype]] = {
         "unet": (lambda: _UNETS[kind].from_config(configs["unet"]), dtype),
@@ -206,12 +198,32 @@ def _assemble(
     }
     # Small and early: what is wrong with it should not be told after gigabytes were read.
     schedule = NoiseSchedule.from_config(configs["scheduler"])
-    tokenizer = _tokenizer(tokenizer_folder, text_config.vocab_size, kind, model)
+    tokenizer = load_tokenizer(
+        CLIPTokenizerFast, tokenizer_folder, text_config.vocab_size, kind, model
+    )
     modules = {
-        part: build(make, finders[part], precision, kind, model).to(device)
+        part: build(make, stored(part), precision, kind, model, finders.get(part)).to(device)
         for part, (make, precision) in makers.items()
     }
     return Backbone(name=model.name, kind=kind, tokenizer=tokenizer, schedule=schedule, **modules)
+
+
+def _text_config(settings: dict[str, Any], kind: str, model: Path) -> CLIPTextConfig:
+    try:
+        return CLIPTextConfig.from_dict(settings)
+    # Releases of transformers check settings in ways of their own.
+    except Exception as error:
+        found = f"has a config.json of its text_encoder that makes no sense ({error})."
+        raise problem(kind, model, found) from error
+
+
+def _check_latents(vae: Mapping[str, Any], kind: str, model: Path) -> None:
+    """What latents are multiplied with and shifted by must be numbers."""
+    for name in ("scaling_factor", "shift_factor"):
+        value = vae.get(name)
+        number = value is None or isinstance(value, int | float)
+        if not number or (name == "scaling_factor" and value == 0):
+            raise problem(kind, model, f"has a VAE with {name} = {value!r}.")
 
 
 def _check_widths(
@@ -238,21 +250,3 @@ def _check_widths(
                 f"has a unet that wants more than a text ({extra} = {unet[extra]!r}; is it XL?)."
             )
             raise problem(kind, model, found)
-
-
-def _tokenizer(folder: Path, vocabulary: int, kind: str, model: Path) -> CLIPTokenizer:
-    # Without its files some releases of transformers quietly make an empty tokenizer.
-    for file in ("vocab.json", "merges.txt"):
-        if not (folder / file).is_file():
-            raise problem(kind, model, f"has no tokenizer: there is no {file} in {folder}.")
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    # The tokenizers package raises bare exceptions for damaged files.
-    except Exception as error:
-        raise problem(kind, model, f"has a damaged tokenizer in {folder} ({error}).") from error
-    if len(tokenizer) > vocabulary:
-        found = (
-            f"has a tokenizer of {len(tokenizer)} tokens and an encoder that knows {vocabulary}."
-        )
-        raise problem(kind, model, found)
-    return tokenizer

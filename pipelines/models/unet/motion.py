@@ -25,12 +25,11 @@ def motion_unet(unet: nn.Module, adapter: Path) -> nn.Module:
     config, weights = _read_adapter(adapter)
     _check_fit(config, unet, adapter)
     motion = build(
-        lambda: MotionAdapter.from_config(config), lambda _: weights, unet.dtype, KIND, adapter
+        lambda: MotionAdapter.from_config(config), weights, unet.dtype, KIND, adapter
     ).to(unet.device)
-    joined = unet.state_dict() | motion.state_dict()
     return build(
         lambda: UNetMotionModel.from_unet2d(unet, motion, load_weights=False),
-        lambda _: joined,
+        unet.state_dict() | motion.state_dict(),
         unet.dtype,
         KIND,
         adapter,

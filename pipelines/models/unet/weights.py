@@ -2,26 +2,43 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 from typing import TypeAlias
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from ..tensor_file import open_tensors
 from .layout import problem
 
 logger = logging.getLogger(__name__)
 
-# The names of a module's weights -> those of them that a file has, and maybe others.
-FindWeights: TypeAlias = Callable[[Sequence[str]], Mapping[str, Tensor]]
+# What a file has and the names of a module's weights -> the weights by these names, maybe others.
+FindWeights: TypeAlias = Callable[[Mapping[str, Tensor], Sequence[str]], Mapping[str, Tensor]]
+_FORMATS = (
+    torch.float64,
+    torch.float32,
+    torch.bfloat16,
+    torch.float16,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+)
 
 # Names that attention layers of autoencoders had before diffusers 0.18.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_ATTENTION_NAME = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
-_DAMAGED = "the whole file as published (a broken download looks like this)"
+# Before the names of weights that were saved from inside a wrapper.
+_WRAPPINGS = ("state_dict.", "module.", "_orig_mod.")
+_WHOLE = (
+    "the whole file as published, with tensors only, best as .safetensors (a broken download looks "
+    "like this)"
+)
+# Parameters a module may have for each tensor in its file, and beyond: what is made and left out.
+_MOST, _SPARE = 4, 1000
 
 
 def read_weights(files: Sequence[Path], kind: str, model: Path) -> dict[str, Tensor]:
@@ -32,60 +49,78 @@ def read_weights(files: Sequence[Path], kind: str, model: Path) -> dict[str, Ten
     """
     tensors: dict[str, Tensor] = {}
     for file in files:
-        if not file.is_file():
+        if not file.exists():
             raise problem(kind, model, f"is no file ({file.name} is not there).")
-        size = f"{file.stat().st_size:,} bytes"
-        if file.suffix == ".safetensors":
-            try:
-                tensors |= load_file(file)
-            except (SafetensorError, OSError) as error:
-                found = f"cannot be read: {file.name} ({size}) is damaged ({error})."
-                raise problem(kind, model, found, _DAMAGED) from error
-        else:
-            tensors |= _read_pickle(file, kind, model)
+        try:
+            found, _ = open_tensors(file)
+        except ValueError as error:
+            raise problem(kind, model, f"cannot be read: {error}.", _WHOLE) from error
+        if twice := sorted(found.keys() & tensors.keys()):
+            what = f"has {twice[0]} in several of its files ({', '.join(f.name for f in files)})."
+            raise problem(kind, model, what, "one set of weights")
+        tensors |= found
+    return _bare_names(tensors)
+
+
+def _bare_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors without what training scripts put before all of their names."""
+    for prefix in _WRAPPINGS * 2:
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 
 
-def _read_pickle(file: Path, kind: str, model: Path) -> dict[str, Tensor]:
+@contextmanager
+def limited(tensors: int) -> Iterator[None]:
+    """In the `with`, modules may have only so many parameters as fit a file of `tensors` tensors.
+
+    Settings that ask for more layers than that would keep a machine busy for hours.
+
+    Raises:
+        ValueError: when there are more.
+    """
+    made, here = 0, get_ident()
+
+    def count(*_: object) -> None:
+        nonlocal made
+        made += get_ident() == here
+        if made > _MOST * tensors + _SPARE:
+            raise ValueError(f"it asks for far more weights than the {tensors} there are")
+
+    hook = register_module_parameter_registration_hook(count)
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    # torch gives each kind of damage an exception of its own, some of them bare.
-    except Exception as error:
-        what = f"cannot be read: {file.name} is damaged, or a pickle that holds more than tensors."
-        raise problem(kind, model, what, "tensors only, best as .safetensors") from error
-    while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    if not isinstance(found, dict):
-        raise problem(kind, model, f"holds a {type(found).__name__} and no weights by name.")
-    return {
-        str(name).removeprefix("module."): tensor
-        for name, tensor in found.items()
-        if isinstance(tensor, Tensor)
-    }
+        yield
+    finally:
+        hook.remove()
 
 
 def build(
     make: Callable[[], nn.Module],
-    find: FindWeights,
+    weights: Mapping[str, Tensor],
     dtype: torch.dtype,
     kind: str,
     model: Path,
+    find: FindWeights | None = None,
 ) -> nn.Module:
-    """The module `make` returns, with the weights `find` has for it, not trainable.
+    """The module `make` returns, with `weights` in `dtype`, not trainable.
 
     It is made without memory and takes over the tensors, so that loading costs no second copy and
-    no random initialisation. Weights it has no place for are left out and logged.
+    no random initialisation. `find` names the weights as the module does. Weights it has no place
+    for are left out and logged.
 
     Raises:
-        ModelError: if the module cannot be made, or a weight is missing or has another shape.
+        ModelError: if the module cannot be made, or a weight is missing, has another shape or holds
+            no numbers of the usual kinds.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), limited(len(weights)):
             module = make()
-    except (TypeError, ValueError, NotImplementedError) as error:
+    # Settings can be wrong in many ways, and each has an exception of its own.
+    except Exception as error:
         raise problem(kind, model, f"has a config.json that makes no model ({error}).") from error
     name, places = type(module).__name__, module.state_dict()
-    weights = find(list(places))
+    if find is not None:
+        weights = find(weights, list(places))
     if missing := sorted(places.keys() - weights.keys()):
         found = f"lacks {len(missing)} of the {len(places)} weights of its {name} ({missing[0]})."
         raise problem(kind, model, found)
@@ -94,9 +129,17 @@ def build(
             have, want = tuple(weights[key].shape), tuple(place.shape)
             found = f"has a {key} of shape {have} where its settings say {want}."
             raise problem(kind, model, found)
+        if place.is_floating_point() and weights[key].dtype not in _FORMATS:
+            found = f"has a {key} in {weights[key].dtype}, so its weights are quantised."
+            raise problem(kind, model, found, "weights in float32, bfloat16, float16 or float8")
     if unused := sorted(weights.keys() - places.keys()):
         logger.info("%s: %d weights have no place in %s: %s", model, len(unused), name, unused[:5])
-    fitted = {key: _in_precision(weights[key], dtype) for key in places}
+    try:
+        fitted = {key: _in_precision(weights[key], dtype) for key in places}
+    # Where memory runs out, torch has a bare RuntimeError, and Python its own.
+    except (MemoryError, RuntimeError) as error:
+        found = f"needs more memory for its {name} than there is ({error})."
+        raise problem(kind, model, found) from error
     module.load_state_dict(fitted, assign=True)
     _fill_position_ids(module)
     return module.eval().requires_grad_(False)

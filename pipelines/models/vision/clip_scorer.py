@@ -11,10 +11,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizerFast
 
-from ..pretrained import load_tokenizer
-from ..unet.layout import check_config, problem, read_json, weight_files
+from ..tokenizer import has_tokenizer, load_tokenizer
+from ..unet.layout import SD1_CONFIGS, check_config, problem, read_json, weight_files
 from ..unet.weights import build, read_weights
 
 logger = logging.getLogger(__name__)
@@ -118,10 +118,8 @@ class ClipScorer:
 
 
 @torch.inference_mode(False)
-def load_clip(folder: Path, *, tokenizer_folder: Path | None = None) -> ClipScorer:
-    """A CLIP model from its folder, in float32.
-
-    `tokenizer_folder` is that of CLIP's own tokenizer, for folders that hold none.
+def load_clip(folder: Path) -> ClipScorer:
+    """A CLIP model from its folder, in float32; with CLIP's own tokenizer if it holds none.
 
     Raises:
         ModelError: if something else, too little or damaged files lie there.
@@ -131,12 +129,12 @@ def load_clip(folder: Path, *, tokenizer_folder: Path | None = None) -> ClipScor
     settings = check_config(folder, "CLIPModel", _KIND, folder)
     config = CLIPConfig.from_dict(settings)
     preparation = _preparation(folder, config.vision_config.image_size)
-    tokenizer = _tokenizer(folder, tokenizer_folder, config.text_config.vocab_size)
+    place = folder if has_tokenizer(CLIPTokenizerFast, folder) else SD1_CONFIGS / "tokenizer"
+    vocabulary = config.text_config.vocab_size
+    tokenizer = load_tokenizer(CLIPTokenizerFast, place, vocabulary, _KIND, folder)
 
-    def stored(_: object) -> dict[str, Tensor]:
-        return read_weights(weight_files(folder, _KIND, folder), _KIND, folder)
-
-    model = build(lambda: CLIPModel(config), stored, torch.float32, _KIND, folder)
+    weights = read_weights(weight_files(folder, _KIND, folder), _KIND, folder)
+    model = build(lambda: CLIPModel(config), weights, torch.float32, _KIND, folder)
     return ClipScorer(folder.name, model, tokenizer, preparation)
 
 
@@ -161,17 +159,6 @@ def _preparation(folder: Path, image_size: int) -> Preparation:
     except (AttributeError, KeyError, TypeError) as error:
         what = f"has a preprocessor_config.json that is not understood ({error!r})."
         raise problem(_KIND, folder, what) from error
-
-
-def _tokenizer(folder: Path, other: Path | None, vocabulary: int) -> CLIPTokenizer:
-    place = next((at for at in (folder, other) if at is not None and _has_tokenizer(at)), None)
-    if place is None:
-        raise problem(_KIND, folder, "has no tokenizer (vocab.json and merges.txt).")
-    return load_tokenizer(CLIPTokenizer, place, vocabulary, _KIND, folder)
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    return all((folder / file).is_file() for file in ("vocab.json", "merges.txt"))
 
 
 def _margins(have: int, want: int) -> tuple[int, int]:

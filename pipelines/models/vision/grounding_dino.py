@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import BertTokenizerFast, GroundingDinoForObjectDetection
 
-from ..pretrained import load_pretrained, load_tokenizer
+from ..pretrained import load_pretrained
+from ..tokenizer import load_tokenizer
 from ..unet.layout import problem, read_json
 from .clip_scorer import Preparation
 
@@ -103,7 +104,8 @@ def load_grounding_dino(folder: Path) -> Detector:
         ModelError: if something else, too little or damaged files lie there, or pickles.
     """
     model = load_pretrained(GroundingDinoForObjectDetection, folder, _KIND)
-    tokenizer = _tokenizer(folder, model.config.text_config.vocab_size)
+    vocabulary = model.config.text_config.vocab_size
+    tokenizer = load_tokenizer(BertTokenizerFast, folder, vocabulary, _KIND, folder)
     file = folder / "preprocessor_config.json"
     found = read_json(file, _KIND, folder) if file.exists() else {}
     try:
@@ -114,9 +116,3 @@ def load_grounding_dino(folder: Path) -> Detector:
         what = f"has a preprocessor_config.json that is not understood ({error!r})."
         raise problem(_KIND, folder, what) from error
     return Detector(folder.name, model, tokenizer, shortest, longest, mean, std)
-
-
-def _tokenizer(folder: Path, vocabulary: int) -> BertTokenizerFast:
-    if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.txt")):
-        raise problem(_KIND, folder, "has no tokenizer (tokenizer.json or vocab.txt).")
-    return load_tokenizer(BertTokenizerFast, folder, vocabulary, _KIND, folder)

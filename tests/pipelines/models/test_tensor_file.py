@@ -119,11 +119,11 @@ def test_what_is_something_else_is_told(tmp_path):
     with pytest.raises(ValueError, match="other holds no tuned weights of ReScore"):
         read_tensors(tmp_path / "other", WHAT)
     (tmp_path / "text").write_text("not a tensor")
-    with pytest.raises(ValueError, match="text is damaged"):
+    with pytest.raises(ValueError, match=r"text \(12 bytes\) is damaged .a header of 7,310"):
         read_tensors(tmp_path / "text", WHAT)
     write_tensors(tmp_path / "cut", WHAT, TENSORS, {})
     (tmp_path / "cut").write_bytes((tmp_path / "cut").read_bytes()[:-5])
-    with pytest.raises(ValueError, match="cut is damaged"):
+    with pytest.raises(ValueError, match=r"cut \([\d,]+ bytes\) is damaged"):
         read_tensors(tmp_path / "cut", WHAT)
     write_tensors(tmp_path / "embeddings", "embeddings", TENSORS, {})
     with pytest.raises(ValueError, match="embeddings holds no tuned weights of ReScore"):

@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+import time
 
 import pytest
 import torch
 from rescore.pipelines.models.unet.layout import ModelError
 from rescore.pipelines.models.unet.load import load_image, load_text_to_video
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_unet, write_tiny_sd
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -40,7 +42,10 @@ def test_a_broken_download_is_told(sd, part, how):
         load_image(sd)
     text = str(caught.value)
     assert text.startswith(f"{sd} cannot be read: {name} (")
-    assert "bytes) is damaged" in text and "Expected the whole file as published" in text
+    assert (
+        "bytes) is damaged" in text
+        and "Expected the whole file as published, with tensors only" in text
+    )
     assert f"Put it into {sd.parent}; this downloads stable-diffusion-v1-5: " in text
 
 
@@ -51,7 +56,10 @@ def test_missing_files_are_told(sd):
     ):
         load_image(sd)
     (sd / "tokenizer" / "merges.txt").unlink()
-    with pytest.raises(ModelError, match=r"has no tokenizer: there is no merges\.txt in"):
+    with pytest.raises(
+        ModelError,
+        match=r"no tokenizer: there is no tokenizer\.json in .*, and no vocab\.json and merges",
+    ):
         load_image(sd)
     (sd / "scheduler" / "scheduler_config.json").unlink()
     with pytest.raises(ModelError, match=r"has no scheduler/scheduler_config\.json"):
@@ -74,9 +82,7 @@ def test_a_tokenizer_of_another_model_is_told(sd):
     vocabulary = json.loads((sd / "tokenizer" / "vocab.json").read_text("utf-8"))
     vocabulary |= {f"<extra{i}>": len(vocabulary) + i for i in range(5)}
     (sd / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
-    with pytest.raises(
-        ModelError, match=r"has a tokenizer of \d+ tokens and an encoder that knows"
-    ):
+    with pytest.raises(ModelError, match=r"has a tokenizer of \d+ tokens and a model that knows"):
         load_image(sd)
 
 
@@ -120,6 +126,100 @@ def test_settings_that_do_not_fit_the_weights_are_told(sd):
         load_image(sd)
 
 
+@pytest.mark.parametrize(
+    ("part", "settings"),
+    [
+        ("unet", {"layers_per_block": 2**31}),
+        ("unet", {"layers_per_block": 10**6}),
+        ("unet", {"layers_per_block": -(2**31)}),
+        ("unet", {"layers_per_block": [3, 10**5]}),
+        ("unet", {"transformer_layers_per_block": 10**6}),
+        ("unet", {"block_out_channels": [8] * 10**5}),
+        ("unet", {"block_out_channels": [2**40, 2**40]}),
+        ("unet", {"block_out_channels": [-8, 16]}),
+        ("unet", {"block_out_channels": ["8", 16]}),
+        ("unet", {"block_out_channels": 8}),
+        ("unet", {"down_block_types": "CrossAttnDownBlock2D"}),
+        ("unet", {"down_block_types": ["no\x1b[2Jsuch"] * 2}),
+        ("unet", {"norm_num_groups": 0}),
+        ("unet", {"attention_head_dim": 0}),
+        ("unet", {"cross_attention_dim": {"a": [1]}}),
+        ("unet", {"in_channels": None}),
+        ("unet", {"_class_name": ["UNet2DConditionModel", 3]}),
+        ("unet", {"_class_name": None, "architectures": 7}),
+        ("vae", {"layers_per_block": 2**31}),
+        ("vae", {"layers_per_block": 10**6}),
+        ("vae", {"latent_channels": "4"}),
+        ("vae", {"scaling_factor": 0}),
+        ("vae", {"scaling_factor": "0.18"}),
+        ("vae", {"scaling_factor": [0.18]}),
+        ("vae", {"shift_factor": "far"}),
+        ("text_encoder", {"num_hidden_layers": 2**31}),
+        ("text_encoder", {"num_hidden_layers": 10**6}),
+        ("text_encoder", {"hidden_size": -12}),
+        ("text_encoder", {"hidden_size": "12"}),
+        ("text_encoder", {"num_attention_heads": 0}),
+        ("text_encoder", {"vocab_size": 2**40}),
+        ("text_encoder", {"max_position_embeddings": 2**40}),
+        ("text_encoder", {"max_position_embeddings": 5}),
+        ("text_encoder", {"architectures": [["CLIPTextModel"]]}),
+        ("text_encoder", {"hidden_act": "no\nsuch"}),
+        ("text_encoder", {"auto_map": {"AutoModel": "code.Model"}}),
+        ("text_encoder", {"nested": {"attn_implementation": "someone/kernel"}}),
+    ],
+)
+def test_settings_that_make_no_model_are_told_at_once(sd, part, settings):
+    edit_json(sd / part / "config.json", **settings)
+    began = time.monotonic()
+    with pytest.raises(ModelError, match=r"Expected a .* Put it into") as caught:
+        load_image(sd)
+    assert time.monotonic() - began < 20  # seconds, of which a machine at rest takes 2
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 3000
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 10**6, '{"a": ' * 600 + "1" + "}" * 600, '{"_class_name": NaN}', "\x00", "3", "null"],
+)
+@pytest.mark.parametrize("file", ["model_index.json", "unet/config.json", "vae/config.json"])
+def test_settings_that_are_no_settings_are_told(sd, file, content):
+    (sd / file).write_text(content)
+    with pytest.raises(ModelError, match="Expected a Stable Diffusion 1"):
+        load_image(sd)
+
+
+def test_weights_that_are_no_usual_numbers_are_told(sd):
+    file = sd / "unet" / WEIGHTS
+    weights = load_file(file)
+    for dtype in (torch.int8, torch.complex64, torch.bool):
+        name = "conv_in.weight"
+        save_file({**weights, name: weights[name].to(dtype)}, file)
+        with pytest.raises(ModelError, match=rf"has a {name} in {dtype}, so its weights are"):
+            load_image(sd)
+
+
+def test_weights_in_two_files_of_a_part_are_told(sd):
+    file = sd / "unet" / WEIGHTS
+    weights = load_file(file)
+    first, *rest = weights
+    stem = "diffusion_pytorch_model-0000{}-of-00002.safetensors"
+    save_file({name: weights[name] for name in (first, *rest)}, sd / "unet" / stem.format(1))
+    save_file({first: weights[first]}, sd / "unet" / stem.format(2))
+    file.unlink()
+    with pytest.raises(ModelError, match=rf"has {first} in several of its files"):
+        load_image(sd)
+
+
+def test_what_was_put_before_all_names_is_nothing(sd, models):
+    for before in ("module.", "state_dict.", "_orig_mod.", "module._orig_mod."):
+        for part, name in (("unet", WEIGHTS), ("text_encoder", "model.safetensors")):
+            weights = load_file(models / "sd" / part / name)
+            save_file(
+                {f"{before}{key}": tensor for key, tensor in weights.items()}, sd / part / name
+            )
+        assert load_image(sd).fingerprint == load_image(models / "sd").fingerprint
+
+
 class Payload:
     """Unpickling it would create a folder."""
 
@@ -139,5 +239,5 @@ def test_a_pickle_with_code_is_refused_and_not_run(sd, tmp_path):
     assert not (tmp_path / "attacked").exists()
     torch.save(weights, tmp_path / "checkpoint.ckpt")
     with pytest.raises(ModelError, match="a pickle that holds more than tensors"):
-        load_image(tmp_path / "checkpoint.ckpt", tokenizer_folder=sd / "tokenizer")
+        load_image(tmp_path / "checkpoint.ckpt")
     assert not (tmp_path / "attacked").exists()

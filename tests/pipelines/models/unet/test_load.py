@@ -69,7 +69,6 @@ def test_loading_needs_no_network(models, no_network):
     load_animatediff(image, models / "motion")
     checkpoint = load_image(
         models / "sd.safetensors",
-        tokenizer_folder=models / "sd" / "tokenizer",
         configs=models / "sd",
     )
     checkpoint.encode_prompt("a red circle")

@@ -99,7 +99,6 @@ def test_image_model_may_be_a_path_with_options(models):
     found = load_animatediff(
         models / "sd.safetensors",
         models / "motion",
-        tokenizer_folder=models / "sd" / "tokenizer",
         configs=models / "sd",
         dtype=torch.bfloat16,
     )

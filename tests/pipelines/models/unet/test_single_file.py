@@ -1,6 +1,7 @@
 """A Stable Diffusion checkpoint in its original layout is the same model as its folder."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from rescore.pipelines.models.unet.layout import ModelError
 from rescore.pipelines.models.unet.load import SD1_CONFIGS, load_image
 from rescore.pipelines.models.unet.single_file import UNET_PREFIX, VAE_PREFIX, original_unet_name
 from safetensors.torch import load_file, save_file
-from tiny_models import write_tiny_checkpoint, write_tiny_sd
+from tiny_models import tiny_text_encoder, write_tiny_checkpoint, write_tiny_sd
 from transformers import CLIPTextConfig, CLIPTextModel
 
 
@@ -29,7 +30,7 @@ def deep(tmp_path_factory):
 
 
 def load(file, folder, **options):
-    return load_image(file, tokenizer_folder=folder / "tokenizer", configs=folder, **options)
+    return load_image(file, configs=folder, **options)
 
 
 def test_file_and_folder_are_the_same_model(deep):
@@ -97,12 +98,18 @@ def test_text_encoders_without_the_usual_level_of_names_are_read(deep, tmp_path)
     assert load(tmp_path / "x.safetensors", folder).fingerprint == load_image(folder).fingerprint
 
 
-def test_a_file_needs_a_tokenizer_from_elsewhere(deep, tmp_path):
-    file, _ = deep
-    with pytest.raises(ModelError, match="no tokenizer, and no tokenizer folder is given"):
-        load_image(file)
-    with pytest.raises(ModelError, match=r"there is no vocab\.json in"):
-        load_image(file, tokenizer_folder=tmp_path)
+def test_a_file_needs_nothing_beside_it(deep, tmp_path):
+    """The words are CLIP's own, which come with the pack; only the sizes are other than real."""
+    _, folder = deep
+    configs = shutil.copytree(folder, tmp_path / "sd")
+    shutil.rmtree(configs / "tokenizer")
+    shutil.copytree(SD1_CONFIGS / "tokenizer", configs / "tokenizer")
+    words = tiny_text_encoder(settings("text_encoder")["vocab_size"])
+    words.save_pretrained(configs / "text_encoder")
+    file = write_tiny_checkpoint(tmp_path / "model.safetensors", configs)
+    read = load(file, configs).encode_prompt("a caf\u00e9")
+    assert read.tokens == ("<|startoftext|>", "a</w>", "caf\u00c3\u00a9</w>", "<|endoftext|>")
+    assert read.embedding.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -141,9 +148,9 @@ def test_another_kind_of_file_is_recognised(deep, tmp_path, key, complaint):
 
 
 def test_a_file_of_another_size_is_told(deep):
-    file, folder = deep
+    file, _ = deep
     with pytest.raises(ModelError, match=r"(lacks|has a .* of shape)"):
-        load_image(file, tokenizer_folder=folder / "tokenizer")
+        load_image(file)
 
 
 def test_a_broken_download_is_told(deep, tmp_path):

@@ -1,0 +1,76 @@
+"""Tokenizers of model folders, whichever release of transformers has written them."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+from transformers import BertTokenizerFast, CLIPTokenizerFast, PreTrainedTokenizerBase
+
+from .files import MIB, read_bytes
+from .unet.layout import problem, read_json
+
+Tokenizer = TypeVar("Tokenizer", bound=PreTrainedTokenizerBase)
+
+# Releases from 5 on write tokenizer.json alone; older ones the vocabulary as each class has it.
+_NEW = "tokenizer.json"
+_VOCABULARY = {
+    CLIPTokenizerFast: ("vocab.json", "merges.txt"),
+    BertTokenizerFast: ("vocab.txt",),
+}
+_BESIDE = ("added_tokens.json", "special_tokens_map.json")
+_SPECIAL = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
+# What of tokenizer_config.json is used: the rest names files and classes, or is of one release.
+_SETTINGS = {
+    "model_max_length",
+    "do_lower_case",
+    "strip_accents",
+    "tokenize_chinese_chars",
+    "added_tokens_decoder",
+    *(f"{name}_token" for name in _SPECIAL),
+}
+_LARGEST = 32 * MIB  # a file of a tokenizer
+
+
+def has_tokenizer(make: type[PreTrainedTokenizerBase], place: Path) -> bool:
+    """Whether a folder holds the files that a tokenizer of the class `make` needs."""
+    old = all((place / file).exists() for file in _VOCABULARY[make])
+    return old or (place / _NEW).exists()
+
+
+def load_tokenizer(
+    make: type[Tokenizer], place: Path, vocabulary: int, kind: str, folder: Path
+) -> Tokenizer:
+    """The tokenizer that lies in `place`, for a model from `folder` that knows `vocabulary` tokens.
+
+    Only files of `place` are read, whatever other files its settings name.
+
+    Raises:
+        ModelError: if there is none, its files are damaged, or it has more tokens than the model.
+    """
+    old = _VOCABULARY[make]
+    if not has_tokenizer(make, place):
+        found = f"has no tokenizer: there is no {_NEW} in {place}, and no {' and '.join(old)}."
+        raise problem(kind, folder, found)
+    settings = {}
+    if (place / "tokenizer_config.json").exists():
+        settings = read_json(place / "tokenizer_config.json", kind, folder)
+    try:
+        # transformers follows what is in a folder to others: it gets one with nothing else in it.
+        with TemporaryDirectory() as bare:
+            for name in (_NEW, *old, *_BESIDE):
+                if (place / name).exists():
+                    Path(bare, name).write_bytes(read_bytes(place / name, _LARGEST))
+            kept = {name: value for name, value in settings.items() if name in _SETTINGS}
+            Path(bare, "tokenizer_config.json").write_text(json.dumps(kept), "utf-8")
+            tokenizer = make.from_pretrained(bare, local_files_only=True)
+        letter = tokenizer("a")["input_ids"][1:-1]
+    # The tokenizers package raises bare exceptions for damaged files.
+    except Exception as error:
+        raise problem(kind, folder, f"has a damaged tokenizer in {place} ({error}).") from error
+    if len(tokenizer) > vocabulary:
+        found = f"has a tokenizer of {len(tokenizer)} tokens and a model that knows {vocabulary}."
+        raise problem(kind, folder, found)
+    if not letter or tokenizer.unk_token_id in letter or tokenizer.pad_token_id is None:
+        raise problem(kind, folder, f"has a tokenizer in {place} that cannot read the letter a.")
+    return tokenizer
