@@ -10,12 +10,12 @@ from hashlib import sha256
 
 import torch
 
-from ..nodes.sockets import CLIP_SCORER, DETECTOR, MODEL, TRACKER
+from ..nodes.sockets import CLIP_SCORER, DETECTOR, DINO, MODEL, TRACKER
 from .specs import output_types
 from .validate import Plan
 from .workflow import Link, Node
 
-MODELS = {MODEL, CLIP_SCORER, DETECTOR, TRACKER}
+MODELS = {MODEL, CLIP_SCORER, DETECTOR, DINO, TRACKER}
 
 
 def loaders(plan: Plan) -> dict[str, str]:

@@ -23,12 +23,15 @@ _SCORER = (
 )
 
 
-def _embedded(clip, images, prompt: str | None = None):
-    """Embeddings of the frames, and of the prompt if there is one."""
+def _embedded(clip, images, prompt: str | None = None, region=None):
+    """Embeddings of the frames, all of them or what lies in a region, and of the prompt."""
+    from ..pipelines.measures.clip import only
     from ..pipelines.measures.measure import check_clip
 
     frames = layouts.clip_from_image(images)
     check_clip(frames, "clip")
+    if region is not None:
+        frames = only(frames, region)
     host.load(clip, "text_encoder")
     text = None if prompt is None else clip.embed_prompt(prompt)
     return clip.embed_frames(frames, on_frames=host.progress(frames.shape[2])), text
@@ -84,7 +87,8 @@ class ClipTextAlignment(MeasureNode):
         "How well a clip fits a prompt: 100 times the mean over frames of the cosine between the "
         "CLIP embeddings of frame and prompt, as most editing papers report it (CLIPScore, Hessel "
         "et al., 2021, is 2.5 max(cos, 0)). 20 is unrelated and 30 fits well, with clip-vit-large. "
-        "Measure the source with the target prompt, too: the difference is the edit."
+        "Measure the source with the target prompt, too: the difference is the edit. With a mask, "
+        "only what lies inside is shown to CLIP, on black, as FiVE-Bench does it."
     )
 
     @classmethod
@@ -101,13 +105,28 @@ class ClipTextAlignment(MeasureNode):
                         "tooltip": "What the clip should show: the target prompt of the edit.",
                     },
                 ),
-            }
+            },
+            "optional": {
+                "mask": (
+                    "MASK",
+                    {
+                        "tooltip": "White is the edited region, to be measured alone. One mask, or "
+                        "one per frame, at any resolution; frames without any of it do not count."
+                    },
+                ),
+                "threshold": THRESHOLD,
+            },
         }
 
-    def measure(self, clip, images, prompt: str):
+    def measure(self, clip, images, prompt: str, mask=None, threshold: float = 0.5):
         from ..pipelines.measures.clip import text_alignment
+        from ..pipelines.measures.region import region
 
-        found = text_alignment(*_embedded(clip, images, prompt))
+        where = None
+        if mask is not None:
+            size = images.shape[:3]
+            where = region(layouts.masks_of(mask), *size, "inside", threshold=threshold)
+        found = text_alignment(*_embedded(clip, images, prompt, where), where)
         return (found, found.value)
 
 
@@ -198,11 +217,12 @@ class MaskedLPIPS(MeasureNode):
                 "region": REGION,
                 "threshold": THRESHOLD,
                 "network": (
-                    ["alex", "vgg"],
+                    ["alex", "vgg", "squeeze"],
                     {
                         "default": "alex",
                         "tooltip": "alex judges as people do best and is fast; vgg is what some "
-                        "papers report. Their numbers do not compare.",
+                        "papers report, squeeze what FiVE-Bench does. Their numbers do not "
+                        "compare.",
                     },
                 ),
             },

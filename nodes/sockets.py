@@ -22,6 +22,7 @@ FLOW = "RESCORE_FLOW"  # pipelines.flow.Flow
 FUSION = "RESCORE_FUSION"  # attention.fusion.Fusion
 TUNING = "RESCORE_TUNING"  # pipelines.tuning.one_shot_tuning.State
 CLIP_SCORER = "RESCORE_CLIP"  # pipelines.models.vision.clip_scorer.ClipScorer
+DINO = "RESCORE_DINO"  # pipelines.models.vision.dino.Dino
 DETECTOR = "RESCORE_DETECTOR"  # pipelines.models.vision.grounding_dino.Detector
 TRACKER = "RESCORE_TRACKER"  # pipelines.models.vision.sam2_video.Tracker
 BOXES = "RESCORE_BOXES"  # tuple of pipelines.masks.boxes.FrameBoxes, one a frame

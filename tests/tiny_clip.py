@@ -1,4 +1,4 @@
-"""A tiny real CLIP model with both towers, and LPIPS files of random weights, written to disk."""
+"""Tiny real CLIP and DINO models, and LPIPS files of random weights, written to disk."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from rescore.pipelines.measures.lpips import NETWORKS
 from rescore.shapeworld.tokenizer import WINDOW, load_tokenizer, write_tokenizer
 from tiny_models import fill
 from torch import nn
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
 PICTURE = 14  # pixels of the square it sees, in patches of 7
 PREPROCESSOR = {
@@ -56,7 +56,25 @@ def write_random_lpips(folder: Path, name: str = "alex", *, seed: int = 0) -> Pa
     layers = nn.Sequential(*network.layers())
     trunk = {f"features.{key}": tensor for key, tensor in layers.state_dict().items()}
     torch.save({**trunk, "classifier.1.weight": torch.ones(2)}, folder / network.trunk)
-    widths = [layers[tap - 1].out_channels for tap in network.taps]
+    features, widths = torch.zeros(1, 3, 64, 64), []
+    for number, layer in enumerate(layers):
+        features = layer(features)
+        if number in network.taps:
+            widths.append(features.shape[1])
     heads = {f"lin{i}.model.1.weight": torch.rand(1, w, 1, 1) for i, w in enumerate(widths)}
     torch.save(heads, folder / network.heads)
+    return folder
+
+
+def write_tiny_dino(folder: Path, *, seed: int = 0) -> Path:
+    """A DINO folder as transformers saves it: a vision transformer that sees 224 pixels."""
+    config = ViTConfig(
+        hidden_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=14,
+        image_size=224,
+        patch_size=32,
+    )
+    fill(ViTModel(config, add_pooling_layer=False), seed).save_pretrained(folder)
     return folder

@@ -3,6 +3,7 @@
 All take embeddings, whose length does not matter.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -11,15 +12,32 @@ from torch import Tensor
 from torch.nn import functional
 
 from .measure import Measure
+from .region import Region
 
 
-def text_alignment(frames: Float[Tensor, "f d"], prompt: Float[Tensor, "1 d"]) -> Measure:
+def text_alignment(
+    frames: Float[Tensor, "f d"],
+    prompt: Float[Tensor, "1 d"],
+    region: Region | None = None,
+) -> Measure:
     """100 times the mean over frames of cos(frame, prompt), of CLIP's embeddings.
 
     The frame-wise CLIP score of video editing papers, which like most of them stands times 100;
-    CLIPScore (Hessel et al., 2021) itself is 2.5 max(cos, 0).
+    CLIPScore (Hessel et al., 2021) itself is 2.5 max(cos, 0). With a region, the frames are those
+    of `only` in it, and the ones in which nothing of it lies do not count: `values` have NaN there.
     """
-    return _summary("CLIP text", 100 * _cosines(frames, prompt), "x100")
+    values = 100 * _cosines(frames, prompt)
+    if region is None:
+        return _summary("CLIP text", values, "x100")
+    seen = region.where.flatten(1).any(dim=1)
+    found = _summary(region.title("CLIP text"), values[seen], "x100")
+    values = values.masked_fill(~seen, torch.nan)
+    return replace(found, values=tuple(values.tolist()))
+
+
+def only(clip: Float[Tensor, "1 3 f H W"], region: Region) -> Float[Tensor, "1 3 f H W"]:
+    """The clip, black everywhere but in a region, as PIE-Bench and FiVE-Bench show it to CLIP."""
+    return clip * region.where.to(clip)
 
 
 def pick_score(frames: Float[Tensor, "f d"], prompt: Float[Tensor, "1 d"], scale: float) -> Measure:

@@ -1,7 +1,8 @@
 """LPIPS: how different two clips look to a network trained to see, region by region.
 
 Zhang et al. (2018), "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
-version 0.1. The networks are AlexNet and VGG16 as torchvision numbers and stores them.
+version 0.1. The networks are AlexNet, VGG16 and SqueezeNet 1.1 as torchvision numbers and stores
+them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,9 +53,38 @@ def _vgg16() -> list[nn.Module]:
     return layers[:-1]
 
 
+class _Fire(nn.Module):
+    """A block of SqueezeNet: to few channels, and back to many by two kernels side by side."""
+
+    def __init__(self, channels: int, few: int, many: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, few, 1)
+        self.expand1x1 = nn.Conv2d(few, many, 1)
+        self.expand3x3 = nn.Conv2d(few, many, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
+        x = self.squeeze(x).relu()
+        return torch.cat([self.expand1x1(x), self.expand3x3(x)], dim=1).relu()
+
+
+def _squeezenet() -> list[nn.Module]:
+    def smaller() -> nn.Module:
+        return nn.MaxPool2d(3, stride=2, ceil_mode=True)
+
+    return [
+        nn.Conv2d(3, 64, 3, stride=2), nn.ReLU(), smaller(),
+        _Fire(64, 16, 64), _Fire(128, 16, 64), smaller(),
+        _Fire(128, 32, 128), _Fire(256, 32, 128), smaller(),
+        _Fire(256, 48, 192), _Fire(384, 48, 192), _Fire(384, 64, 256), _Fire(512, 64, 256),
+    ]  # fmt: skip
+
+
 NETWORKS = {
     "alex": _Network(_alexnet, (1, 4, 7, 9, 11), "alexnet-owt-7be5be79.pth", "alex.pth"),
     "vgg": _Network(_vgg16, (3, 8, 15, 22, 29), "vgg16-397923af.pth", "vgg.pth"),
+    "squeeze": _Network(
+        _squeezenet, (1, 4, 7, 9, 10, 11, 12), "squeezenet1_1-b8a52dc0.pth", "squeeze.pth"
+    ),
 }
 
 
@@ -137,7 +167,7 @@ def _distance(
 
 
 def load_lpips(name: str, folders: Sequence[Path]) -> PerceptualNet:
-    """The network `name` ("alex" or "vgg") from files that are on this machine.
+    """The network `name` ("alex", "vgg" or "squeeze") from files that are on this machine.
 
     The trunk is looked for in `folders`, then where torchvision keeps what it has fetched; the
     heads in `folders`, then in an installed torchmetrics or lpips, which carry them.
@@ -166,19 +196,18 @@ def load_lpips(name: str, folders: Sequence[Path]) -> PerceptualNet:
         )
         weights = [heads[f"lin{i}.model.1.weight"] for i in range(len(network.taps))]
         net = PerceptualNet(name, trunk, weights)
-        net(torch.zeros(1, 3, SMALLEST, SMALLEST))
+        features = net(torch.zeros(1, 3, SMALLEST, SMALLEST))
     # torch gives each kind of damage an exception of its own, some of them bare.
     except Exception as error:
         raise ValueError(
             f"{trunk_file} and {heads_file} do not make the {name} network of LPIPS: one of them "
             "is damaged or belongs to another network. Fetch them again."
         ) from error
-    _check_heads(net, heads_file)
+    _check_heads(net, [part.shape[1] for part in features], heads_file)
     return net
 
 
-def _check_heads(net: PerceptualNet, file: Path | None) -> None:
-    widths = [part[-2].out_channels for part in net.slices]
+def _check_heads(net: PerceptualNet, widths: Sequence[int], file: Path | None) -> None:
     found = [head.numel() for head in net.heads]
     if found != widths:
         raise ValueError(

@@ -33,6 +33,7 @@ CATALOGUE = {
     ),
     "clip-vit-large-patch14": Source("openai/clip-vit-large-patch14", "clip_vision"),
     "PickScore_v1": Source("yuvalkirstain/PickScore_v1", "clip_vision"),
+    "dino-vitb8": Source("facebook/dino-vitb8", "dino"),
     "grounding-dino-tiny": Source("IDEA-Research/grounding-dino-tiny", "grounding-dino"),
     "grounding-dino-base": Source("IDEA-Research/grounding-dino-base", "grounding-dino"),
     "sam2.1-hiera-tiny": Source("facebook/sam2.1-hiera-tiny", "sam2"),

@@ -20,6 +20,7 @@ NEED_FILES = {
     "ReScoreLPIPS": "measures with AlexNet or VGG16 and LPIPS heads",
     "ReScoreLoadAnimateDiffModel": "loads a motion module; the graphs' notes say where it goes",
     "ReScoreLoadClipScorer": "loads a CLIP model",
+    "ReScoreLoadDino": "loads a DINO model",
     "ReScoreLoadGroundingDino": "loads Grounding DINO",
     "ReScoreLoadNullText": "loads what Save Null-Text has written for this very trajectory",
     "ReScoreLoadImageModel": "loads Stable Diffusion; the graphs' notes say where it goes",
@@ -28,6 +29,7 @@ NEED_FILES = {
     "ReScoreMaskFromPrompt": "finds objects with Grounding DINO",
     "ReScoreMaskThroughClip": "follows objects with SAM 2",
     "ReScorePickScore": "measures with the PickScore model",
+    "ReScoreStructureDistance": "measures with a DINO model",
 }
 
 

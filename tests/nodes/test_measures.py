@@ -13,7 +13,7 @@ from rescore.nodes.table_picture import table_picture
 from rescore.pipelines.flow import Flow
 from rescore.pipelines.measures.measure import Measure
 from rescore.pipelines.measures.table import collect
-from tiny_clip import write_random_lpips, write_tiny_clip
+from tiny_clip import write_random_lpips, write_tiny_clip, write_tiny_dino
 
 PROMPT = "a small red circle moving right"
 KEEPING = ("ReScorePSNR", "ReScoreSSIM", "ReScoreLPIPS")
@@ -24,6 +24,7 @@ MOVING = ("ReScoreMotionSmoothness", "ReScoreWarpingError", "ReScoreMotionFideli
 def measure_folders(model_folders):
     write_tiny_clip(model_folders / "clip_vision" / "tiny")
     write_random_lpips(model_folders / "lpips")
+    write_tiny_dino(model_folders / "dino" / "tiny")
     return model_folders
 
 
@@ -104,6 +105,53 @@ def test_measures_by_clip(run, scorer, still):
     for pairs in ("neighbours", "all pairs"):
         steady = run("ReScoreClipFrameConsistency", clip=scorer, images=still, pairs=pairs)
         assert steady[1] == pytest.approx(100, abs=1e-3)
+
+
+def test_clip_sees_what_lies_inside_a_mask(run, scorer, still, clip):
+    """What lies outside does not count, and a frame without any of the mask not either."""
+    mask = torch.zeros(3, 37, 41)
+    mask[:2, 5:30, 7:33] = 0.6
+    other = torch.where(mask[..., None] > 0.5, still, clip(3, 37, 41))
+    scored = [
+        run("ReScoreClipTextAlignment", clip=scorer, images=images, prompt=PROMPT, mask=mask)
+        for images in (still, other)
+    ]
+    assert scored[0][0].name == "CLIP text inside"
+    assert scored[0][1] == scored[1][1]
+    assert math.isnan(scored[0][0].values[2])
+    whole = run("ReScoreClipTextAlignment", clip=scorer, images=still, prompt=PROMPT)[1]
+    assert abs(scored[0][1] - whole) > 1e-3
+    with pytest.raises(ValueError, match="black everywhere"):
+        run(
+            "ReScoreClipTextAlignment",
+            clip=scorer, images=still, prompt=PROMPT, mask=mask, threshold=0.7,
+        )  # fmt: skip
+
+
+def test_structure_distance(measure_folders, run, still, clip):
+    dino = run("ReScoreLoadDino", folder="tiny")[0]
+    assert run("ReScoreStructureDistance", dino=dino, source=still, edited=still)[1] == 0
+    other = clip(3, 37, 41)
+    found = [
+        run("ReScoreStructureDistance", dino=dino, source=still, edited=other, pixels=pixels)
+        for pixels in ("0 to 1", "0 to 255")
+    ]
+    assert found[0][1] != found[1][1] and min(found[0][1], found[1][1]) > 0
+    assert len(found[0][0].values) == 3
+    with pytest.raises(ValueError, match=r"dino.*does not exist.*fetch\.py"):
+        run("ReScoreLoadDino", folder="(nothing found: put a model into models/dino)")
+    with pytest.raises(ValueError, match="outside the model folders"):
+        run("ReScoreLoadDino", folder="../clip_vision/tiny")
+
+
+def test_a_table_shows_its_numbers_to_who_runs_the_graph(tmp_path, table):
+    import rescore
+
+    with host.writing_to(tmp_path):
+        node = rescore.NODE_CLASS_MAPPINGS["ReScoreMeasuresTable"]()
+        shown = node.show(table, "source", "m")["ui"]["rescore_measures"]
+    assert shown[0]["ours"]["LPIPS alex"]["value"] == 0.125
+    json.dumps(shown, allow_nan=False)
 
 
 def test_the_clip_folder_is_offered(measure_folders, run, monkeypatch):

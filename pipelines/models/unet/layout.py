@@ -41,6 +41,10 @@ EXPECTED = {
         "a SAM 2 video model as transformers saves it: a folder with config.json (model_type "
         "sam2_video) and model.safetensors"
     ),
+    "vit": (
+        "a DINO model as transformers saves it: a folder with config.json (model_type vit) and its "
+        "weights"
+    ),
 }
 _EXAMPLE = {
     "text-to-video": "zeroscope_v2_576w",
@@ -49,6 +53,7 @@ _EXAMPLE = {
     "clip": "clip-vit-large-patch14",
     "grounding-dino": "grounding-dino-tiny",
     "sam2-video": "sam2.1-hiera-small",
+    "vit": "dino-vitb8",
 }
 _KIND_OF_UNET = {"UNet3DConditionModel": "text-to-video", "UNet2DConditionModel": "image"}
 _CLASSES = {
@@ -126,7 +131,7 @@ def kind_of(folder: Path) -> str | None:
             return "motion-adapter"
         if value == ["CLIPModel"]:
             return "clip"
-        if value in ("grounding-dino", "sam2_video"):
+        if value in ("grounding-dino", "sam2_video", "vit"):
             return value.replace("_", "-")
     return None
 

@@ -6,7 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from rescore.pipelines.measures.clip import frame_consistency, pick_score, text_alignment
+from rescore.pipelines.measures.clip import (
+    frame_consistency,
+    only,
+    pick_score,
+    text_alignment,
+)
+from rescore.pipelines.measures.region import Region
 from rescore.pipelines.models.unet.layout import ModelError, list_models
 from rescore.pipelines.models.vision.clip_scorer import load_clip
 from tiny_clip import PICTURE, PREPROCESSOR, write_tiny_clip
@@ -41,6 +47,25 @@ def test_alignment_and_pick_score_by_hand():
     assert found.value == pytest.approx(100 * (1 + 1 / math.sqrt(2)) / 3)
     picked = pick_score(frames, prompt, 20.0)
     assert picked.value == pytest.approx(found.value / 5)
+
+
+def test_alignment_of_a_region_leaves_out_frames_without_it():
+    where = torch.zeros(3, 5, 7, dtype=torch.bool)
+    where[0, 1, 2] = where[2, 4, 6] = True
+    frames = torch.tensor([[3.0, 0.0], [0.0, 2.0], [5.0, 5.0]])
+    found = text_alignment(frames, torch.tensor([[7.0, 0.0]]), Region("inside", where))
+    assert found.name == "CLIP text inside"
+    assert found.value == pytest.approx(100 * (1 + 1 / math.sqrt(2)) / 2)
+    assert found.values == pytest.approx((100, math.nan, 100 / math.sqrt(2)), nan_ok=True)
+
+
+def test_a_region_is_shown_on_black():
+    clip = clip_of(3, 5, 7)
+    where = torch.zeros(3, 5, 7, dtype=torch.bool)
+    where[1, 2:4, 3] = True
+    shown = only(clip, Region("inside", where))
+    assert torch.equal(shown[0, :, 1, 2:4, 3], clip[0, :, 1, 2:4, 3])
+    assert shown.count_nonzero() == clip[0, :, 1, 2:4, 3].count_nonzero()
 
 
 def test_both_consistencies_by_hand():

@@ -28,9 +28,11 @@ def pair():
     return clips[0], clips[1]
 
 
-def test_the_formula_step_by_step(folder, net, pair):
+@pytest.mark.parametrize("name", ["alex", "squeeze"])
+def test_the_formula_step_by_step(tmp_path, pair, name):
     """Features at the taps, of unit length; squared difference, weighted; means; sum."""
-    network = NETWORKS["alex"]
+    folder, network = write_random_lpips(tmp_path, name), NETWORKS[name]
+    net = load_lpips(name, [folder])
     trunk = torch.load(folder / network.trunk, weights_only=True)
     heads = torch.load(folder / network.heads, weights_only=True)
     layers = nn.Sequential(*network.layers())
@@ -53,7 +55,7 @@ def test_the_formula_step_by_step(folder, net, pair):
     found = lpips(*pair, region(None, FRAMES, HEIGHT, WIDTH), net)
     assert found.values == pytest.approx(expected, rel=1e-5)
     assert found.value == pytest.approx(sum(expected) / FRAMES, rel=1e-5)
-    assert (found.name, found.better) == ("LPIPS alex", "lower")
+    assert (found.name, found.better) == (f"LPIPS {name}", "lower")
 
 
 def test_equal_clips_and_equal_regions_have_no_distance(net, pair):
@@ -88,18 +90,42 @@ def test_vgg_has_the_layers_of_torchvision():
     assert pools == [4, 9, 16, 23]
 
 
+def test_squeeze_has_the_layers_and_names_of_torchvision(pair):
+    layers = nn.Sequential(*NETWORKS["squeeze"].layers())
+    names = {key.rpartition(".")[0] for key in layers.state_dict()}
+    fires = (3, 4, 6, 7, 9, 10, 11, 12)
+    parts = ("squeeze", "expand1x1", "expand3x3")
+    assert names == {"0", *(f"{number}.{part}" for number in fires for part in parts)}
+    features, sizes = pair[0][:, :, 0], []
+    for number, layer in enumerate(layers):
+        features = layer(features)
+        if number in NETWORKS["squeeze"].taps:
+            sizes.append(tuple(features.shape[1:]))
+    # 37 x 43 pixels: 3 x 3 with stride 2, then pools of 3 with stride 2 that round up.
+    assert sizes == [
+        (64, 18, 21), (128, 9, 10), (256, 4, 5), (384, 2, 2), (384, 2, 2), (512, 2, 2), (512, 2, 2),
+    ]  # fmt: skip
+
+
 def test_small_clips_are_refused(net):
     clip = torch.zeros(1, 3, 1, 31, 37)
     with pytest.raises(ValueError, match="37 x 31 pixels; LPIPS needs at least 32"):
         lpips(clip, clip, region(None, 1, 31, 37), net)
 
 
-def test_heads_of_an_installed_package_serve(tmp_path, folder, pair):
+@pytest.mark.parametrize(
+    ("name", "widths"),
+    [
+        ("alex", [64, 192, 384, 256, 256]),
+        ("vgg", [64, 128, 256, 512, 512]),
+        ("squeeze", [64, 128, 256, 384, 384, 512, 512]),
+    ],
+)
+def test_heads_of_an_installed_package_serve(tmp_path, pair, name, widths):
     """torchmetrics carries the heads; only the trunk must be fetched."""
-    name = NETWORKS["alex"].trunk
-    (tmp_path / name).write_bytes((folder / name).read_bytes())
-    net = load_lpips("alex", [tmp_path])
-    assert [head.numel() for head in net.heads] == [64, 192, 384, 256, 256]
+    (write_random_lpips(tmp_path, name) / NETWORKS[name].heads).unlink()
+    net = load_lpips(name, [tmp_path])
+    assert [head.numel() for head in net.heads] == widths
     assert lpips(*pair, region(None, FRAMES, HEIGHT, WIDTH), net).value > 0
 
 

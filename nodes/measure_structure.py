@@ -1,0 +1,108 @@
+"""Nodes that measure how much the layout of a clip has changed, by DINO."""
+
+from typing import Any
+
+from . import host, layouts
+from .measures import CATEGORY, EDITED, SOURCE, MeasureNode
+from .sockets import DINO
+
+FOLDER = "dino"  # of the models
+_SCALES = {"0 to 1": 1.0, "0 to 255": 255.0}
+
+
+class LoadDino:
+    """DINO, a vision transformer that was trained without labels."""
+
+    DESCRIPTION = (
+        "Loads a DINO model for Structure Distance: a folder as transformers saves it, under "
+        "models/dino, such as dino-vitb8, which PIE-Bench and FiVE-Bench use. Nothing is "
+        "downloaded. Compare numbers only if they were taken with the same model."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = (DINO,)
+    RETURN_NAMES = ("dino",)
+    OUTPUT_TOOLTIPS = ("The model, for Structure Distance.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        from ..pipelines.models.unet.layout import list_models
+
+        names = list_models(host.roots(FOLDER), "vit")
+        return {
+            "required": {
+                "folder": (
+                    names or [f"(nothing found: put a model into models/{FOLDER})"],
+                    {
+                        "tooltip": "A folder under models/dino with config.json (model_type vit) "
+                        "and weights, such as dino-vitb8."
+                    },
+                ),
+            }
+        }
+
+    def load(self, folder: str):
+        from ..pipelines.models.unet.layout import find_model
+        from ..pipelines.models.vision.dino import load_dino
+
+        if folder.startswith("("):
+            folder = "dino-vitb8"  # the name of no folder, so that the error tells how to fetch it
+        return (load_dino(find_model(folder, host.roots(FOLDER), "vit")),)
+
+
+class StructureDistance(MeasureNode):
+    """Self-similarity of DINO's keys."""
+
+    DESCRIPTION = (
+        "How much the edit changes the layout of the source, whatever its colours and materials: "
+        "the mean squared difference, times 1000, between the self-similarities of the keys of "
+        "DINO's last layer (Tumanyan et al., 2022), averaged over frames. 0 is the same layout; "
+        "lower is better where the edit should keep it."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "dino": (DINO, {"tooltip": "From Load DINO, such as dino-vitb8."}),
+                "source": SOURCE,
+                "edited": EDITED,
+                "pixels": (
+                    list(_SCALES),
+                    {
+                        "default": "0 to 1",
+                        "tooltip": "What DINO is shown. 0 to 1 is what it was trained with. The "
+                        "evaluation code of PIE-Bench and FiVE-Bench shows it 0 to 255: choose "
+                        "that to compare with their published numbers.",
+                    },
+                ),
+            }
+        }
+
+    def measure(self, dino, source, edited, pixels: str):
+        from ..pipelines.measures.measure import check_pair
+        from ..pipelines.measures.structure import structure_distance
+
+        clips = layouts.clip_from_image(source), layouts.clip_from_image(edited)
+        check_pair(*clips)
+        host.load(dino, "vae")
+        frames = clips[0].shape[2]
+        show = host.progress(2 * frames)
+        keys = [
+            dino.keys(
+                clip, scale=_SCALES[pixels], on_frame=lambda n, before=before: show(before + n)
+            )
+            for before, clip in zip((0, frames), clips, strict=True)
+        ]
+        found = structure_distance(*keys)
+        return (found, found.value)
+
+
+NODE_CLASS_MAPPINGS = {
+    "ReScoreLoadDino": LoadDino,
+    "ReScoreStructureDistance": StructureDistance,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "ReScoreLoadDino": "Load DINO",
+    "ReScoreStructureDistance": "Structure Distance",
+}

@@ -1,0 +1,102 @@
+"""DINO (Caron et al., 2021): how a picture is laid out, by the keys of a vision transformer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import ViTConfig, ViTModel
+
+from ..pretrained import check_model_type
+from ..unet.layout import problem, weight_files
+from ..unet.weights import read_weights
+
+_KIND = "vit"
+# What it was trained with: pixels, and those of ImageNet.
+_SHORTEST, _LONGEST = 224, 480
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# The last part of a layer's name that makes keys, in transformers 5 and before.
+_KEYS = (".attention.k_proj", ".attention.key")
+
+
+@dataclass(frozen=True, eq=False)
+class Dino:
+    """A DINO model, ready to look at frames."""
+
+    name: str
+    model: nn.Module
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The part that takes memory, under the name of what computes where it should."""
+        return {"vae": self.model}
+
+    @torch.no_grad()
+    def keys(
+        self,
+        clip: Float[Tensor, "1 3 f H W"],
+        *,
+        scale: float = 1.0,
+        on_frame: Callable[[int], None] | None = None,
+    ) -> Float[Tensor, "f t d"]:
+        """The keys of the last layer's attention, of all heads side by side, for each frame.
+
+        The first of the t tokens is the class token. Frames, pixels in 0..1, are brought to 224
+        pixels on the shorter edge, or to 480 on the longer one if that is less; `scale` multiplies
+        their pixels before ImageNet's mean and deviation are taken out.
+        """
+        layer = [m for name, m in self.model.named_modules() if name.endswith(_KEYS)][-1]
+        found: list[Tensor] = []
+        hook = layer.register_forward_hook(lambda *call: found.append(call[-1].cpu()))
+        try:
+            for number, frame in enumerate(rearrange(clip, "1 c f h w -> f 1 c h w"), 1):
+                pixels = _prepared(frame.to(layer.weight), scale)
+                self.model(pixel_values=pixels, interpolate_pos_encoding=True)
+                if on_frame is not None:
+                    on_frame(number)
+        finally:
+            hook.remove()
+        return torch.cat(found)
+
+
+def _prepared(frame: Float[Tensor, "1 3 H W"], scale: float) -> Float[Tensor, "1 3 h w"]:
+    height, width = frame.shape[-2:]
+    short, long = _SHORTEST, _SHORTEST * max(height, width) // min(height, width)
+    if long > _LONGEST:
+        short, long = max(1, _LONGEST * short // long), _LONGEST
+    size = (short, long) if height <= width else (long, short)
+    frame = functional.interpolate(frame, size, mode="bilinear", antialias=True)
+    mean, std = (frame.new_tensor(x)[:, None, None] for x in (_MEAN, _STD))
+    return (scale * frame - mean) / std
+
+
+@torch.inference_mode(False)
+def load_dino(folder: Path) -> Dino:
+    """A DINO model as transformers saves it, in float32.
+
+    Raises:
+        ModelError: if something else, too little or damaged files lie there.
+    """
+    settings = check_model_type(folder, _KIND)
+    stored = read_weights(weight_files(folder, _KIND, folder), _KIND, folder)
+    try:
+        # The names of the weights are those of the version that has saved them.
+        model, report = ViTModel.from_pretrained(
+            None,
+            config=ViTConfig.from_dict(settings),
+            state_dict=stored,
+            add_pooling_layer=False,
+            output_loading_info=True,
+        )
+    # Settings and weights can be wrong in many ways, and each has an exception of its own.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        found = f"cannot be read as a ViTModel ({type(error).__name__}: {reason})."
+        raise problem(_KIND, folder, found) from error
+    if missing := sorted(report["missing_keys"]):
+        found = f"lacks {len(missing)} weights of its ViTModel ({missing[0]})."
+        raise problem(_KIND, folder, found)
+    return Dino(folder.name, model.float().eval().requires_grad_(False))
