@@ -1,15 +1,14 @@
 """The shells: one file per stage of a graph, collected here into what ComfyUI registers.
 
-A module of this room that holds nodes names them in its own `NODE_CLASS_MAPPINGS` (id to class) and
-`NODE_DISPLAY_NAME_MAPPINGS` (id to title); a new module needs no entry here. `host.py` is the only
-file of the pack that touches ComfyUI. Nothing here may import torch while the pack is loading.
+A module with nodes lists them in its own `NODE_CLASS_MAPPINGS`, id to class; a new module needs no
+entry here. `widgets.py` says an input in one line. `host.py` is the only file of the pack that
+touches ComfyUI. Nothing here may import torch while the pack is loading.
 """
 
 from importlib import import_module
 from pkgutil import iter_modules
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {}
-NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
 
 for _name in sorted(info.name for info in iter_modules(__path__)):
     _module = import_module(f".{_name}", __name__)
@@ -20,4 +19,5 @@ for _name in sorted(info.name for info in iter_modules(__path__)):
             "module of nodes/; every id is registered once."
         )
     NODE_CLASS_MAPPINGS.update(_classes)
-    NODE_DISPLAY_NAME_MAPPINGS.update(getattr(_module, "NODE_DISPLAY_NAME_MAPPINGS", {}))
+
+NODE_DISPLAY_NAME_MAPPINGS = {name: node.TITLE for name, node in NODE_CLASS_MAPPINGS.items()}

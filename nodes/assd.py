@@ -1,55 +1,34 @@
 """Nodes of adaptive sliding score distillation (ASSD): term, fusion, joint guidance, one step."""
 
-from typing import Any
-
 from . import host
 from .distillation import ScoreDistillation, latent_space
 from .sockets import FUSION, LOSSES, MODEL, PROMPTS, STATE
-from .terms import END, JOINED, START, WEIGHT, TermNode, hang
+from .terms import END, START, WEIGHT, TermNode, hang
+from .widgets import FLOAT, INT, SOCKET, STRING, Node, outputs
 
 
 class AdaptiveSliding(TermNode):
-    """Adaptive sliding score distillation, in the place of delta denoising."""
-
+    TITLE = "Adaptive Sliding (ASSD)"
+    SEARCH_ALIASES = ["ASSD", "DDS", "sliding window", "reduce flicker", "edit video"]
     DESCRIPTION = (
         "Delta denoising whose reference is averaged over neighbouring frames wherever source and "
         "target prompt hardly differ, which keeps errors from piling up outside the edit. Use it "
         "instead of Delta Denoising. From ASSD (Zhu et al., 2024, Eq. 6 to 10); step size 0.1, 200 "
         "steps."
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "weight": WEIGHT,
-                "window": (
-                    "STRING",
-                    {
-                        "default": "0.25, 0.5, 0.25",
-                        "tooltip": "Weights of the sliding window, an odd number of them, the "
-                        "middle one the frame's own; they are normalised. If slow flicker is left, "
-                        "give five. The paper says three and leaves the weights open.",
-                    },
-                ),
-                "tau": (
-                    "FLOAT",
-                    {
-                        "default": 0.1,
-                        "min": 0.0,
-                        "max": 10.0,
-                        "step": 0.01,
-                        "tooltip": "How far a difference must lie below its largest in time to be "
-                        "smoothed: larger is stricter, so less is smoothed (Eq. 9; the paper's "
-                        "text says the opposite). If the edit smears, raise it. Inspect Gradient "
-                        "shows the mask.",
-                    },
-                ),
-                "start": START,
-                "end": END,
-            },
-            "optional": {"terms": JOINED},
-        }
+    REQUIRED = {
+        "weight": WEIGHT,
+        "window": STRING("0.25, 0.5, 0.25",
+            "Weights of the sliding window, an odd number of them, the middle one the frame's own; "
+            "they are normalised. If slow flicker is left, give five. The paper says three and "
+            "leaves the weights open."),
+        "tau": FLOAT(0.1, 0, 10, 0.01,
+            "How far a difference must lie below its largest in time to be smoothed: larger is "
+            "stricter, so less is smoothed (Eq. 9; the paper's text says the opposite). If the "
+            "edit smears, raise it. Inspect Gradient shows the mask."),
+        "start": START,
+        "end": END,
+    }  # fmt: skip
 
     def build(self, weight: float, window: str, tau: float, start: float, end: float, terms=None):
         from ..pipelines.distillation.adaptive_sliding import AdaptiveSliding as Term
@@ -66,9 +45,9 @@ def _numbers(text: str) -> tuple[float, ...]:
         ) from None
 
 
-class AttentionFusion:
-    """Weighted attention fusion."""
-
+class AttentionFusion(Node):
+    TITLE = "Attention Fusion (ASSD)"
+    SEARCH_ALIASES = ["keep structure", "reference attention", "keep the source", "ASSD"]
     DESCRIPTION = (
         "Lets the edited clip attend to the source clip, too, in the last self-attention layers: "
         "weight * self + (1 - weight) * reference. Wire it to fusion of Score Distillation. From "
@@ -76,38 +55,17 @@ class AttentionFusion:
     )
     CATEGORY = f"{host.CATEGORY}/distillation"
     FUNCTION = "build"
-    RETURN_TYPES = (FUSION,)
-    RETURN_NAMES = ("fusion",)
-    OUTPUT_TOOLTIPS = ("For Score Distillation.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "layers": (
-                    "INT",
-                    {
-                        "default": 3,
-                        "min": 1,
-                        "max": 64,
-                        "step": 1,
-                        "tooltip": "In how many of the last spatial self-attention layers. The "
-                        "paper says the last few. If the edit loses the source, raise it.",
-                    },
-                ),
-                "weight": (
-                    "FLOAT",
-                    {
-                        "default": 0.5,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.05,
-                        "tooltip": "What the edit's own attention counts; 1 is no fusion. If the "
-                        "edit does not come, raise it; if it drifts from the source, lower it.",
-                    },
-                ),
-            }
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        fusion=(FUSION, "For Score Distillation."),
+    )
+    REQUIRED = {
+        "layers": INT(3, 1, 64,
+            "In how many of the last spatial self-attention layers. The paper says the last few. "
+            "If the edit loses the source, raise it."),
+        "weight": FLOAT(0.5, 0, 1, 0.05,
+            "What the edit's own attention counts; 1 is no fusion. If the edit does not come, "
+            "raise it; if it drifts from the source, lower it."),
+    }  # fmt: skip
 
     def build(self, layers: int, weight: float):
         from ..attention.fusion import Fusion
@@ -116,44 +74,26 @@ class AttentionFusion:
 
 
 class ImageDeltaDenoising(TermNode):
-    """Joint guidance by an image model."""
-
+    TITLE = "Image Delta Denoising (joint guidance)"
+    SEARCH_ALIASES = ["DDS", "joint guidance", "image model guidance", "sharper edit"]
     DESCRIPTION = (
         "Delta denoising by an image model, frame by frame, beside the video model's: sharper "
         "objects than a video model alone knows. Both models must share latent space and noise "
         "schedule, as Stable Diffusion 1.5 and ZeroScope do. From ASSD (Zhu et al., 2024, Eq. 14 "
         "and 15). Costs one more model call a step."
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "image_model": (MODEL, {"tooltip": "From Load Image Model."}),
-                "image_prompts": (
-                    PROMPTS,
-                    {
-                        "tooltip": "From an Encode Prompt Pair of its own with the image model. "
-                        "Describe a frame; leave the movement out."
-                    },
-                ),
-                "cfg": (
-                    "FLOAT",
-                    {
-                        "default": 9.0,
-                        "min": 0.0,
-                        "max": 100.0,
-                        "step": 0.1,
-                        "tooltip": "Guidance of the image model: uncond + cfg * (cond - uncond). "
-                        "If frames differ too much from each other, lower it or the weight.",
-                    },
-                ),
-                "weight": WEIGHT,
-                "start": START,
-                "end": END,
-            },
-            "optional": {"terms": JOINED},
-        }
+    REQUIRED = {
+        "image_model": SOCKET(MODEL, "From Load Image Model."),
+        "image_prompts": SOCKET(PROMPTS,
+            "From an Encode Prompt Pair of its own with the image model. Describe a frame; leave "
+            "the movement out."),
+        "cfg": FLOAT(9, 0, 100, 0.1,
+            "Guidance of the image model: uncond + cfg * (cond - uncond). If frames differ too "
+            "much from each other, lower it or the weight."),
+        "weight": WEIGHT,
+        "start": START,
+        "end": END,
+    }  # fmt: skip
 
     def build(
         self, image_model, image_prompts, cfg: float, weight: float, start: float, end: float,
@@ -174,36 +114,27 @@ class ImageDeltaDenoising(TermNode):
         return hang(term, weight, start, end, terms)
 
 
-class ASSDStep:
-    """One step of the loop."""
+# The loop's inputs with ASSD's step size.
+_STEP_SIZE = ("FLOAT", {**ScoreDistillation.REQUIRED["step_size"][1], "default": 0.1})
+_LOOP = {**ScoreDistillation.REQUIRED, "step_size": _STEP_SIZE}
 
+
+class ASSDStep(Node):
+    TITLE = "ASSD Step"
+    SEARCH_ALIASES = ["single step", "one step", "ASSD", "score distillation step"]
     DESCRIPTION = (
         "One step of Score Distillation, for experiments node by node: state in, state out. A "
         "chain of n of these equals a loop of n steps, bit for bit."
     )
     CATEGORY = f"{host.CATEGORY}/distillation"
     FUNCTION = "step"
-    RETURN_TYPES = ("LATENT", STATE, LOSSES)
-    RETURN_NAMES = ("latent", "state", "losses")
-    OUTPUT_TOOLTIPS = (
-        "The latents after this step.",
-        "For the next step.",
-        "The terms' magnitudes added up, of all steps so far.",
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        latent=("LATENT", "The latents after this step."),
+        state=(STATE, "For the next step."),
+        losses=(LOSSES, "The terms' magnitudes added up, of all steps so far."),
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        loop = ScoreDistillation.INPUT_TYPES()
-        step_size = ("FLOAT", {**loop["required"]["step_size"][1], "default": 0.1})
-        names = ("model", "prompts", "latent", "terms", "cfg", "seed", "t_min", "t_max")
-        return {
-            "required": {
-                **{name: loop["required"][name] for name in names[:4]},
-                "step_size": step_size,
-                **{name: loop["required"][name] for name in names[4:]},
-            },
-            "optional": {name: loop["optional"][name] for name in ("state", "mask", "fusion")},
-        }
+    REQUIRED = {name: _LOOP[name] for name in _LOOP if name not in ("steps", "optimiser")}
+    OPTIONAL = {name: ScoreDistillation.OPTIONAL[name] for name in ("state", "mask", "fusion")}
 
     def step(self, **inputs):
         return ScoreDistillation().run(**inputs, steps=1, optimiser="sgd")
@@ -214,10 +145,4 @@ NODE_CLASS_MAPPINGS = {
     "ReScoreAttentionFusion": AttentionFusion,
     "ReScoreImageDeltaDenoising": ImageDeltaDenoising,
     "ReScoreASSDStep": ASSDStep,
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "ReScoreAdaptiveSliding": "Adaptive Sliding (ASSD)",
-    "ReScoreAttentionFusion": "Attention Fusion (ASSD)",
-    "ReScoreImageDeltaDenoising": "Image Delta Denoising (joint guidance)",
-    "ReScoreASSDStep": "ASSD Step",
 }

@@ -1,15 +1,17 @@
 """The node that samples an edit along an inverted clip."""
 
-from typing import Any
-
 from . import host, layouts
 from .inversion import fitting, latent_of, load_unet, picture_of, shown
-from .sockets import MODEL, NULL_TEXT, PROMPTS, TRAJECTORY
+from .shared import INVERTED
+from .sockets import NULL_TEXT, PROMPTS
+from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, STRING, Node, outputs
 
 
-class AttentionControlledSampling:
-    """Denoising under the target prompt with the source's attention at hand."""
-
+class AttentionControlledSampling(Node):
+    TITLE = "Attention-Controlled Sampling"
+    SEARCH_ALIASES = [
+        "video to video", "edit video", "restyle", "prompt to prompt", "VideoDirector",
+    ]  # fmt: skip
     DESCRIPTION = (
         "Denoises an inverted clip under the target prompt while the source, at its stored "
         "latents, runs beside it in the same batch: first its self-attention maps set the layout "
@@ -19,135 +21,56 @@ class AttentionControlledSampling:
     )
     CATEGORY = f"{host.CATEGORY}/sampling"
     FUNCTION = "sample"
-    RETURN_TYPES = ("LATENT", "STRING")
-    RETURN_NAMES = ("latent", "report")
-    OUTPUT_TOOLTIPS = (
-        "The edited latents, for Video VAE Decode.",
-        "Which controls acted in which steps, and what of mask and prompts is worth knowing.",
-    )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "model": (MODEL, {"tooltip": "The model the clip was inverted with."}),
-                "prompts": (
-                    PROMPTS,
-                    {"tooltip": "From Encode Prompt Pair; the source prompt as in the inversion."},
-                ),
-                "trajectory": (TRAJECTORY, {"tooltip": "The inverted clip, from DDIM Inversion."}),
-                "cfg": (
-                    "FLOAT",
-                    {
-                        "default": 8.5,
-                        "min": 0.0,
-                        "max": 30.0,
-                        "step": 0.1,
-                        "tooltip": "Guidance: uncond + cfg * (cond - uncond), the same as in "
-                        "Null-Text Optimisation. If the edit is too weak, raise it in both.",
-                    },
-                ),
-                "layout_control": (
-                    "BOOLEAN",
-                    {
-                        "default": True,
-                        "tooltip": "SA-I: until tau_s the edit uses the source's self-attention "
-                        "maps. If the object cannot take its new shape, lower tau_s or switch "
-                        "this off.",
-                    },
-                ),
-                "background_control": (
-                    "BOOLEAN",
-                    {
-                        "default": True,
-                        "tooltip": "SA-II: from tau_s on the edit also attends to the source, but "
-                        "not to what the mask covers. If the background changes, keep it on and "
-                        "lower tau_s.",
-                    },
-                ),
-                "prompt_control": (
-                    ["refine", "swap", "off"],
-                    {
-                        "default": "refine",
-                        "tooltip": "Until tau_c, words keep the place they have in the source. "
-                        "refine: shared words do, new ones find their own (prompts of any length). "
-                        "swap: each word takes its counterpart's place (equally many words). If "
-                        "the new word does not appear, use refine or lower tau_c.",
-                    },
-                ),
-                "tau_s": (
-                    "FLOAT",
-                    {
-                        "default": 0.4,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.05,
-                        "tooltip": "Share of the steps after which SA-I gives way to SA-II. 0.2 to "
-                        "0.5 in the paper. If nothing changes, lower it; if the layout is lost, "
-                        "raise it.",
-                    },
-                ),
-                "tau_c": (
-                    "FLOAT",
-                    {
-                        "default": 0.8,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.05,
-                        "tooltip": "Share of the steps until which prompt control acts. 0.8 in the "
-                        "paper. If nothing changes, lower it; if words act where they should not, "
-                        "raise it.",
-                    },
-                ),
-                "word_weights": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "multiline": True,
-                        "tooltip": "Words of the target prompt to read more or less, one on each "
-                        "line: white: 2. Needs prompt control. If a word is ignored, give it 2 to "
-                        "4; 0 leaves it out.",
-                    },
-                ),
-                "layout_tokens": (
-                    "INT",
-                    {
-                        "default": 1024,
-                        "min": 0,
-                        "max": 65536,
-                        "step": 64,
-                        "tooltip": "SA-I acts in layers of at most so many tokens a frame. 1024, "
-                        "32 x 32, in the paper. If the old texture shows through, lower it; if "
-                        "fine structure is lost, 4096.",
-                    },
-                ),
-                "background_sites": (
-                    "STRING",
-                    {
-                        "default": "up_blocks.*",
-                        "tooltip": "The layers SA-II acts in, by name pattern. up_blocks.*, the "
-                        "decoder, in the paper. If the background still changes, * is all layers.",
-                    },
-                ),
-            },
-            "optional": {
-                "null_text": (
-                    NULL_TEXT,
-                    {
-                        "tooltip": "From Null-Text Optimisation, with its guidance. Without it the "
-                        "negative prompt is used, and the clip is kept less well."
-                    },
-                ),
-                "mask": (
-                    "MASK",
-                    {
-                        "tooltip": "White is what the edit changes and does not read from the "
-                        "source; one for the clip or one per frame, at any size. For a change of "
-                        "shape, pass it through Ellipse Mask. Without it the old object may show."
-                    },
-                ),
-            },
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        latent=("LATENT", "The edited latents, for Video VAE Decode."),
+        report=("STRING",
+            "Which controls acted in which steps, and what of mask and prompts is worth knowing."),
+    )  # fmt: skip
+    REQUIRED = {
+        **INVERTED,
+        "prompts": SOCKET(PROMPTS,
+            "From Encode Prompt Pair; the source prompt as in the inversion."),
+        "cfg": FLOAT(8.5, 0, 30, 0.1,
+            "Guidance: uncond + cfg * (cond - uncond), the same as in Null-Text Optimisation. If "
+            "the edit is too weak, raise it in both."),
+        "layout_control": BOOLEAN(True,
+            "SA-I: until tau_s the edit uses the source's self-attention maps. If the object "
+            "cannot take its new shape, lower tau_s or switch this off."),
+        "background_control": BOOLEAN(True,
+            "SA-II: from tau_s on the edit also attends to the source, but not to what the mask "
+            "covers. If the background changes, keep it on and lower tau_s."),
+        "prompt_control": COMBO(["refine", "swap", "off"],
+            "Until tau_c, words keep the place they have in the source. refine: shared words do, "
+            "new ones find their own (prompts of any length). swap: each word takes its "
+            "counterpart's place (equally many words). If the new word does not appear, use refine "
+            "or lower tau_c."),
+        "tau_s": FLOAT(0.4, 0, 1, 0.05,
+            "Share of the steps after which SA-I gives way to SA-II. 0.2 to 0.5 in the paper. If "
+            "nothing changes, lower it; if the layout is lost, raise it."),
+        "tau_c": FLOAT(0.8, 0, 1, 0.05,
+            "Share of the steps until which prompt control acts. 0.8 in the paper. If nothing "
+            "changes, lower it; if words act where they should not, raise it."),
+        "word_weights": STRING("",
+            "Words of the target prompt to read more or less, one on each line: white: 2. Needs "
+            "prompt control. If a word is ignored, give it 2 "
+            "to 4; 0 leaves it out.", multiline=True),
+        "layout_tokens": INT(1024, 0, 65536,
+            "SA-I acts in layers of at most so many tokens a frame. 1024, 32 x 32, in the paper. "
+            "If the old texture shows through, lower it; "
+            "if fine structure is lost, 4096.", step=64, advanced=True),
+        "background_sites": STRING("up_blocks.*",
+            "The layers SA-II acts in, by name pattern. up_blocks.*, the decoder, in the paper. If "
+            "the background still changes, * is all layers.", advanced=True),
+    }  # fmt: skip
+    OPTIONAL = {
+        "null_text": SOCKET(NULL_TEXT,
+            "From Null-Text Optimisation, with its guidance. Without it the negative prompt is "
+            "used, and the clip is kept less well."),
+        "mask": SOCKET("MASK",
+            "White is what the edit changes and does not read from the source; one for the clip or "
+            "one per frame, at any size. For a change of shape, pass it through Ellipse Mask. "
+            "Without it the old object may show."),
+    }  # fmt: skip
 
     def sample(
         self, model, prompts, trajectory, cfg: float, layout_control: bool,
@@ -230,6 +153,3 @@ def _report(control, steps: int, prompts, mask) -> str:
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreAttentionControlledSampling": AttentionControlledSampling}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "ReScoreAttentionControlledSampling": "Attention-Controlled Sampling",
-}

@@ -1,48 +1,27 @@
 """The node that puts two clips beside each other."""
 
-from typing import Any
-
 from . import host, layouts
+from .widgets import COMBO, INT, SOCKET, Node, outputs
 
 
-class CompareClips:
-    """Two clips of equal length, side by side."""
-
+class CompareClips(Node):
+    TITLE = "Compare Clips"
+    SEARCH_ALIASES = ["side by side", "before after", "compare videos", "comparison"]
     DESCRIPTION = (
         "Puts two clips side by side, or one above the other, frame by frame: source against edit."
     )
     CATEGORY = f"{host.CATEGORY}/compare"
     FUNCTION = "compare"
-    RETURN_TYPES = ("IMAGE",)
-    RETURN_NAMES = ("images",)
-    OUTPUT_TOOLTIPS = ("One picture per frame, for Create Video or Preview Image.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "source": ("IMAGE", {"tooltip": "The clip shown first: left, or above."}),
-                "edited": ("IMAGE", {"tooltip": "The clip shown second, of the same size."}),
-                "layout": (
-                    ["side by side", "one above the other"],
-                    {
-                        "default": "side by side",
-                        "tooltip": "How the two are put together. Wide clips read better one above "
-                        "the other.",
-                    },
-                ),
-                "gap": (
-                    "INT",
-                    {
-                        "default": 4,
-                        "min": 0,
-                        "max": 256,
-                        "step": 2,
-                        "tooltip": "White pixels between the two.",
-                    },
-                ),
-            }
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        images=("IMAGE", "One picture per frame, for Create Video or Preview Image."),
+    )
+    REQUIRED = {
+        "source": SOCKET("IMAGE", "The clip shown first: left, or above."),
+        "edited": SOCKET("IMAGE", "The clip shown second, of the same size."),
+        "layout": COMBO(["side by side", "one above the other"],
+            "How the two are put together. Wide clips read better one above the other."),
+        "gap": INT(4, 0, 256, "White pixels between the two.", step=2),
+    }  # fmt: skip
 
     def compare(self, source, edited, layout: str, gap: int):
         from ..pipelines.compare import side_by_side
@@ -53,4 +32,3 @@ class CompareClips:
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreCompareClips": CompareClips}
-NODE_DISPLAY_NAME_MAPPINGS = {"ReScoreCompareClips": "Compare Clips"}

@@ -1,17 +1,17 @@
 """The node that shows what modules along time do to features."""
 
-from typing import Any
-
 from . import host, layouts
 from .inflation import CATEGORY
+from .shared import FIXED_SEED
 from .sockets import MODEL, PROMPTS
+from .widgets import INT, SOCKET, Node, outputs
 
 _BYTES_PER_LATENT_PIXEL = 30_000
 
 
-class CovariateShift:
-    """How far attention along time moves the statistics of features, layer by layer."""
-
+class CovariateShift(Node):
+    TITLE = "Covariate Shift"
+    SEARCH_ALIASES = ["feature statistics", "EI2 analysis", "diagnose tuning"]
     DESCRIPTION = (
         "Measures how far each module along time moves the mean and the covariance of the features "
         "that pass through it, which is EI2's explanation of why tuned models stop following the "
@@ -19,58 +19,27 @@ class CovariateShift:
     )
     CATEGORY = CATEGORY
     FUNCTION = "measure"
-    RETURN_TYPES = ("IMAGE", "STRING")
-    RETURN_NAMES = ("charts", "report")
-    OUTPUT_TOOLTIPS = (
-        "Three charts over the layers: shift of the mean, ratio of variances, shift of the "
-        "covariance.",
-        "The same numbers as a table.",
-    )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "model": (MODEL, {"tooltip": "An inflated model, tuned or not."}),
-                "prompts": (
-                    PROMPTS,
-                    {"tooltip": "From Encode Prompt Pair. The source prompt is used."},
-                ),
-                "latent": (
-                    "LATENT",
-                    {"tooltip": "A clip, from Video VAE Encode; best the one tuned on."},
-                ),
-                "timesteps": (
-                    "INT",
-                    {
-                        "default": 5,
-                        "min": 1,
-                        "max": 100,
-                        "step": 1,
-                        "tooltip": "How many timesteps are looked at, spread over the schedule; "
-                        "each is one model call. 5 is enough; raise it for smoother numbers.",
-                    },
-                ),
-                "seed": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 0xFFFFFFFF,
-                        "step": 1,
-                        "control_after_generate": False,
-                        "tooltip": "Draws the noise on the clip; the same for both models. If one "
-                        "seed shows little, more timesteps show more than another seed.",
-                    },
-                ),
-            },
-            "optional": {
-                "other_model": (
-                    MODEL,
-                    {"tooltip": "A second inflated model to compare with, such as the baseline."},
-                ),
-            },
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        charts=("IMAGE",
+            "Three charts over the layers: shift of the mean, ratio of variances, shift of the "
+            "covariance."),
+        report=("STRING", "The same numbers as a table."),
+    )  # fmt: skip
+    REQUIRED = {
+        "model": SOCKET(MODEL, "An inflated model, tuned or not."),
+        "prompts": SOCKET(PROMPTS, "From Encode Prompt Pair. The source prompt is used."),
+        "latent": SOCKET("LATENT", "A clip, from Video VAE Encode; best the one tuned on."),
+        "timesteps": INT(5, 1, 100,
+            "How many timesteps are looked at, spread over the schedule; each is one model call. 5 "
+            "is enough; raise it for smoother numbers."),
+        "seed": FIXED_SEED(
+            "Draws the noise on the clip; the same for both models. If one seed shows little, more "
+            "timesteps show more than another seed.", advanced=True),
+    }  # fmt: skip
+    OPTIONAL = {
+        "other_model": SOCKET(MODEL,
+            "A second inflated model to compare with, such as the baseline."),
+    }  # fmt: skip
 
     def measure(self, model, prompts, latent, timesteps: int, seed: int, other_model=None):
         import torch
@@ -122,4 +91,3 @@ def _name(model, number: int) -> str:
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreCovariateShift": CovariateShift}
-NODE_DISPLAY_NAME_MAPPINGS = {"ReScoreCovariateShift": "Covariate Shift"}

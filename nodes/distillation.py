@@ -5,15 +5,17 @@ from typing import Any
 
 from . import host, layouts
 from .live import Numbers
-from .sockets import FUSION, LOSSES, MODEL, PIXEL_SIZE, PROMPTS, STATE, TERMS
+from .shared import CFG, PROMPT_PAIR, SEED, SOURCE_LATENT, WINDOWS
+from .sockets import FUSION, LOSSES, MODEL, PIXEL_SIZE, STATE, TERMS
+from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, Node, outputs
 
 # A rough bound on what a UNet's activations take, in bytes per latent pixel and row of the batch.
 _BYTES_PER_LATENT_PIXEL = 20_000
 
 
-class ScoreDistillation:
-    """The loop in which a clip's latents descend along the terms on the wire."""
-
+class ScoreDistillation(Node):
+    TITLE = "Score Distillation"
+    SEARCH_ALIASES = ["video to video", "edit video", "restyle", "DDS", "inpaint video", "SDS"]
     DESCRIPTION = (
         "Edits a clip by descending on its own latents: every step draws one noise and one "
         "timestep, asks the model for what the connected terms need in one batched call, and moves "
@@ -22,152 +24,50 @@ class ScoreDistillation:
     )
     CATEGORY = f"{host.CATEGORY}/distillation"
     FUNCTION = "run"
-    RETURN_TYPES = ("LATENT", STATE, LOSSES)
-    RETURN_NAMES = ("latent", "state", "losses")
-    OUTPUT_TOOLTIPS = (
-        "The edited latents, for Video VAE Decode.",
-        "Where the run stands: wire it to another Score Distillation to go on.",
-        "One number per step: the terms' magnitudes added up. For the host's Plot Loss Graph.",
-    )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "model": (MODEL, {"tooltip": "The model whose predictions guide the edit."}),
-                "prompts": (PROMPTS, {"tooltip": "From Encode Prompt Pair, same model."}),
-                "latent": ("LATENT", {"tooltip": "The source clip, from Video VAE Encode."}),
-                "terms": (TERMS, {"tooltip": "What drives the edit: one or more term nodes."}),
-                "steps": (
-                    "INT",
-                    {
-                        "default": 200,
-                        "min": 0,
-                        "max": 10000,
-                        "step": 1,
-                        "tooltip": "Optimisation steps; each is one batched model call. 200 in the "
-                        "papers; 50 to 100 show where an edit is going.",
-                    },
-                ),
-                "step_size": (
-                    "FLOAT",
-                    {
-                        "default": 0.4,
-                        "min": 0.0001,
-                        "max": 10.0,
-                        "step": 0.001,
-                        "round": 0.0001,
-                        "tooltip": "How far each step goes along the gradient. DreamMotion 0.4, "
-                        "ASSD 0.1. If nothing changes, raise it or steps; if colours burn or the "
-                        "picture breaks up, lower it.",
-                    },
-                ),
-                "cfg": (
-                    "FLOAT",
-                    {
-                        "default": 9.0,
-                        "min": 0.0,
-                        "max": 100.0,
-                        "step": 0.1,
-                        "tooltip": "Guidance scale: uncond + cfg * (cond - uncond). 7 to 12 is "
-                        "usual. If the edit is too weak, raise it; if colours saturate, lower it. "
-                        "1 is without guidance and takes half the time.",
-                    },
-                ),
-                "seed": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 0xFFFFFFFF,
-                        "step": 1,
-                        "tooltip": "Draws the timesteps and noises; the same seed gives the same "
-                        "edit on every device.",
-                    },
-                ),
-                "t_min": (
-                    "FLOAT",
-                    {
-                        "default": 0.05,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.01,
-                        "tooltip": "Timesteps are drawn from here on (share of the schedule). "
-                        "Low timesteps refine detail.",
-                    },
-                ),
-                "t_max": (
-                    "FLOAT",
-                    {
-                        "default": 0.95,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.01,
-                        "tooltip": "Timesteps are drawn up to here. High timesteps change layout "
-                        "and colour; lower it to stay closer to the source.",
-                    },
-                ),
-                "optimiser": (
-                    ["sgd", "adam"],
-                    {
-                        "default": "sgd",
-                        "tooltip": "sgd is what the papers use. adam makes all latents move "
-                        "equally fast: use a step_size around 0.02 with it.",
-                    },
-                ),
-            },
-            "optional": {
-                "mask": (
-                    "MASK",
-                    {
-                        "tooltip": "White may change; where it is black the latents stay exactly "
-                        "the source's. One mask for the clip or one per frame, at any resolution.",
-                    },
-                ),
-                "state": (
-                    STATE,
-                    {
-                        "tooltip": "A state to go on from: 70 steps and then 50 more equal 120 at "
-                        "once. The seed is then the state's.",
-                    },
-                ),
-                "fusion": (
-                    FUSION,
-                    {"tooltip": "From Attention Fusion: the edit also attends to the source."},
-                ),
-                "window": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 1024,
-                        "step": 1,
-                        "tooltip": "Frames the model sees at once; 0 is the whole clip. 16 edits a "
-                        "clip of any length with the memory of 16 frames.",
-                    },
-                ),
-                "overlap": (
-                    "INT",
-                    {
-                        "default": 4,
-                        "min": 0,
-                        "max": 512,
-                        "step": 1,
-                        "tooltip": "Frames that neighbouring windows share and blend. If the clip "
-                        "jumps where windows meet, raise it; a quarter of the window is usual.",
-                    },
-                ),
-                "checkpointing": (
-                    "BOOLEAN",
-                    {
-                        "default": True,
-                        "tooltip": "For terms that read the model's attention (self-similarity, "
-                        "consistency): activations are computed a second time instead of kept, "
-                        "which takes far less memory. The edit is the same; off is a bit faster.",
-                    },
-                ),
-            },
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        latent=("LATENT", "The edited latents, for Video VAE Decode."),
+        state=(STATE, "Where the run stands: wire it to another Score Distillation to go on."),
+        losses=(LOSSES,
+            "One number per step: the terms' magnitudes added up. For the host's Plot Loss Graph."),
+    )  # fmt: skip
+    REQUIRED = {
+        "model": SOCKET(MODEL, "The model whose predictions guide the edit."),
+        "prompts": PROMPT_PAIR,
+        "latent": SOURCE_LATENT,
+        "terms": SOCKET(TERMS, "What drives the edit: one or more term nodes."),
+        "steps": INT(200, 0, 10000,
+            "Optimisation steps; each is one batched model call. 200 in the papers; 50 to 100 show "
+            "where an edit is going."),
+        "step_size": FLOAT(0.4, 0.0001, 10, 0.001,
+            "How far each step goes along the gradient. DreamMotion 0.4, ASSD 0.1. If nothing "
+            "changes, raise it or steps; if colours burn or "
+            "the picture breaks up, lower it.", round=0.0001),
+        "cfg": CFG,
+        "seed": SEED,
+        "t_min": FLOAT(0.05, 0, 1, 0.01,
+            "Timesteps are drawn from here on (share of "
+            "the schedule). Low timesteps refine detail.", advanced=True),
+        "t_max": FLOAT(0.95, 0, 1, 0.01,
+            "Timesteps are drawn up to here. High timesteps change layout and colour; lower it to "
+            "stay closer to the source.", advanced=True),
+        "optimiser": COMBO(["sgd", "adam"],
+            "sgd is what the papers use. adam makes all latents move "
+            "equally fast: use a step_size around 0.02 with it.", advanced=True),
+    }  # fmt: skip
+    OPTIONAL = {
+        "mask": SOCKET("MASK",
+            "White may change; where it is black the latents stay exactly the source's. One mask "
+            "for the clip or one per frame, at any resolution."),
+        "state": SOCKET(STATE,
+            "A state to go on from: 70 steps and then 50 more equal 120 at once. The seed is then "
+            "the state's."),
+        "fusion": SOCKET(FUSION, "From Attention Fusion: the edit also attends to the source."),
+        **WINDOWS,
+        "checkpointing": BOOLEAN(True,
+            "For terms that read the model's attention (self-similarity, consistency): activations "
+            "are computed a second time instead of kept, which takes far less memory. The edit is "
+            "the same; off is a bit faster.", advanced=True),
+    }  # fmt: skip
 
     def run(
         self, model, prompts, latent, terms, steps: int, step_size: float, cfg: float, seed: int,
@@ -252,4 +152,3 @@ def shown_share(latent: dict[str, Any], factor: int) -> tuple[float, float]:
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreScoreDistillation": ScoreDistillation}
-NODE_DISPLAY_NAME_MAPPINGS = {"ReScoreScoreDistillation": "Score Distillation"}

@@ -1,121 +1,55 @@
 """Nodes that make masks of what the model itself knows, without any other model."""
 
-from typing import Any
-
 from . import host, layouts
-from .distillation import ScoreDistillation, shown_share
+from .distillation import shown_share
 from .masks import CATEGORY
+from .shared import CFG, PROMPT_PAIR, SEED, SOURCE_LATENT, WINDOWS
 from .sockets import MODEL, PIXEL_SIZE, PROMPTS, TERMS
+from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, STRING, Input, Node, outputs
 
 # Working memory of a model call, with what is recorded on the way.
 _BYTES_PER_LATENT_PIXEL = 1 << 15
 
 
-def _looks(t_min: float, t_max: float, timesteps: int) -> dict[str, Any]:
-    """The widgets that say at which noise the clip is looked at."""
-    share = {"min": 0.0, "max": 1.0, "step": 0.01}
+def _looks(t_min: float, t_max: float, timesteps: int) -> dict[str, Input]:
+    """The inputs that say at which noise levels the clip is looked at, and how often."""
     return {
-        "t_min": (
-            "FLOAT",
-            {
-                "default": t_min,
-                **share,
-                "tooltip": "The lowest timestep looked at, as a share of the schedule. Low ones "
-                "show outlines. If the mask is full of holes, raise it.",
-            },
-        ),
-        "t_max": (
-            "FLOAT",
-            {
-                "default": t_max,
-                **share,
-                "tooltip": "The highest timestep looked at. High ones show where things roughly "
-                "are. If the mask is a blot, lower it; above 0.8 little is left to see.",
-            },
-        ),
-        "timesteps": (
-            "INT",
-            {
-                "default": timesteps,
-                "min": 1,
-                "max": 100,
-                "step": 1,
-                "tooltip": "How many timesteps from t_min to t_max are averaged. If the mask is "
-                "speckled, raise it; time grows alike.",
-            },
-        ),
-        "draws": (
-            "INT",
-            {
-                "default": 1,
-                "min": 1,
-                "max": 100,
-                "step": 1,
-                "tooltip": "Noises averaged at each timestep. 1 is enough for a clip; for a single "
-                "frame raise it to 5 or 10 if the mask changes with the seed.",
-            },
-        ),
-        "seed": ScoreDistillation.INPUT_TYPES()["required"]["seed"],
-    }
+        "t_min": FLOAT(t_min, 0, 1, 0.01,
+            "The lowest timestep looked at, as a share of the schedule. Low ones show outlines. If "
+            "the mask is full of holes, raise it.", advanced=True),
+        "t_max": FLOAT(t_max, 0, 1, 0.01,
+            "The highest timestep looked at. High ones show where things roughly are. If the mask "
+            "is a blot, lower it; above 0.8 little is left to see.", advanced=True),
+        "timesteps": INT(timesteps, 1, 100,
+            "How many timesteps from t_min to t_max are averaged. If "
+            "the mask is speckled, raise it; time grows alike.", advanced=True),
+        "draws": INT(1, 1, 100,
+            "Noises averaged at each timestep. 1 is enough for a clip; for a single frame raise it "
+            "to 5 or 10 if the mask changes with the seed.", advanced=True),
+        "seed": SEED,
+    }  # fmt: skip
 
 
-def _threshold(level: float, smooth: float) -> dict[str, Any]:
-    """The widgets that say how a map becomes a mask."""
-    share = {"min": 0.0, "max": 1.0, "step": 0.01}
+def _threshold(level: float, smooth: float) -> dict[str, Input]:
+    """The inputs that say how a map is made into a mask."""
     return {
-        "threshold": (
-            ["level", "otsu", "quantile"],
-            {
-                "default": "level",
-                "tooltip": "How the map is cut. level: at a share of its strongest place. otsu: "
-                "where it falls apart best into two. quantile: so that a fixed share stays black, "
-                "for objects whose size you know.",
-            },
-        ),
-        "level": (
-            "FLOAT",
-            {
-                "default": level,
-                **share,
-                "tooltip": "Only with threshold level: the share of the way from the weakest to "
-                "the strongest place. If the mask is too small, lower it; if it spills over, raise "
-                "it.",
-            },
-        ),
-        "quantile": (
-            "FLOAT",
-            {
-                "default": 0.9,
-                **share,
-                "tooltip": "Only with threshold quantile: the share that stays black. 0.9 leaves a "
-                "tenth of the picture white.",
-            },
-        ),
-        "per_frame": (
-            "BOOLEAN",
-            {
-                "default": False,
-                "tooltip": "Cut every frame by itself. Off, all frames are cut alike, and an "
-                "object that leaves the picture leaves the mask; on, each frame has some white.",
-            },
-        ),
-        "smooth": (
-            "FLOAT",
-            {
-                "default": smooth,
-                "min": 0.0,
-                "max": 16.0,
-                "step": 0.25,
-                "tooltip": "Blur of the map before it is cut, in latent pixels (8 pixels of the "
-                "clip with the big models). If the mask has holes or specks, raise it; 0 is none.",
-            },
-        ),
-    }
-
-
-def _windows() -> dict[str, Any]:
-    optional = ScoreDistillation.INPUT_TYPES()["optional"]
-    return {name: optional[name] for name in ("window", "overlap")}
+        "threshold": COMBO(["level", "otsu", "quantile"],
+            "How the map is cut. level: at a share of its strongest place. otsu: where it falls "
+            "apart best into two. quantile: so that a fixed share stays black, for objects whose "
+            "size you know."),
+        "level": FLOAT(level, 0, 1, 0.01,
+            "Only with threshold level: the share of the way from the weakest to the strongest "
+            "place. If the mask is too small, lower it; if it spills over, raise it."),
+        "quantile": FLOAT(0.9, 0, 1, 0.01,
+            "Only with threshold quantile: the share that stays black. 0.9 leaves a tenth of the "
+            "picture white."),
+        "per_frame": BOOLEAN(False,
+            "Cut every frame by itself. Off, all frames are cut alike, and an object that leaves "
+            "the picture leaves the mask; on, each frame has some white."),
+        "smooth": FLOAT(smooth, 0, 16, 0.25,
+            "Blur of the map before it is cut, in latent pixels (8 pixels of the clip with the big "
+            "models). If the mask has holes or specks, raise it; 0 is none."),
+    }  # fmt: skip
 
 
 def _loaded(model, latent):
@@ -143,9 +77,9 @@ def _cut(values, threshold, smooth: float, model, latent):
     return (mask, pictures, report + ".")
 
 
-class MaskFromGradient:
-    """Where terms would change the clip."""
-
+class MaskFromGradient(Node):
+    TITLE = "Mask from Gradient"
+    SEARCH_ALIASES = ["DiffEdit", "automatic mask", "auto mask", "edit mask"]
     DESCRIPTION = (
         "Makes the edit mask from what the terms want: the energy of their gradient at the source "
         "clip, averaged over timesteps and noises, and cut. With Delta Denoising this is the mask "
@@ -154,38 +88,23 @@ class MaskFromGradient:
     )
     CATEGORY = CATEGORY
     FUNCTION = "make"
-    RETURN_TYPES = ("MASK", "IMAGE", "STRING")
-    RETURN_NAMES = ("mask", "energy", "report")
-    OUTPUT_TOOLTIPS = (
-        "White where the terms act, one mask per frame, of the clip's size.",
-        "The map before it was cut, bright where the gradient is strong.",
-        "How much of the clip is white.",
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        mask=("MASK", "White where the terms act, one mask per frame, of the clip's size."),
+        energy=("IMAGE", "The map before it was cut, bright where the gradient is strong."),
+        report=("STRING", "How much of the clip is white."),
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        loop = ScoreDistillation.INPUT_TYPES()["required"]
-        return {
-            "required": {
-                "model": (MODEL, {"tooltip": "The model that the terms ask."}),
-                "prompts": (
-                    PROMPTS,
-                    {
-                        "tooltip": "From Encode Prompt Pair, same model. The two prompts must "
-                        "differ in what is to change, and in nothing else."
-                    },
-                ),
-                "latent": loop["latent"],
-                "terms": (
-                    TERMS,
-                    {"tooltip": "The terms to follow: Delta Denoising, or those of your edit."},
-                ),
-                **_looks(0.2, 0.8, 4),
-                "cfg": loop["cfg"],
-                **_threshold(0.35, 1.0),
-            },
-            "optional": _windows(),
-        }
+    REQUIRED = {
+        "model": SOCKET(MODEL, "The model that the terms ask."),
+        "prompts": SOCKET(PROMPTS,
+            "From Encode Prompt Pair, same model. The two prompts must differ in what is to "
+            "change, and in nothing else."),
+        "latent": SOURCE_LATENT,
+        "terms": SOCKET(TERMS, "The terms to follow: Delta Denoising, or those of your edit."),
+        **_looks(0.2, 0.8, 4),
+        "cfg": CFG,
+        **_threshold(0.35, 1),
+    }  # fmt: skip
+    OPTIONAL = WINDOWS
 
     def make(
         self, model, prompts, latent, terms, t_min: float, t_max: float, timesteps: int,
@@ -214,9 +133,9 @@ class MaskFromGradient:
         return _cut(values, cut, smooth, model, latent)
 
 
-class MaskFromWords:
-    """Where the model sees some words of the prompt."""
-
+class MaskFromWords(Node):
+    TITLE = "Mask from Words"
+    SEARCH_ALIASES = ["attention map", "cross-attention mask", "DAAM", "word to mask"]
     DESCRIPTION = (
         "Makes a mask of what the model sees for words of the prompt, such as: circle. Its text "
         "cross-attention at the source clip is averaged over heads, layers, timesteps and noises, "
@@ -224,64 +143,31 @@ class MaskFromWords:
     )
     CATEGORY = CATEGORY
     FUNCTION = "make"
-    RETURN_TYPES = ("MASK", "IMAGE", "STRING")
-    RETURN_NAMES = ("mask", "attention", "report")
-    OUTPUT_TOOLTIPS = (
-        "White where the words are seen, one mask per frame, of the clip's size.",
-        "The map before it was cut, bright where the words are read most.",
-        "How much of the clip is white.",
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        mask=("MASK", "White where the words are seen, one mask per frame, of the clip's size."),
+        attention=("IMAGE", "The map before it was cut, bright where the words are read most."),
+        report=("STRING", "How much of the clip is white."),
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        loop = ScoreDistillation.INPUT_TYPES()["required"]
-        return {
-            "required": {
-                "model": (MODEL, {"tooltip": "The model that reads the prompt."}),
-                "prompts": (PROMPTS, {"tooltip": "From Encode Prompt Pair, same model."}),
-                "latent": loop["latent"],
-                "words": (
-                    "STRING",
-                    {
-                        "default": "circle",
-                        "tooltip": "Words of the prompt, or several in a row, separated by commas. "
-                        "An object's noun with its colour (red circle) is found best. If too much "
-                        "is white, name fewer words.",
-                    },
-                ),
-                "prompt": (
-                    ["source", "target"],
-                    {
-                        "default": "source",
-                        "tooltip": "The prompt in which the words stand. source: what the clip "
-                        "shows now. target shows where the model would put the new thing.",
-                    },
-                ),
-                **_looks(0.2, 0.6, 3),
-                **_threshold(0.5, 0.0),
-                "max_tokens": (
-                    "INT",
-                    {
-                        "default": 1024,
-                        "min": 1,
-                        "max": 65536,
-                        "step": 1,
-                        "tooltip": "The finest layers with at most so many tokens a frame are "
-                        "read: 1024 is 32 x 32. If the mask is ragged, lower it to 256.",
-                    },
-                ),
-                "sites": (
-                    "STRING",
-                    {
-                        "default": "*",
-                        "tooltip": "The cross-attention layers looked at, by name: * is all, "
-                        "up_blocks.* the decoder. If the mask is off, try up_blocks.*; an error "
-                        "lists the names.",
-                    },
-                ),
-            },
-            "optional": _windows(),
-        }
+    REQUIRED = {
+        "model": SOCKET(MODEL, "The model that reads the prompt."),
+        "prompts": PROMPT_PAIR,
+        "latent": SOURCE_LATENT,
+        "words": STRING("circle",
+            "Words of the prompt, or several in a row, separated by commas. An object's noun with "
+            "its colour (red circle) is found best. If too much is white, name fewer words."),
+        "prompt": COMBO(["source", "target"],
+            "The prompt in which the words stand. source: what the clip shows now. target shows "
+            "where the model would put the new thing."),
+        **_looks(0.2, 0.6, 3),
+        **_threshold(0.5, 0),
+        "max_tokens": INT(1024, 1, 65536,
+            "The finest layers with at most so many tokens a frame are read: 1024 is 32 x 32. If "
+            "the mask is ragged, lower it to 256.", advanced=True),
+        "sites": STRING("*",
+            "The cross-attention layers looked at, by name: * is all, up_blocks.* the decoder. If "
+            "the mask is off, try up_blocks.*; an error lists the names.", advanced=True),
+    }  # fmt: skip
+    OPTIONAL = WINDOWS
 
     def make(
         self, model, prompts, latent, words: str, prompt: str, t_min: float, t_max: float,
@@ -319,8 +205,4 @@ class MaskFromWords:
 NODE_CLASS_MAPPINGS = {
     "ReScoreMaskFromGradient": MaskFromGradient,
     "ReScoreMaskFromWords": MaskFromWords,
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "ReScoreMaskFromGradient": "Mask from Gradient",
-    "ReScoreMaskFromWords": "Mask from Words",
 }

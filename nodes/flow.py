@@ -1,18 +1,18 @@
 """Nodes that compute a clip's optical flow, show it, and smooth gradients along it."""
 
 from dataclasses import replace
-from typing import Any
 
 from . import host, layouts
 from .sockets import FLOW, TERMS
 from .terms import CATEGORY as TERMS_CATEGORY
+from .widgets import COMBO, FLOAT, INT, SOCKET, Node, outputs
 
 CATEGORY = f"{host.CATEGORY}/flow"
 
 
-class OpticalFlow:
-    """The optical flow of a clip, both ways."""
-
+class OpticalFlow(Node):
+    TITLE = "Optical Flow"
+    SEARCH_ALIASES = ["estimate motion", "RAFT", "DIS flow", "motion vectors"]
     DESCRIPTION = (
         "Computes where every pixel of a clip goes in the next frame, and where it came from. dis "
         "needs no weights (OpenCV's dense inverse search); raft is more exact and needs "
@@ -20,25 +20,15 @@ class OpticalFlow:
     )
     CATEGORY = CATEGORY
     FUNCTION = "compute"
-    RETURN_TYPES = (FLOW,)
-    RETURN_NAMES = ("flow",)
-    OUTPUT_TOOLTIPS = ("The flow, for Flow Smoothing and Show Flow.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "images": ("IMAGE", {"tooltip": "The source clip, at full size."}),
-                "method": (
-                    ["dis", "raft"],
-                    {
-                        "default": "dis",
-                        "tooltip": "dis runs anywhere and is fast. If Show Flow looks ragged or "
-                        "misses fast motion, try raft.",
-                    },
-                ),
-            }
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        flow=(FLOW, "The flow, for Flow Smoothing and Show Flow."),
+    )
+    REQUIRED = {
+        "images": SOCKET("IMAGE", "The source clip, at full size."),
+        "method": COMBO(["dis", "raft"],
+            "dis runs anywhere and is fast. If Show Flow looks ragged or misses fast motion, try "
+            "raft."),
+    }  # fmt: skip
 
     def compute(self, images, method: str):
         from ..pipelines.flow.estimation import estimate_flow
@@ -48,9 +38,9 @@ class OpticalFlow:
         return (estimate_flow(clip, method, on_pair=lambda done, _: bar(done)),)
 
 
-class ShowFlow:
-    """A flow as pictures."""
-
+class ShowFlow(Node):
+    TITLE = "Show Flow"
+    SEARCH_ALIASES = ["visualize flow", "visualise flow", "flow to image", "preview flow"]
     DESCRIPTION = (
         "Shows optical flow as the usual colour wheel: the hue is the direction (right is red, "
         "down yellow-green, left cyan, up violet), the strength of the colour the speed, white "
@@ -58,28 +48,15 @@ class ShowFlow:
     )
     CATEGORY = CATEGORY
     FUNCTION = "show"
-    RETURN_TYPES = ("IMAGE",)
-    RETURN_NAMES = ("images",)
-    OUTPUT_TOOLTIPS = ("One picture for every two neighbouring frames.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "flow": (FLOW, {"tooltip": "The flow to show, from Optical Flow."}),
-                "longest": (
-                    "FLOAT",
-                    {
-                        "default": 0.0,
-                        "min": 0.0,
-                        "max": 1000.0,
-                        "step": 0.5,
-                        "tooltip": "Pixels a frame that get the full colour; 0 takes the fastest "
-                        "of the clip. Set it to compare clips.",
-                    },
-                ),
-            }
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        images=("IMAGE", "One picture for every two neighbouring frames."),
+    )
+    REQUIRED = {
+        "flow": SOCKET(FLOW, "The flow to show, from Optical Flow."),
+        "longest": FLOAT(0, 0, 1000, 0.5,
+            "Pixels a frame that get the full colour; 0 takes the fastest of the clip. Set it to "
+            "compare clips."),
+    }  # fmt: skip
 
     def show(self, flow, longest: float):
         from einops import rearrange
@@ -93,9 +70,9 @@ class ShowFlow:
         return (rearrange(pictures, "n c h w -> n h w c").cpu(),)
 
 
-class FlowSmoothing:
-    """Flow-guided gradient smoothing, as we define it."""
-
+class FlowSmoothing(Node):
+    TITLE = "Flow Smoothing (inspired by)"
+    SEARCH_ALIASES = ["reduce flicker", "temporal smoothing", "deflicker"]
     DESCRIPTION = (
         "Smooths the gradients of all terms on the wire so far along the source clip's optical "
         "flow: each point moves as it does in the neighbouring frames, which removes flicker. "
@@ -104,40 +81,18 @@ class FlowSmoothing:
     )
     CATEGORY = TERMS_CATEGORY
     FUNCTION = "apply"
-    RETURN_TYPES = (TERMS,)
-    RETURN_NAMES = ("terms",)
-    OUTPUT_TOOLTIPS = ("The same terms, smoothed.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "terms": (TERMS, {"tooltip": "The terms whose gradients are smoothed."}),
-                "flow": (FLOW, {"tooltip": "The source clip's flow, from Optical Flow."}),
-                "strength": (
-                    "FLOAT",
-                    {
-                        "default": 0.5,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.05,
-                        "tooltip": "0 leaves gradients as they are, 1 takes the mean of a point's "
-                        "neighbours in time alone. If the edit flickers, raise it.",
-                    },
-                ),
-                "radius": (
-                    "INT",
-                    {
-                        "default": 1,
-                        "min": 1,
-                        "max": 16,
-                        "step": 1,
-                        "tooltip": "How many frames on each side take part. If slow flicker is "
-                        "left, raise it.",
-                    },
-                ),
-            }
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        terms=(TERMS, "The same terms, smoothed."),
+    )
+    REQUIRED = {
+        "terms": SOCKET(TERMS, "The terms whose gradients are smoothed."),
+        "flow": SOCKET(FLOW, "The source clip's flow, from Optical Flow."),
+        "strength": FLOAT(0.5, 0, 1, 0.05,
+            "0 leaves gradients as they are, 1 takes the mean of a point's neighbours in time "
+            "alone. If the edit flickers, raise it."),
+        "radius": INT(1, 1, 16,
+            "How many frames on each side take part. If slow flicker is left, raise it."),
+    }  # fmt: skip
 
     def apply(self, terms: tuple, flow, strength: float, radius: int):
         from ..pipelines.flow import FlowSmoothing as Smoothing
@@ -150,9 +105,4 @@ NODE_CLASS_MAPPINGS = {
     "ReScoreOpticalFlow": OpticalFlow,
     "ReScoreShowFlow": ShowFlow,
     "ReScoreFlowSmoothing": FlowSmoothing,
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "ReScoreOpticalFlow": "Optical Flow",
-    "ReScoreShowFlow": "Show Flow",
-    "ReScoreFlowSmoothing": "Flow Smoothing (inspired by)",
 }

@@ -1,17 +1,22 @@
 """The node that makes a video model of an image model."""
 
 from dataclasses import replace
-from typing import Any
 
 from . import host
+from .shared import FIXED_SEED
 from .sockets import MODEL
+from .widgets import COMBO, INT, SOCKET, Node, outputs
 
 CATEGORY = f"{host.CATEGORY}/tuning"
+_VARIANTS = (
+    "ei2", "tune-a-video", "stam", "ffam", "centring", "spectral-norm", "instance-norm",
+    "full-space-time", "per-frame",
+)  # fmt: skip
 
 
-class InflateImageModel:
-    """A Stable Diffusion 1.x model whose frames see each other."""
-
+class InflateImageModel(Node):
+    TITLE = "Inflate Image Model"
+    SEARCH_ALIASES = ["image to video model", "Tune-A-Video", "EI2", "inflate UNet"]
     DESCRIPTION = (
         "Makes a video model of an image model (Stable Diffusion 1.x) for One-Shot Tune: frames "
         "read each other in self-attention, and attention along time is added to every block. The "
@@ -20,72 +25,28 @@ class InflateImageModel:
     )
     CATEGORY = CATEGORY
     FUNCTION = "inflate"
-    RETURN_TYPES = (MODEL, "STRING")
-    RETURN_NAMES = ("model", "report")
-    OUTPUT_TOOLTIPS = (
-        "The video model: tune it, or load tuned weights into it.",
-        "What was put in, and how many weights tuning will train.",
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        model=(MODEL, "The video model: tune it, or load tuned weights into it."),
+        report=("STRING", "What was put in, and how many weights tuning will train."),
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "model": (
-                    MODEL,
-                    {
-                        "tooltip": "An image model, from Load Image Model (Stable Diffusion 1.4 is "
-                        "the paper's) or shapeworld-sd from Load Shape-World Model."
-                    },
-                ),
-                "variant": (
-                    [
-                        "ei2",
-                        "tune-a-video",
-                        "stam",
-                        "ffam",
-                        "centring",
-                        "spectral-norm",
-                        "instance-norm",
-                        "full-space-time",
-                        "per-frame",
-                    ],
-                    {
-                        "default": "ei2",
-                        "tooltip": "ei2: fine-coarse frame attention and shift-restricted temporal "
-                        "attention. tune-a-video: the baseline. stam, ffam: it with one of EI2's "
-                        "two modules; centring, spectral-norm, instance-norm: with a part of STAM. "
-                        "full-space-time: STAM with all tokens of all frames, far more memory. "
-                        "per-frame: frames see each other along time only. If edits do not follow "
-                        "the prompt, use ei2 or stam; if frames flicker, ei2 or ffam.",
-                    },
-                ),
-                "ratio": (
-                    "INT",
-                    {
-                        "default": 2,
-                        "min": 1,
-                        "max": 64,
-                        "step": 1,
-                        "tooltip": "How much coarser a frame sees the other frames (ei2, ffam). 2 "
-                        "or 4 in the paper. If memory or time runs out, 4; if frames flicker, 2. 1 "
-                        "is full attention.",
-                    },
-                ),
-                "seed": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 0xFFFFFFFF,
-                        "step": 1,
-                        "control_after_generate": False,
-                        "tooltip": "Draws the weights along time as they are before tuning. It "
-                        "hardly matters; keep it for results that can be repeated.",
-                    },
-                ),
-            }
-        }
+    REQUIRED = {
+        "model": SOCKET(MODEL,
+            "An image model, from Load Image Model (Stable Diffusion 1.4 is the paper's) or "
+            "shapeworld-sd from Load Shape-World Model."),
+        "variant": COMBO(_VARIANTS,
+            "ei2: fine-coarse frame attention and shift-restricted temporal attention. "
+            "tune-a-video: the baseline. stam, ffam: it with one of EI2's two modules; centring, "
+            "spectral-norm, instance-norm: with a part of STAM. full-space-time: STAM with all "
+            "tokens of all frames, far more memory. per-frame: frames see each other along time "
+            "only. If edits do not follow the prompt, use ei2 or stam; if frames flicker, ei2 or "
+            "ffam."),
+        "ratio": INT(2, 1, 64,
+            "How much coarser a frame sees the other frames (ei2, ffam). 2 or 4 in the paper. If "
+            "memory or time runs out, 4; if frames flicker, 2. 1 is full attention."),
+        "seed": FIXED_SEED(
+            "Draws the weights along time as they are before tuning. It hardly matters; keep it "
+            "for results that can be repeated.", advanced=True),
+    }  # fmt: skip
 
     def inflate(self, model, variant: str, ratio: int, seed: int):
         from ..pipelines.tuning.inflation import VARIANTS, inflate_backbone
@@ -97,4 +58,3 @@ class InflateImageModel:
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreInflateImageModel": InflateImageModel}
-NODE_DISPLAY_NAME_MAPPINGS = {"ReScoreInflateImageModel": "Inflate Image Model"}

@@ -1,15 +1,14 @@
 """The node that shows what a set of terms would do to a clip."""
 
-from typing import Any
-
 from . import host, layouts
-from .distillation import ScoreDistillation
-from .sockets import MODEL, PROMPTS, TERMS
+from .shared import CFG, PROMPT_PAIR, SEED, SOURCE_LATENT
+from .sockets import MODEL, TERMS
+from .widgets import FLOAT, SOCKET, Node, outputs
 
 
-class InspectGradient:
-    """One evaluation of the terms, as pictures."""
-
+class InspectGradient(Node):
+    TITLE = "Inspect Gradient"
+    SEARCH_ALIASES = ["preview edit", "debug gradient", "edit heatmap", "where will it change"]
     DESCRIPTION = (
         "Evaluates the connected terms once, at the source clip and a chosen timestep, and shows "
         "where they would change it: the energy of the gradient, bright where it is strong, and "
@@ -17,38 +16,25 @@ class InspectGradient:
     )
     CATEGORY = f"{host.CATEGORY}/distillation"
     FUNCTION = "inspect"
-    RETURN_TYPES = ("IMAGE", "MASK", "STRING")
-    RETURN_NAMES = ("energy", "adaptive_mask", "report")
-    OUTPUT_TOOLTIPS = (
-        "The root mean square over channels, one picture per frame, scaled to the strongest.",
-        "The share of channels that ASSD would smooth; black without an Adaptive Sliding term.",
-        "Each term's number.",
-    )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        loop = ScoreDistillation.INPUT_TYPES()["required"]
-        return {
-            "required": {
-                "model": (MODEL, {"tooltip": "The model that the terms ask."}),
-                "prompts": (PROMPTS, {"tooltip": "From Encode Prompt Pair, same model."}),
-                "latent": loop["latent"],
-                "terms": (TERMS, {"tooltip": "The terms to look at."}),
-                "t": (
-                    "FLOAT",
-                    {
-                        "default": 0.5,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.01,
-                        "tooltip": "The timestep, as a share of the schedule. High ones show "
-                        "layout and colour, low ones detail.",
-                    },
-                ),
-                "cfg": loop["cfg"],
-                "seed": loop["seed"],
-            }
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        energy=("IMAGE",
+            "The root mean square over channels, one picture per frame, scaled to the strongest."),
+        adaptive_mask=("MASK",
+            "The share of channels that ASSD would smooth; black without an Adaptive Sliding "
+            "term."),
+        report=("STRING", "Each term's number."),
+    )  # fmt: skip
+    REQUIRED = {
+        "model": SOCKET(MODEL, "The model that the terms ask."),
+        "prompts": PROMPT_PAIR,
+        "latent": SOURCE_LATENT,
+        "terms": SOCKET(TERMS, "The terms to look at."),
+        "t": FLOAT(0.5, 0, 1, 0.01,
+            "The timestep, as a share of the schedule. High ones show layout and colour, low ones "
+            "detail."),
+        "cfg": CFG,
+        "seed": SEED,
+    }  # fmt: skip
 
     def inspect(self, model, prompts, latent, terms, t: float, cfg: float, seed: int):
         from einops import rearrange
@@ -76,4 +62,3 @@ class InspectGradient:
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreInspectGradient": InspectGradient}
-NODE_DISPLAY_NAME_MAPPINGS = {"ReScoreInspectGradient": "Inspect Gradient"}

@@ -6,6 +6,7 @@ from typing import Any
 
 from . import host, layouts
 from .sockets import MODEL, PIXEL_SIZE, PROMPTS, TRAJECTORY, Inversion
+from .widgets import FLOAT, INT, SOCKET, Node, outputs
 
 CATEGORY = f"{host.CATEGORY}/inversion"
 # A rough bound on what a UNet's activations take, in bytes per latent pixel and row of the batch.
@@ -65,9 +66,9 @@ def shown(inversion: Inversion, model) -> tuple[float, float]:
     return height, width
 
 
-class DDIMInversion:
-    """From a clip to noise, keeping the way."""
-
+class DDIMInversion(Node):
+    TITLE = "DDIM Inversion"
+    SEARCH_ALIASES = ["invert video", "unsampler", "video to noise", "inversion", "video to video"]
     DESCRIPTION = (
         "Runs sampling backwards: from the clip's latents to the noise from which the model would "
         "make the clip under the source prompt. Keeps every latent on the way, for Null-Text "
@@ -75,85 +76,32 @@ class DDIMInversion:
     )
     CATEGORY = CATEGORY
     FUNCTION = "invert"
-    RETURN_TYPES = (TRAJECTORY, "LATENT")
-    RETURN_NAMES = ("trajectory", "noise")
-    OUTPUT_TOOLTIPS = (
-        "The whole way, with the prompt and model it belongs to.",
-        "Its noisy end, for other samplers.",
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        trajectory=(TRAJECTORY, "The whole way, with the prompt and model it belongs to."),
+        noise=("LATENT", "Its noisy end, for other samplers."),
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "model": (MODEL, {"tooltip": "The model that will edit the clip; any kind."}),
-                "prompts": (
-                    PROMPTS,
-                    {"tooltip": "From Encode Prompt Pair, same model. The source prompt is used."},
-                ),
-                "latent": ("LATENT", {"tooltip": "The clip, from Video VAE Encode."}),
-                "steps": (
-                    "INT",
-                    {
-                        "default": 50,
-                        "min": 1,
-                        "max": 999,
-                        "step": 1,
-                        "tooltip": "Steps from clip to noise, and of everything that comes back "
-                        "along the trajectory. 50 is the paper's. If reconstructions are off, "
-                        "raise it; for a quick look 20 do.",
-                    },
-                ),
-                "cfg": (
-                    "FLOAT",
-                    {
-                        "default": 1.0,
-                        "min": 0.0,
-                        "max": 30.0,
-                        "step": 0.1,
-                        "tooltip": "Guidance while inverting. 1 (none) is VideoDirector's; 0 "
-                        "leaves the prompt out, as in Tune-A-Video. If the clip is not found back, "
-                        "go back to 1.",
-                    },
-                ),
-                "refinements": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 50,
-                        "step": 1,
-                        "tooltip": "Extra model calls per step that make it the exact inverse of "
-                        "a denoising step. 0 is the paper's. If plain sampling does not find the "
-                        "clip back, try 2 to 5; each costs as much as the inversion itself.",
-                    },
-                ),
-                "window": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 1024,
-                        "step": 1,
-                        "tooltip": "Longer clips go through the model in windows of so many "
-                        "frames, here and in all nodes along the trajectory. 0 is as many as the "
-                        "model knows. If memory runs out, 16 or 8.",
-                    },
-                ),
-                "overlap": (
-                    "INT",
-                    {
-                        "default": 4,
-                        "min": 0,
-                        "max": 1024,
-                        "step": 1,
-                        "tooltip": "Frames that neighbouring windows share and blend in, 4 to "
-                        "start with. If there is a jump where windows meet, raise it; at most one "
-                        "less than the window.",
-                    },
-                ),
-            }
-        }
+    REQUIRED = {
+        "model": SOCKET(MODEL, "The model that will edit the clip; any kind."),
+        "prompts": SOCKET(PROMPTS,
+            "From Encode Prompt Pair, same model. The source prompt is used."),
+        "latent": SOCKET("LATENT", "The clip, from Video VAE Encode."),
+        "steps": INT(50, 1, 999,
+            "Steps from clip to noise, and of everything that comes back along the trajectory. 50 "
+            "is the paper's. If reconstructions are off, raise it; for a quick look 20 do."),
+        "cfg": FLOAT(1, 0, 30, 0.1,
+            "Guidance while inverting. 1 (none) is VideoDirector's; 0 leaves the prompt out, as in "
+            "Tune-A-Video. If the clip is not found back, go back to 1."),
+        "refinements": INT(0, 0, 50,
+            "Extra model calls per step that make it the exact inverse of a denoising step. 0 is "
+            "the paper's. If plain sampling does not find the clip back, try 2 to 5; each costs as "
+            "much as the inversion itself.", advanced=True),
+        "window": INT(0, 0, 1024,
+            "Longer clips go through the model in windows of so many frames, here and in all nodes "
+            "along the trajectory. 0 is as many as the model knows. If memory runs out, 16 or 8."),
+        "overlap": INT(4, 0, 1024,
+            "Frames that neighbouring windows share and blend in, 4 to start with. If there is a "
+            "jump where windows meet, raise it; at most one less than the window.", advanced=True),
+    }  # fmt: skip
 
     def invert(
         self, model, prompts, latent, steps: int, cfg: float, refinements: int, window: int = 0,
@@ -199,4 +147,3 @@ class DDIMInversion:
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreDDIMInversion": DDIMInversion}
-NODE_DISPLAY_NAME_MAPPINGS = {"ReScoreDDIMInversion": "DDIM Inversion"}

@@ -1,31 +1,25 @@
 """Nodes between frames and latents, a few frames at a time."""
 
 from math import prod
-from typing import Any
 
 from . import host, layouts
+from .shared import FIXED_SEED
 from .sockets import MODEL, PIXEL_SIZE
+from .widgets import COMBO, INT, SOCKET, Node, outputs
 
 CATEGORY = f"{host.CATEGORY}/latents"
-_FRAMES_PER_CHUNK = (
-    "INT",
-    {
-        "default": 8,
-        "min": 1,
-        "max": 256,
-        "step": 1,
-        "tooltip": "Frames that go through the VAE at once. Lower it when memory runs out; the "
-        "result is the same.",
-    },
-)
-# What the autoencoder's activations take in float32, in bytes per pixel of a chunk; real Stable
-# Diffusion's, as benchmarks/real_sizes.py has it.
+_FRAMES_PER_CHUNK = INT(8, 1, 256,
+    "Frames that go through the VAE at once. Lower it when memory runs "
+    "out; the result is the same.", advanced=True
+)  # fmt: skip
+# Bytes that the activations of Stable Diffusion's autoencoder take in float32, per pixel of a
+# chunk, as benchmarks/real_sizes.py measures them.
 _BYTES_PER_PIXEL = 3100
 
 
-class VideoVAEEncode:
-    """Frames to latents."""
-
+class VideoVAEEncode(Node):
+    TITLE = "Video VAE Encode"
+    SEARCH_ALIASES = ["video to latent", "encode video", "VAE encode", "image to latent"]
     DESCRIPTION = (
         "Encodes a clip with the model's VAE, frame by frame in chunks, so that its length does "
         "not matter for memory. Any width and height: edges are padded inside and cropped back by "
@@ -33,41 +27,18 @@ class VideoVAEEncode:
     )
     CATEGORY = CATEGORY
     FUNCTION = "encode"
-    RETURN_TYPES = ("LATENT",)
-    RETURN_NAMES = ("latent",)
-    OUTPUT_TOOLTIPS = ("One latent per frame.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "model": (MODEL, {"tooltip": "The model whose VAE encodes the clip."}),
-                "images": (
-                    "IMAGE",
-                    {"tooltip": "The clip, from Get Video Components or any node of frames."},
-                ),
-                "frames_per_chunk": _FRAMES_PER_CHUNK,
-                "posterior": (
-                    ["mean", "sample"],
-                    {
-                        "default": "mean",
-                        "tooltip": "mean: the most likely latent, best for editing. sample: drawn "
-                        "from the VAE's distribution with the seed.",
-                    },
-                ),
-                "seed": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 0xFFFFFFFF,
-                        "step": 1,
-                        "control_after_generate": False,
-                        "tooltip": "Used only when posterior is sample.",
-                    },
-                ),
-            }
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        latent=("LATENT", "One latent per frame."),
+    )
+    REQUIRED = {
+        "model": SOCKET(MODEL, "The model whose VAE encodes the clip."),
+        "images": SOCKET("IMAGE", "The clip, from Get Video Components or any node of frames."),
+        "frames_per_chunk": _FRAMES_PER_CHUNK,
+        "posterior": COMBO(["mean", "sample"],
+            "mean: the most likely latent, best for editing. sample: drawn from the VAE's "
+            "distribution with the seed.", advanced=True),
+        "seed": FIXED_SEED("Used only when posterior is sample.", advanced=True),
+    }  # fmt: skip
 
     def encode(self, model, images, frames_per_chunk: int, posterior: str, seed: int):
         import torch
@@ -90,28 +61,23 @@ class VideoVAEEncode:
         return ({"samples": samples, PIXEL_SIZE: tuple(clip.shape[-2:])},)
 
 
-class VideoVAEDecode:
-    """Latents to frames."""
-
+class VideoVAEDecode(Node):
+    TITLE = "Video VAE Decode"
+    SEARCH_ALIASES = ["latent to video", "decode video", "VAE decode", "latent to image"]
     DESCRIPTION = (
         "Decodes latents with the model's VAE in chunks, and crops what Video VAE Encode padded: "
         "the clip has the size and the number of frames it came with."
     )
     CATEGORY = CATEGORY
     FUNCTION = "decode"
-    RETURN_TYPES = ("IMAGE",)
-    RETURN_NAMES = ("images",)
-    OUTPUT_TOOLTIPS = ("The clip, for Create Video or Compare Clips.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "model": (MODEL, {"tooltip": "The model whose VAE made the latents."}),
-                "latent": ("LATENT", {"tooltip": "Latents, one per frame."}),
-                "frames_per_chunk": _FRAMES_PER_CHUNK,
-            }
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        images=("IMAGE", "The clip, for Create Video or Compare Clips."),
+    )
+    REQUIRED = {
+        "model": SOCKET(MODEL, "The model whose VAE made the latents."),
+        "latent": SOCKET("LATENT", "Latents, one per frame."),
+        "frames_per_chunk": _FRAMES_PER_CHUNK,
+    }  # fmt: skip
 
     def decode(self, model, latent, frames_per_chunk: int):
         from ..pipelines.models.codec import decode_video
@@ -133,8 +99,4 @@ class VideoVAEDecode:
 NODE_CLASS_MAPPINGS = {
     "ReScoreVideoVAEEncode": VideoVAEEncode,
     "ReScoreVideoVAEDecode": VideoVAEDecode,
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "ReScoreVideoVAEEncode": "Video VAE Encode",
-    "ReScoreVideoVAEDecode": "Video VAE Decode",
 }

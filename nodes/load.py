@@ -1,27 +1,18 @@
 """Nodes that load models: from the user's folders, and the tiny ones that come with the pack."""
 
 from pathlib import Path
-from typing import Any
 
 from . import host
 from .sockets import MODEL
+from .widgets import COMBO, FILES, SOCKET, Node, outputs
 
 CATEGORY = f"{host.CATEGORY}/models"
 
-_PRECISION = (
-    ["auto", "fp32", "bf16", "fp16"],
-    {
-        "default": "auto",
-        "tooltip": "Number format of the weights. auto: bf16 or fp16 where the GPU is good at it, "
-        "fp32 on a CPU. Latents are always kept in fp32. If you see black or NaN frames with fp16, "
-        "choose bf16 or fp32.",
-    },
-)
-
-
-def _choices(names: list[str], place: str) -> list[str]:
-    """The choices of a model combo; without any, one entry that says where to put a model."""
-    return names or [f"(nothing found: put a model into models/{place})"]
+_PRECISION = COMBO(["auto", "fp32", "bf16", "fp16"],
+    "Number format of the weights. auto: bf16 or fp16 where the GPU is good at it, fp32 on a CPU. "
+    "Latents are always kept in fp32. If you see black or NaN frames "
+    "with fp16, choose bf16 or fp32.", advanced=True
+)  # fmt: skip
 
 
 def _found(name: str, kind: str, *categories: str) -> Path:
@@ -37,33 +28,30 @@ def _found(name: str, kind: str, *categories: str) -> Path:
     return find_model(name, roots, kind)
 
 
-class LoadVideoModel:
-    """ModelScope, ZeroScope and other text-to-video models of their layout."""
-
+class LoadVideoModel(Node):
+    TITLE = "Load Video Model"
+    SEARCH_ALIASES = ["text to video model", "ModelScope", "ZeroScope", "video model loader"]
     DESCRIPTION = (
         "Loads a text-to-video model (ModelScope, ZeroScope) from a folder in diffusers layout "
         "under models/diffusers. Nothing is downloaded."
     )
     CATEGORY = CATEGORY
     FUNCTION = "load"
-    RETURN_TYPES = (MODEL,)
-    RETURN_NAMES = ("model",)
-    OUTPUT_TOOLTIPS = ("The model, for Encode Prompt Pair, Video VAE Encode and the loops.",)
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        model=(MODEL, "The model, for Encode Prompt Pair, Video VAE Encode and the loops."),
+    )
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
+    def INPUT_TYPES(cls):
         from ..pipelines.models.unet.layout import list_models
 
         folders = list_models(host.roots("diffusers"), "text-to-video")
-        return {
-            "required": {
-                "folder": (
-                    _choices(folders, "diffusers"),
-                    {"tooltip": "A folder under models/diffusers, such as zeroscope_v2_576w."},
-                ),
-                "precision": _PRECISION,
-            }
-        }
+        required = {
+            "folder": FILES(folders, "put a model into models/diffusers",
+                "A folder under models/diffusers, such as zeroscope_v2_576w."),
+            "precision": _PRECISION,
+        }  # fmt: skip
+        return {"required": required}
 
     def load(self, folder: str, precision: str):
         from ..pipelines.models.unet.load import load_text_to_video
@@ -72,9 +60,9 @@ class LoadVideoModel:
         return (load_text_to_video(path, dtype=host.dtype(precision)),)
 
 
-class LoadImageModel:
-    """Stable Diffusion 1.x, frame by frame."""
-
+class LoadImageModel(Node):
+    TITLE = "Load Image Model"
+    SEARCH_ALIASES = ["load checkpoint", "load Stable Diffusion", "SD 1.5", "model loader"]
     DESCRIPTION = (
         "Loads a Stable Diffusion 1.x model: a folder in diffusers layout under models/diffusers, "
         "or a single .safetensors file under models/checkpoints. Frames are edited one by one "
@@ -82,37 +70,27 @@ class LoadImageModel:
     )
     CATEGORY = CATEGORY
     FUNCTION = "load"
-    RETURN_TYPES = (MODEL,)
-    RETURN_NAMES = ("model",)
-    OUTPUT_TOOLTIPS = ("The model; wire it to Load AnimateDiff Model to give it motion.",)
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        model=(MODEL, "The model; wire it to Load AnimateDiff Model to give it motion."),
+    )
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
+    def INPUT_TYPES(cls):
         from ..pipelines.models.unet.layout import list_models
 
         names = list_models(host.roots("diffusers"), "image")
         names += host.files_in("checkpoints", ".safetensors")
-        return {
-            "required": {
-                "model": (
-                    _choices(names, "checkpoints"),
-                    {
-                        "tooltip": "A Stable Diffusion 1.x folder or checkpoint. SDXL and others "
-                        "have another layout and are refused with the reason."
-                    },
-                ),
-                "precision": _PRECISION,
-                "prediction_type": (
-                    ["auto", "epsilon", "v_prediction"],
-                    {
-                        "default": "auto",
-                        "tooltip": "auto: what the folder's own settings say, and epsilon for a "
-                        "single file, which does not say it. If results are grey or noisy with a "
-                        "fine-tuned checkpoint, try v_prediction.",
-                    },
-                ),
-            }
-        }
+        required = {
+            "model": FILES(names, "put a model into models/checkpoints",
+                "A Stable Diffusion 1.x folder or checkpoint. SDXL and others have another layout "
+                "and are refused with the reason."),
+            "precision": _PRECISION,
+            "prediction_type": COMBO(["auto", "epsilon", "v_prediction"],
+                "auto: what the folder's own settings say, and epsilon for a single file, which "
+                "does not say it. If results are grey or noisy "
+                "with a fine-tuned checkpoint, try v_prediction.", advanced=True),
+        }  # fmt: skip
+        return {"required": required}
 
     def load(self, model: str, precision: str, prediction_type: str):
         from ..pipelines.models.unet.load import load_image
@@ -125,21 +103,19 @@ class LoadImageModel:
         return (image,)
 
 
-class LoadAnimateDiffModel:
-    """AnimateDiff: an image model with a motion module."""
-
+class LoadAnimateDiffModel(Node):
+    TITLE = "Load AnimateDiff Model"
+    SEARCH_ALIASES = ["AnimateDiff loader", "motion module", "motion adapter"]
     DESCRIPTION = (
         "Adds an AnimateDiff motion module to a Stable Diffusion 1.x model. The image model stays "
         "as it is. The noise schedule becomes AnimateDiff's linear one."
     )
     CATEGORY = CATEGORY
     FUNCTION = "load"
-    RETURN_TYPES = (MODEL,)
-    RETURN_NAMES = ("model",)
-    OUTPUT_TOOLTIPS = ("The video model.",)
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(model=(MODEL, "The video model."))
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
+    def INPUT_TYPES(cls):
         from ..pipelines.models.unet.layout import list_models
 
         roots = host.roots("animatediff_models")
@@ -147,21 +123,13 @@ class LoadAnimateDiffModel:
         parts = tuple(f"{name}/" for name in names)
         files = host.files_in("animatediff_models", ".safetensors", ".ckpt")
         names += [name for name in files if not name.startswith(parts)]
-        return {
-            "required": {
-                "image_model": (
-                    MODEL,
-                    {"tooltip": "From Load Image Model (Stable Diffusion 1.x)."},
-                ),
-                "motion_module": (
-                    _choices(names, "animatediff_models"),
-                    {
-                        "tooltip": "A file under models/animatediff_models, such as "
-                        "v3_sd15_mm.ckpt, or a MotionAdapter folder."
-                    },
-                ),
-            }
-        }
+        required = {
+            "image_model": SOCKET(MODEL, "From Load Image Model (Stable Diffusion 1.x)."),
+            "motion_module": FILES(names, "put a model into models/animatediff_models",
+                "A file under models/animatediff_models, such as v3_sd15_mm.ckpt, or a "
+                "MotionAdapter folder."),
+        }  # fmt: skip
+        return {"required": required}
 
     def load(self, image_model, motion_module: str):
         from ..pipelines.models.unet.load import load_animatediff
@@ -170,9 +138,9 @@ class LoadAnimateDiffModel:
         return (load_animatediff(image_model, path),)
 
 
-class LoadShapeWorldModel:
-    """The tiny models that come with the pack."""
-
+class LoadShapeWorldModel(Node):
+    TITLE = "Load Shape-World Model"
+    SEARCH_ALIASES = ["tiny model", "test model", "demo model", "no download"]
     DESCRIPTION = (
         "Loads one of the tiny models that come with the pack. They know only a 64 x 64 world of "
         "moving coloured shapes, but have the real architectures: a graph that runs with them runs "
@@ -180,25 +148,14 @@ class LoadShapeWorldModel:
     )
     CATEGORY = CATEGORY
     FUNCTION = "load"
-    RETURN_TYPES = (MODEL,)
-    RETURN_NAMES = ("model",)
-    OUTPUT_TOOLTIPS = ("The tiny model, used like a big one.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "model": (
-                    ["shapeworld-t2v", "shapeworld-sd", "shapeworld-animatediff"],
-                    {
-                        "default": "shapeworld-t2v",
-                        "tooltip": "shapeworld-t2v stands for ModelScope and ZeroScope, "
-                        "shapeworld-sd for Stable Diffusion 1.x, shapeworld-animatediff for it "
-                        "with an AnimateDiff motion module.",
-                    },
-                ),
-            }
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        model=(MODEL, "The tiny model, used like a big one."),
+    )
+    REQUIRED = {
+        "model": COMBO(["shapeworld-t2v", "shapeworld-sd", "shapeworld-animatediff"],
+            "shapeworld-t2v stands for ModelScope and ZeroScope, shapeworld-sd for Stable "
+            "Diffusion 1.x, shapeworld-animatediff for it with an AnimateDiff motion module."),
+    }  # fmt: skip
 
     def load(self, model: str):
         from ..shapeworld.models import load_shapeworld
@@ -211,10 +168,4 @@ NODE_CLASS_MAPPINGS = {
     "ReScoreLoadImageModel": LoadImageModel,
     "ReScoreLoadAnimateDiffModel": LoadAnimateDiffModel,
     "ReScoreLoadShapeWorldModel": LoadShapeWorldModel,
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "ReScoreLoadVideoModel": "Load Video Model",
-    "ReScoreLoadImageModel": "Load Image Model",
-    "ReScoreLoadAnimateDiffModel": "Load AnimateDiff Model",
-    "ReScoreLoadShapeWorldModel": "Load Shape-World Model",
 }

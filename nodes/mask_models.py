@@ -5,11 +5,12 @@ from typing import Any
 from . import host, layouts
 from .masks import CATEGORY
 from .sockets import BOXES, DETECTOR, TRACKER
+from .widgets import COMBO, FILES, FLOAT, INT, SOCKET, STRING, Input, Node, outputs
 
 
-class LoadGroundingDino:
-    """Grounding DINO, which finds what a prompt names."""
-
+class LoadGroundingDino(Node):
+    TITLE = "Load Grounding DINO"
+    SEARCH_ALIASES = ["object detector", "grounding dino loader", "detection model"]
     DESCRIPTION = (
         "Loads a Grounding DINO model for Mask from Prompt: a folder as transformers saves it, "
         "under models/grounding-dino, such as grounding-dino-tiny. Nothing is downloaded; without "
@@ -17,12 +18,12 @@ class LoadGroundingDino:
     )
     CATEGORY = CATEGORY
     FUNCTION = "load"
-    RETURN_TYPES = (DETECTOR,)
-    RETURN_NAMES = ("detector",)
-    OUTPUT_TOOLTIPS = ("The model, for Mask from Prompt.",)
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        detector=(DETECTOR, "The model, for Mask from Prompt."),
+    )
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
+    def INPUT_TYPES(cls):
         return {"required": {"folder": _folders("grounding-dino", "grounding-dino")}}
 
     def load(self, folder: str):
@@ -32,9 +33,9 @@ class LoadGroundingDino:
         return (load_grounding_dino(path),)
 
 
-class LoadSam2:
-    """SAM 2, which follows what is pointed at."""
-
+class LoadSam2(Node):
+    TITLE = "Load SAM 2"
+    SEARCH_ALIASES = ["SAM2 loader", "segment anything", "segmentation model"]
     DESCRIPTION = (
         "Loads a SAM 2 video model for Mask through Clip: a folder as transformers saves it, under "
         "models/sam2, such as sam2.1-hiera-small. Needs transformers 4.56 or newer. Nothing is "
@@ -42,12 +43,12 @@ class LoadSam2:
     )
     CATEGORY = CATEGORY
     FUNCTION = "load"
-    RETURN_TYPES = (TRACKER,)
-    RETURN_NAMES = ("tracker",)
-    OUTPUT_TOOLTIPS = ("The model, for Mask through Clip.",)
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        tracker=(TRACKER, "The model, for Mask through Clip."),
+    )
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
+    def INPUT_TYPES(cls):
         return {"required": {"folder": _folders("sam2", "sam2-video")}}
 
     def load(self, folder: str):
@@ -56,18 +57,15 @@ class LoadSam2:
         return (load_sam2(_found(folder, "sam2", "sam2-video", "sam2.1-hiera-small")),)
 
 
-def _folders(category: str, kind: str) -> tuple[list[str], dict[str, Any]]:
-    """The combo of the models of a kind; without any, one entry that says where to put them."""
+def _folders(category: str, kind: str) -> Input:
+    """The folders with a model of a kind, to choose from."""
     from ..pipelines.models.unet.layout import list_models
 
     names = list_models(host.roots(category), kind)
-    return (
-        names or [f"(nothing found: put a model into models/{category})"],
-        {
-            "tooltip": f"A folder under models/{category} with config.json and model.safetensors. "
-            "If none is listed, run this node: its error has the command that fetches one."
-        },
-    )
+    return FILES(names, f"put a model into models/{category}",
+        f"A folder under models/{category} with config.json and model.safetensors. If none is "
+        "listed, run this node: its error has the command that fetches one."
+    )  # fmt: skip
 
 
 def _found(folder: str, category: str, kind: str, example: str):
@@ -78,9 +76,9 @@ def _found(folder: str, category: str, kind: str, example: str):
     return find_model(name, host.roots(category), kind)
 
 
-class MaskFromPrompt:
-    """Boxes around what a prompt names."""
-
+class MaskFromPrompt(Node):
+    TITLE = "Mask from Prompt"
+    SEARCH_ALIASES = ["text to mask", "detect object", "find object", "segment by text"]
     DESCRIPTION = (
         "Finds what a prompt names, such as: a dog. Grounding DINO (Liu et al., 2023) looks at "
         "each frame, or at one; the boxes it is sure of become white. Wire them to Mask through "
@@ -88,79 +86,33 @@ class MaskFromPrompt:
     )
     CATEGORY = CATEGORY
     FUNCTION = "find"
-    RETURN_TYPES = ("MASK", BOXES, "STRING")
-    RETURN_NAMES = ("mask", "boxes", "report")
-    OUTPUT_TOOLTIPS = (
-        "White boxes, one mask per frame, of the clip's size.",
-        "The boxes themselves, for Mask through Clip.",
-        "What was found in which frame, and how sure the model is.",
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        mask=("MASK", "White boxes, one mask per frame, of the clip's size."),
+        boxes=(BOXES, "The boxes themselves, for Mask through Clip."),
+        report=("STRING", "What was found in which frame, and how sure the model is."),
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "detector": (DETECTOR, {"tooltip": "From Load Grounding DINO."}),
-                "images": ("IMAGE", {"tooltip": "The clip in which the thing is looked for."}),
-                "prompt": (
-                    "STRING",
-                    {
-                        "default": "a person",
-                        "tooltip": "What to find: a short noun phrase. Full stops or commas "
-                        "separate several things. If something else is found, describe it better.",
-                    },
-                ),
-                "threshold": (
-                    "FLOAT",
-                    {
-                        "default": 0.3,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.01,
-                        "tooltip": "How sure the model must be of a box. If nothing is found, "
-                        "lower it to 0.2; if too much is, raise it.",
-                    },
-                ),
-                "which": (
-                    ["best", "all"],
-                    {
-                        "default": "best",
-                        "tooltip": "best: the surest box of each frame. all: every one above the "
-                        "threshold, for several objects.",
-                    },
-                ),
-                "look_at": (
-                    ["every frame", "one frame"],
-                    {
-                        "default": "every frame",
-                        "tooltip": "one frame looks at key_frame only, and its boxes hold for the "
-                        "whole clip: right for Mask through Clip, and for what stands still.",
-                    },
-                ),
-                "key_frame": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 100000,
-                        "step": 1,
-                        "tooltip": "Used only with one frame: its number, from 0. Choose one in "
-                        "which the object is seen well.",
-                    },
-                ),
-                "largest": (
-                    "FLOAT",
-                    {
-                        "default": 1.0,
-                        "min": 0.01,
-                        "max": 1.0,
-                        "step": 0.01,
-                        "tooltip": "Boxes that cover more than this share of the picture are left "
-                        "out. If the whole picture is found, lower it to 0.8.",
-                    },
-                ),
-            }
-        }
+    REQUIRED = {
+        "detector": SOCKET(DETECTOR, "From Load Grounding DINO."),
+        "images": SOCKET("IMAGE", "The clip in which the thing is looked for."),
+        "prompt": STRING("a person",
+            "What to find: a short noun phrase. Full stops or commas separate several things. If "
+            "something else is found, describe it better."),
+        "threshold": FLOAT(0.3, 0, 1, 0.01,
+            "How sure the model must be of a box. If nothing is found, lower it to 0.2; if too "
+            "much is, raise it."),
+        "which": COMBO(["best", "all"],
+            "best: the surest box of each frame. all: every one above the threshold, for several "
+            "objects."),
+        "look_at": COMBO(["every frame", "one frame"],
+            "one frame looks at key_frame only, and its boxes hold for the whole clip: right for "
+            "Mask through Clip, and for what stands still."),
+        "key_frame": INT(0, 0, 100000,
+            "Used only with one frame: its number, from 0. Choose one in which the object is seen "
+            "well."),
+        "largest": FLOAT(1, 0.01, 1, 0.01,
+            "Boxes that cover more than this share of the picture are left out. If the whole "
+            "picture is found, lower it to 0.8.", advanced=True),
+    }  # fmt: skip
 
     def find(
         self, detector, images, prompt: str, threshold: float, which: str, look_at: str,
@@ -203,9 +155,9 @@ class MaskFromPrompt:
         return (boxes_mask(drawn, height, width), tuple(boxes), report)
 
 
-class MaskThroughClip:
-    """What is pointed at in one frame, followed through the clip."""
-
+class MaskThroughClip(Node):
+    TITLE = "Mask through Clip"
+    SEARCH_ALIASES = ["track mask", "segment video", "video segmentation", "rotoscope", "SAM2"]
     DESCRIPTION = (
         "Point at an object in one frame, with a box, with points, or with the boxes of Mask from "
         "Prompt, and SAM 2 (Ravi et al., 2024) outlines it in every frame, forwards and backwards "
@@ -213,65 +165,30 @@ class MaskThroughClip:
     )
     CATEGORY = CATEGORY
     FUNCTION = "follow"
-    RETURN_TYPES = ("MASK", "STRING")
-    RETURN_NAMES = ("mask", "report")
-    OUTPUT_TOOLTIPS = (
-        "White where the object is, one mask per frame, of the clip's size.",
-        "In which frames it is seen, and how much of them it covers.",
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        mask=("MASK", "White where the object is, one mask per frame, of the clip's size."),
+        report=("STRING", "In which frames it is seen, and how much of them it covers."),
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "tracker": (TRACKER, {"tooltip": "From Load SAM 2, such as sam2.1-hiera-small."}),
-                "images": ("IMAGE", {"tooltip": "The clip to follow the object through."}),
-                "frame": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 100000,
-                        "step": 1,
-                        "tooltip": "The number of the frame pointed at, from 0. Choose one that "
-                        "shows all of the object.",
-                    },
-                ),
-                "box": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "tooltip": "A box around the object in that frame, in pixels: x, y, width, "
-                        "height, such as 120, 80, 200, 150. Empty is none. A tight box works best.",
-                    },
-                ),
-                "points": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "tooltip": "Points on the object, in pixels: x, y; x, y, such as 160, 120; "
-                        "200, 140. Empty is none. If a part of it is missing, point at that, too.",
-                    },
-                ),
-                "negative_points": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "tooltip": "Points on what does not belong to it, written alike. If the "
-                        "mask spills over, point at where it should not be.",
-                    },
-                ),
-            },
-            "optional": {
-                "boxes": (
-                    BOXES,
-                    {
-                        "tooltip": "From Mask from Prompt: each of its boxes in that frame is an "
-                        "object of its own. Then box and points may stay empty."
-                    },
-                ),
-            },
-        }
+    REQUIRED = {
+        "tracker": SOCKET(TRACKER, "From Load SAM 2, such as sam2.1-hiera-small."),
+        "images": SOCKET("IMAGE", "The clip to follow the object through."),
+        "frame": INT(0, 0, 100000,
+            "The number of the frame pointed at, from 0. Choose one that shows all of the object."),
+        "box": STRING("",
+            "A box around the object in that frame, in pixels: x, y, width, height, such as 120, "
+            "80, 200, 150. Empty is none. A tight box works best."),
+        "points": STRING("",
+            "Points on the object, in pixels: x, y; x, y, such as 160, 120; 200, 140. Empty is "
+            "none. If a part of it is missing, point at that, too."),
+        "negative_points": STRING("",
+            "Points on what does not belong to it, written alike. If the mask spills over, point "
+            "at where it should not be."),
+    }  # fmt: skip
+    OPTIONAL = {
+        "boxes": SOCKET(BOXES,
+            "From Mask from Prompt: each of its boxes in that frame is an object of its own. Then "
+            "box and points may stay empty."),
+    }  # fmt: skip
 
     def follow(
         self, tracker, images, frame: int, box: str, points: str, negative_points: str, boxes=None
@@ -330,10 +247,4 @@ NODE_CLASS_MAPPINGS = {
     "ReScoreLoadSam2": LoadSam2,
     "ReScoreMaskFromPrompt": MaskFromPrompt,
     "ReScoreMaskThroughClip": MaskThroughClip,
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "ReScoreLoadGroundingDino": "Load Grounding DINO",
-    "ReScoreLoadSam2": "Load SAM 2",
-    "ReScoreMaskFromPrompt": "Mask from Prompt",
-    "ReScoreMaskThroughClip": "Mask through Clip",
 }

@@ -1,9 +1,8 @@
 """The node that shows a mask on its clip."""
 
-from typing import Any
-
 from . import layouts
 from .masks import CATEGORY
+from .widgets import COMBO, FLOAT, INT, SOCKET, Node, outputs
 
 _COLOURS = {
     "red": (1.0, 0.15, 0.1),
@@ -16,59 +15,29 @@ _COLOURS = {
 }
 
 
-class ShowMask:
-    """A mask drawn over its clip."""
-
+class ShowMask(Node):
+    TITLE = "Show Mask"
+    SEARCH_ALIASES = ["mask overlay", "preview mask", "visualize mask", "mask on video"]
     DESCRIPTION = (
         "Draws a mask over its clip: a tint where it is white, and a line around it. For Preview "
         "Image or Create Video, to see whether the mask fits before it is used."
     )
     CATEGORY = CATEGORY
     FUNCTION = "draw"
-    RETURN_TYPES = ("IMAGE",)
-    RETURN_NAMES = ("images",)
-    OUTPUT_TOOLTIPS = ("The clip with the mask drawn over it.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "images": ("IMAGE", {"tooltip": "The clip that the mask is for."}),
-                "mask": (
-                    "MASK",
-                    {"tooltip": "One mask for the clip or one per frame, at any resolution."},
-                ),
-                "colour": (
-                    list(_COLOURS),
-                    {
-                        "default": "magenta",
-                        "tooltip": "Of tint and line. Choose one that the clip does not have.",
-                    },
-                ),
-                "opacity": (
-                    "FLOAT",
-                    {
-                        "default": 0.4,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.05,
-                        "tooltip": "How much of the clip the tint hides. If you cannot see what is "
-                        "beneath, lower it; 0 leaves the line only.",
-                    },
-                ),
-                "outline": (
-                    "INT",
-                    {
-                        "default": 1,
-                        "min": 0,
-                        "max": 64,
-                        "step": 1,
-                        "tooltip": "Width of the line in pixels; 0 is none. For large clips raise "
-                        "it to 3.",
-                    },
-                ),
-            }
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        images=("IMAGE", "The clip with the mask drawn over it."),
+    )
+    REQUIRED = {
+        "images": SOCKET("IMAGE", "The clip that the mask is for."),
+        "mask": SOCKET("MASK", "One mask for the clip or one per frame, at any resolution."),
+        "colour": COMBO(list(_COLOURS),
+            "Of tint and line. Choose one that the clip does not have.", default="magenta"),
+        "opacity": FLOAT(0.4, 0, 1, 0.05,
+            "How much of the clip the tint hides. If you cannot see what is beneath, lower it; 0 "
+            "leaves the line only."),
+        "outline": INT(1, 0, 64,
+            "Width of the line in pixels; 0 is none. For large clips raise it to 3."),
+    }  # fmt: skip
 
     def draw(self, images, mask, colour: str, opacity: float, outline: int):
         from ..pipelines.masks.shapes import drawn_over
@@ -79,4 +48,3 @@ class ShowMask:
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreShowMask": ShowMask}
-NODE_DISPLAY_NAME_MAPPINGS = {"ReScoreShowMask": "Show Mask"}

@@ -4,23 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import host, layouts
-from .measures import (
-    CATEGORY,
-    CLIP,
-    EDITED,
-    MASK,
-    REGION,
-    SOURCE,
-    THRESHOLD,
-    MeasureNode,
-    compared,
-)
+from .measures import CATEGORY, CLIP, MeasureNode, RegionNode, compared
 from .sockets import CLIP_SCORER
+from .widgets import COMBO, FILES, SOCKET, STRING, Node, outputs
 
-_SCORER = (
-    CLIP_SCORER,
-    {"tooltip": "From Load CLIP Scorer, such as clip-vit-large-patch14."},
-)
+_SCORER = SOCKET(CLIP_SCORER, "From Load CLIP Scorer, such as clip-vit-large-patch14.")
+_PROMPT = STRING("",
+    "What the clip should show: the target prompt of the edit.", multiline=True
+)  # fmt: skip
 
 
 def _embedded(clip, images, prompt: str | None = None, region=None):
@@ -37,9 +28,9 @@ def _embedded(clip, images, prompt: str | None = None, region=None):
     return clip.embed_frames(frames, on_frames=host.progress(frames.shape[2])), text
 
 
-class LoadClipScorer:
-    """CLIP with both towers, and PickScore, which is one."""
-
+class LoadClipScorer(Node):
+    TITLE = "Load CLIP Scorer"
+    SEARCH_ALIASES = ["load CLIP", "load PickScore", "CLIP score model"]
     DESCRIPTION = (
         "Loads a CLIP model for measuring: a folder as transformers saves it, under "
         "models/clip_vision, such as clip-vit-large-patch14, or PickScore_v1 for PickScore. "
@@ -47,27 +38,21 @@ class LoadClipScorer:
     )
     CATEGORY = CATEGORY
     FUNCTION = "load"
-    RETURN_TYPES = (CLIP_SCORER,)
-    RETURN_NAMES = ("clip",)
-    OUTPUT_TOOLTIPS = ("The model, for CLIP Text Alignment, CLIP Frame Consistency, PickScore.",)
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        clip=(CLIP_SCORER,
+            "The model, for CLIP Text Alignment, CLIP Frame Consistency, PickScore."),
+    )  # fmt: skip
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
+    def INPUT_TYPES(cls):
         from ..pipelines.models.unet.layout import list_models
 
         names = list_models(host.roots("clip_vision"), "clip")
-        return {
-            "required": {
-                "folder": (
-                    names or ["(nothing found: put a model into models/clip_vision)"],
-                    {
-                        "tooltip": "A folder under models/clip_vision with config.json, weights "
-                        "and tokenizer. clip-vit-large-patch14 and clip-vit-base-patch32 are what "
-                        "papers use."
-                    },
-                ),
-            }
-        }
+        folder = FILES(names, "put a model into models/clip_vision",
+            "A folder under models/clip_vision with config.json, weights and tokenizer. "
+            "clip-vit-large-patch14 and clip-vit-base-patch32 are what papers use."
+        )  # fmt: skip
+        return {"required": {"folder": folder}}
 
     def load(self, folder: str):
         from ..pipelines.models.unet.layout import find_model
@@ -81,8 +66,8 @@ class LoadClipScorer:
 
 
 class ClipTextAlignment(MeasureNode):
-    """Cosine between frames and prompt."""
-
+    TITLE = "CLIP Text Alignment"
+    SEARCH_ALIASES = ["CLIP score", "CLIPScore", "prompt adherence", "text similarity"]
     DESCRIPTION = (
         "How well a clip fits a prompt: 100 times the mean over frames of the cosine between the "
         "CLIP embeddings of frame and prompt, as most editing papers report it (CLIPScore, Hessel "
@@ -90,33 +75,13 @@ class ClipTextAlignment(MeasureNode):
         "Measure the source with the target prompt, too: the difference is the edit. With a mask, "
         "only what lies inside is shown to CLIP, on black, as FiVE-Bench does it."
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "clip": _SCORER,
-                "images": CLIP,
-                "prompt": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "multiline": True,
-                        "tooltip": "What the clip should show: the target prompt of the edit.",
-                    },
-                ),
-            },
-            "optional": {
-                "mask": (
-                    "MASK",
-                    {
-                        "tooltip": "White is the edited region, to be measured alone. One mask, or "
-                        "one per frame, at any resolution; frames without any of it do not count."
-                    },
-                ),
-                "threshold": THRESHOLD,
-            },
-        }
+    REQUIRED = {"clip": _SCORER, "images": CLIP, "prompt": _PROMPT}
+    OPTIONAL = {
+        "mask": SOCKET("MASK",
+            "White is the edited region, to be measured alone. One mask, or one per frame, at any "
+            "resolution; frames without any of it do not count."),
+        "threshold": RegionNode.REQUIRED["threshold"],
+    }  # fmt: skip
 
     def measure(self, clip, images, prompt: str, mask=None, threshold: float = 0.5):
         from ..pipelines.measures.clip import text_alignment
@@ -131,20 +96,20 @@ class ClipTextAlignment(MeasureNode):
 
 
 class PickScore(MeasureNode):
-    """What people would pick."""
-
+    TITLE = "PickScore"
+    SEARCH_ALIASES = ["human preference", "aesthetic score", "preference score"]
     DESCRIPTION = (
         "How people would like the frames as pictures of the prompt (Kirstain et al., 2023): the "
         "mean over frames of T cos(frame, prompt), with the embeddings and the temperature T of "
         "the PickScore model, a CLIP trained on people's choices. Around 20; a difference of 1 "
         "means that 73 of 100 would pick the better one."
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        described = dict(ClipTextAlignment.INPUT_TYPES()["required"])
-        tooltip = "From Load CLIP Scorer, with PickScore_v1; another CLIP gives no PickScore."
-        return {"required": described | {"clip": (CLIP_SCORER, {"tooltip": tooltip})}}
+    REQUIRED = {
+        "clip": SOCKET(CLIP_SCORER,
+            "From Load CLIP Scorer, with PickScore_v1; another CLIP gives no PickScore."),
+        "images": CLIP,
+        "prompt": _PROMPT,
+    }  # fmt: skip
 
     def measure(self, clip, images, prompt: str):
         from ..pipelines.measures.clip import pick_score
@@ -154,31 +119,21 @@ class PickScore(MeasureNode):
 
 
 class ClipFrameConsistency(MeasureNode):
-    """Cosine between frames."""
-
+    TITLE = "CLIP Frame Consistency"
+    SEARCH_ALIASES = ["temporal consistency", "CLIP score", "flicker metric"]
     DESCRIPTION = (
         "How much a clip stays the same over time: 100 times the mean cosine between the CLIP "
         "embeddings of two frames, over frames that follow each other (most papers) or over all "
         "pairs (Tune-A-Video, Wu et al., 2023). Higher is steadier, a still clip has 100; compare "
         "with the source's own value."
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "clip": _SCORER,
-                "images": CLIP,
-                "pairs": (
-                    ["neighbours", "all pairs"],
-                    {
-                        "default": "neighbours",
-                        "tooltip": "neighbours sees flicker; all pairs also sees slow drift. The "
-                        "two are different numbers: compare like with like.",
-                    },
-                ),
-            }
-        }
+    REQUIRED = {
+        "clip": _SCORER,
+        "images": CLIP,
+        "pairs": COMBO(["neighbours", "all pairs"],
+            "neighbours sees flicker; all pairs also sees slow drift. The two are different "
+            "numbers: compare like with like."),
+    }  # fmt: skip
 
     def measure(self, clip, images, pairs: str):
         from ..pipelines.measures.clip import frame_consistency
@@ -197,9 +152,9 @@ class _Loadable:
         return {"vae": self.net}
 
 
-class MaskedLPIPS(MeasureNode):
-    """Learned perceptual distance."""
-
+class MaskedLPIPS(RegionNode):
+    TITLE = "LPIPS"
+    SEARCH_ALIASES = ["perceptual distance", "perceptual similarity", "image difference"]
     DESCRIPTION = (
         "How different the edit looks from the source (LPIPS 0.1, Zhang et al., 2018): the squared "
         "distance between the features of a network, of unit length, weighted by channel and "
@@ -207,27 +162,12 @@ class MaskedLPIPS(MeasureNode):
         "everywhere else in the edit, and places count by their share of it. 0 is equal, 0.1 "
         "alike, 0.5 other; lower is better. Needs weights in models/lpips; the error says which."
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "source": SOURCE,
-                "edited": EDITED,
-                "region": REGION,
-                "threshold": THRESHOLD,
-                "network": (
-                    ["alex", "vgg", "squeeze"],
-                    {
-                        "default": "alex",
-                        "tooltip": "alex judges as people do best and is fast; vgg is what some "
-                        "papers report, squeeze what FiVE-Bench does. Their numbers do not "
-                        "compare.",
-                    },
-                ),
-            },
-            "optional": {"mask": MASK},
-        }
+    REQUIRED = {
+        **RegionNode.REQUIRED,
+        "network": COMBO(["alex", "vgg", "squeeze"],
+            "alex judges as people do best and is fast; vgg is what some papers report, squeeze "
+            "what FiVE-Bench does. Their numbers do not compare."),
+    }  # fmt: skip
 
     def measure(self, source, edited, region: str, threshold: float, network: str, mask=None):
         from ..pipelines.measures.lpips import load_lpips, lpips
@@ -245,11 +185,4 @@ NODE_CLASS_MAPPINGS = {
     "ReScoreClipFrameConsistency": ClipFrameConsistency,
     "ReScorePickScore": PickScore,
     "ReScoreLPIPS": MaskedLPIPS,
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "ReScoreLoadClipScorer": "Load CLIP Scorer",
-    "ReScoreClipTextAlignment": "CLIP Text Alignment",
-    "ReScoreClipFrameConsistency": "CLIP Frame Consistency",
-    "ReScorePickScore": "PickScore",
-    "ReScoreLPIPS": "LPIPS",
 }

@@ -1,18 +1,14 @@
 """Nodes that measure how a clip moves, by its optical flow."""
 
-from typing import Any
-
 from . import host, layouts
 from .measures import CLIP, EDITED, SOURCE, MeasureNode
 from .sockets import FLOW
+from .widgets import FLOAT, INT, SOCKET
 
-GIVEN_FLOW = (
-    FLOW,
-    {
-        "tooltip": "This clip's flow from Optical Flow, where it is computed anyway or by raft. "
-        "Without it, it is computed by dis."
-    },
-)
+_GIVEN_FLOW = SOCKET(FLOW,
+    "This clip's flow from Optical Flow, where it is computed anyway or by raft. Without it, it is "
+    "computed by dis."
+)  # fmt: skip
 
 
 def flow_of(clip, given=None):
@@ -28,8 +24,8 @@ def flow_of(clip, given=None):
 
 
 class MotionSmoothness(MeasureNode):
-    """Acceleration along the optical flow."""
-
+    TITLE = "Motion Smoothness"
+    SEARCH_ALIASES = ["jitter", "shaky video", "temporal smoothness"]
     DESCRIPTION = (
         "How rough a clip's motion is: the mean length of the acceleration F_t+1(p + F_t(p)) - "
         "F_t(p) along its own optical flow F, over all pixels that stay visible for three frames, "
@@ -37,10 +33,12 @@ class MotionSmoothness(MeasureNode):
         "lower is smoother. Compare with the source's own value: a frozen edit is smooth, too. "
         "The definition is ours; flow is by dense inverse search (Kroeger et al., 2016; OpenCV)."
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"images": CLIP}, "optional": {"flow": GIVEN_FLOW}}
+    REQUIRED = {
+        "images": CLIP,
+    }  # fmt: skip
+    OPTIONAL = {
+        "flow": _GIVEN_FLOW,
+    }  # fmt: skip
 
     def measure(self, images, flow=None):
         from ..pipelines.measures.measure import check_clip
@@ -53,36 +51,25 @@ class MotionSmoothness(MeasureNode):
 
 
 class WarpingError(MeasureNode):
-    """Change of colours along the optical flow."""
-
+    TITLE = "Warping Error"
+    SEARCH_ALIASES = ["flicker metric", "temporal consistency", "warp error"]
     DESCRIPTION = (
         "How much a clip flickers (Lai et al., 2018): the mean of |x_t(p) - x_t+1(p + F_t(p))|^2 "
         "along the optical flow F, over all pixels still visible in the next frame and the "
         "colours in 0..1, times 1000. Lower is better; a still clip has 0. Flow is by dense "
         "inverse search (Kroeger et al., 2016; OpenCV)."
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {"images": CLIP},
-            "optional": {
-                "source": (
-                    "IMAGE",
-                    {
-                        "tooltip": "The clip whose optical flow is followed, where the edit should "
-                        "move as the source does; as long and large. Without it, the clip's own."
-                    },
-                ),
-                "flow": (
-                    FLOW,
-                    {
-                        "tooltip": "From Optical Flow, where it is computed anyway or by raft: "
-                        "that of the source if one is wired, else that of the clip."
-                    },
-                ),
-            },
-        }
+    REQUIRED = {
+        "images": CLIP,
+    }  # fmt: skip
+    OPTIONAL = {
+        "source": SOCKET("IMAGE",
+            "The clip whose optical flow is followed, where the edit should move as the source "
+            "does; as long and large. Without it, the clip's own."),
+        "flow": SOCKET(FLOW,
+            "From Optical Flow, where it is computed anyway or by raft: that of the source if one "
+            "is wired, else that of the clip."),
+    }  # fmt: skip
 
     def measure(self, images, source=None, flow=None):
         from ..pipelines.measures.measure import check_clip, check_pair
@@ -100,8 +87,8 @@ class WarpingError(MeasureNode):
 
 
 class MotionFidelity(MeasureNode):
-    """Correlation of point tracks."""
-
+    TITLE = "Motion Fidelity"
+    SEARCH_ALIASES = ["motion similarity", "motion score", "track points"]
     DESCRIPTION = (
         "Whether the edit moves as the source does (Yatim et al., 2024): points are tracked in "
         "both; each track finds the one of the other clip whose steps point its way, by the mean "
@@ -110,48 +97,23 @@ class MotionFidelity(MeasureNode):
         "inverse search) instead of CoTracker's and compared where the flow back confirms them, "
         "and steps too small to have a direction agree with each other only."
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "source": SOURCE,
-                "edited": EDITED,
-                "points": (
-                    "INT",
-                    {
-                        "default": 24,
-                        "min": 2,
-                        "max": 64,
-                        "step": 1,
-                        "tooltip": "Tracks begin on a grid of this many points each way, over the "
-                        "first frame. Raise it if the object that moves is small.",
-                    },
-                ),
-                "still": (
-                    "FLOAT",
-                    {
-                        "default": 0.2,
-                        "min": 0.0,
-                        "max": 10.0,
-                        "step": 0.05,
-                        "tooltip": "Steps from frame to frame of at most this many pixels count as "
-                        "standing still. Raise it if noise in a still background lowers the score.",
-                    },
-                ),
-            },
-            "optional": {
-                "mask": (
-                    "MASK",
-                    {
-                        "tooltip": "Where tracks begin; its first frame counts. Without it they "
-                        "begin everywhere, and a still background counts as much as its area."
-                    },
-                ),
-                "source_flow": GIVEN_FLOW,
-                "edited_flow": GIVEN_FLOW,
-            },
-        }
+    REQUIRED = {
+        "source": SOURCE,
+        "edited": EDITED,
+        "points": INT(24, 2, 64,
+            "Tracks begin on a grid of this many points each way, over the first frame. Raise it "
+            "if the object that moves is small.", advanced=True),
+        "still": FLOAT(0.2, 0, 10, 0.05,
+            "Steps from frame to frame of at most this many pixels count as standing still. Raise "
+            "it if noise in a still background lowers the score.", advanced=True),
+    }  # fmt: skip
+    OPTIONAL = {
+        "mask": SOCKET("MASK",
+            "Where tracks begin; its first frame counts. Without it they begin everywhere, and a "
+            "still background counts as much as its area."),
+        "source_flow": _GIVEN_FLOW,
+        "edited_flow": _GIVEN_FLOW,
+    }  # fmt: skip
 
     def measure(
         self, source, edited, points: int, still: float, mask=None, source_flow=None,
@@ -181,9 +143,4 @@ NODE_CLASS_MAPPINGS = {
     "ReScoreMotionSmoothness": MotionSmoothness,
     "ReScoreWarpingError": WarpingError,
     "ReScoreMotionFidelity": MotionFidelity,
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "ReScoreMotionSmoothness": "Motion Smoothness",
-    "ReScoreWarpingError": "Warping Error",
-    "ReScoreMotionFidelity": "Motion Fidelity",
 }

@@ -1,18 +1,17 @@
 """Nodes that measure how much the layout of a clip has changed, by DINO."""
 
-from typing import Any
-
 from . import host, layouts
 from .measures import CATEGORY, EDITED, SOURCE, MeasureNode
 from .sockets import DINO
+from .widgets import COMBO, FILES, SOCKET, Node, outputs
 
 FOLDER = "dino"  # of the models
 _SCALES = {"0 to 1": 1.0, "0 to 255": 255.0}
 
 
-class LoadDino:
-    """DINO, a vision transformer that was trained without labels."""
-
+class LoadDino(Node):
+    TITLE = "Load DINO"
+    SEARCH_ALIASES = ["DINO loader", "vision transformer", "ViT"]
     DESCRIPTION = (
         "Loads a DINO model for Structure Distance: a folder as transformers saves it, under "
         "models/dino, such as dino-vitb8, which PIE-Bench and FiVE-Bench use. Nothing is "
@@ -20,26 +19,20 @@ class LoadDino:
     )
     CATEGORY = CATEGORY
     FUNCTION = "load"
-    RETURN_TYPES = (DINO,)
-    RETURN_NAMES = ("dino",)
-    OUTPUT_TOOLTIPS = ("The model, for Structure Distance.",)
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        dino=(DINO, "The model, for Structure Distance."),
+    )
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
+    def INPUT_TYPES(cls):
         from ..pipelines.models.unet.layout import list_models
 
         names = list_models(host.roots(FOLDER), "vit")
-        return {
-            "required": {
-                "folder": (
-                    names or [f"(nothing found: put a model into models/{FOLDER})"],
-                    {
-                        "tooltip": "A folder under models/dino with config.json (model_type vit) "
-                        "and weights, such as dino-vitb8."
-                    },
-                ),
-            }
-        }
+        folder = FILES(names, f"put a model into models/{FOLDER}",
+            "A folder under models/dino with config.json (model_type vit) and weights, such as "
+            "dino-vitb8."
+        )  # fmt: skip
+        return {"required": {"folder": folder}}
 
     def load(self, folder: str):
         from ..pipelines.models.unet.layout import find_model
@@ -51,33 +44,23 @@ class LoadDino:
 
 
 class StructureDistance(MeasureNode):
-    """Self-similarity of DINO's keys."""
-
+    TITLE = "Structure Distance"
+    SEARCH_ALIASES = ["DINO distance", "layout change", "structure preservation", "PIE-Bench"]
     DESCRIPTION = (
         "How much the edit changes the layout of the source, whatever its colours and materials: "
         "the mean squared difference, times 1000, between the self-similarities of the keys of "
         "DINO's last layer (Tumanyan et al., 2022), averaged over frames. 0 is the same layout; "
         "lower is better where the edit should keep it."
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "dino": (DINO, {"tooltip": "From Load DINO, such as dino-vitb8."}),
-                "source": SOURCE,
-                "edited": EDITED,
-                "pixels": (
-                    list(_SCALES),
-                    {
-                        "default": "0 to 1",
-                        "tooltip": "What DINO is shown. 0 to 1 is what it was trained with. The "
-                        "evaluation code of PIE-Bench and FiVE-Bench shows it 0 to 255: choose "
-                        "that to compare with their published numbers.",
-                    },
-                ),
-            }
-        }
+    REQUIRED = {
+        "dino": SOCKET(DINO, "From Load DINO, such as dino-vitb8."),
+        "source": SOURCE,
+        "edited": EDITED,
+        "pixels": COMBO(list(_SCALES),
+            "What DINO is shown. 0 to 1 is what it was trained with. The evaluation code of "
+            "PIE-Bench and FiVE-Bench shows it 0 to 255: choose that to compare with their "
+            "published numbers."),
+    }  # fmt: skip
 
     def measure(self, dino, source, edited, pixels: str):
         from ..pipelines.measures.measure import check_pair
@@ -101,8 +84,4 @@ class StructureDistance(MeasureNode):
 NODE_CLASS_MAPPINGS = {
     "ReScoreLoadDino": LoadDino,
     "ReScoreStructureDistance": StructureDistance,
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "ReScoreLoadDino": "Load DINO",
-    "ReScoreStructureDistance": "Structure Distance",
 }

@@ -2,20 +2,21 @@
 
 import json
 import re
-from typing import Any
 
 from . import host
 from .measures import CATEGORY
 from .sockets import MEASURE, MEASURES
+from .widgets import SOCKET, STRING, Node, outputs
 
 FOLDER = "rescore_measures"  # in the host's output folder
 _SOCKETS = 8
+_A_MEASURE = SOCKET(MEASURE, "A measure of this edit, from any of the measure nodes.")
 _NAME = r"\w[\w. -]{0,79}"
 
 
-class CollectMeasures:
-    """One edit's measures onto the wire."""
-
+class CollectMeasures(Node):
+    TITLE = "Collect Measures"
+    SEARCH_ALIASES = ["gather metrics", "list scores", "benchmark"]
     DESCRIPTION = (
         "Gathers the measures of one edit under a label. Chain one of these for each edit, and one "
         "for the source, through measures, and end with Measures Table. More than eight measures "
@@ -23,32 +24,18 @@ class CollectMeasures:
     )
     CATEGORY = CATEGORY
     FUNCTION = "collect"
-    RETURN_TYPES = (MEASURES,)
-    RETURN_NAMES = ("measures",)
-    OUTPUT_TOOLTIPS = ("The measures so far, for the next edit's or for Measures Table.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        tooltip = "A measure of this edit, from any of the measure nodes."
-        return {
-            "required": {
-                "label": (
-                    "STRING",
-                    {
-                        "default": "edit",
-                        "tooltip": "What the row is called: the method, or what was changed. One "
-                        "label for each edit; `source` for the clip before the edit.",
-                    },
-                ),
-            },
-            "optional": {
-                "measures": (
-                    MEASURES,
-                    {"tooltip": "The measures of other edits, from another Collect Measures."},
-                ),
-                **{f"measure_{i}": (MEASURE, {"tooltip": tooltip}) for i in range(1, _SOCKETS + 1)},
-            },
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        measures=(MEASURES, "The measures so far, for the next edit's or for Measures Table."),
+    )
+    REQUIRED = {
+        "label": STRING("edit",
+            "What the row is called: the method, or what was changed. One label for each edit; "
+            "`source` for the clip before the edit."),
+    }  # fmt: skip
+    OPTIONAL = {
+        "measures": SOCKET(MEASURES, "The measures of other edits, from another Collect Measures."),
+        **{f"measure_{i}": _A_MEASURE for i in range(1, _SOCKETS + 1)},
+    }
 
     def collect(self, label: str, measures=(), **given):
         from ..pipelines.measures.table import collect
@@ -63,9 +50,9 @@ class CollectMeasures:
         return (collect(measures or (), label, found),)
 
 
-class MeasuresTable:
-    """Measures as a picture and as files."""
-
+class MeasuresTable(Node):
+    TITLE = "Measures Table"
+    SEARCH_ALIASES = ["save metrics", "CSV", "results table", "export scores"]
     DESCRIPTION = (
         "Shows the measures of all edits side by side, one row for each, the best of each column "
         "marked, and writes them to output/rescore_measures as CSV (the table) and JSON (with the "
@@ -74,37 +61,20 @@ class MeasuresTable:
     CATEGORY = CATEGORY
     FUNCTION = "show"
     OUTPUT_NODE = True
-    RETURN_TYPES = ("IMAGE", "STRING", "STRING")
-    RETURN_NAMES = ("table", "csv", "json")
-    OUTPUT_TOOLTIPS = (
-        "The table as a picture, for Preview Image or Save Image.",
-        "What is in the CSV file.",
-        "What is in the JSON file.",
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        table=("IMAGE", "The table as a picture, for Preview Image or Save Image."),
+        csv=("STRING", "What is in the CSV file."),
+        json=("STRING", "What is in the JSON file."),
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "measures": (MEASURES, {"tooltip": "From the last Collect Measures."}),
-                "reference": (
-                    "STRING",
-                    {
-                        "default": "source",
-                        "tooltip": "The label of the row that edits are held against: it comes "
-                        "first, in grey, and is never marked as best.",
-                    },
-                ),
-                "name": (
-                    "STRING",
-                    {
-                        "default": "measures",
-                        "tooltip": "What the files in output/rescore_measures begin with; letters, "
-                        "digits, dots, dashes and blanks.",
-                    },
-                ),
-            }
-        }
+    REQUIRED = {
+        "measures": SOCKET(MEASURES, "From the last Collect Measures."),
+        "reference": STRING("source",
+            "The label of the row that edits are held against: it comes first, in grey, and is "
+            "never marked as best."),
+        "name": STRING("measures",
+            "What the files in output/rescore_measures begin with; letters, digits, dots, dashes "
+            "and blanks."),
+    }  # fmt: skip
 
     def show(self, measures, reference: str, name: str):
         from ..pipelines.measures.table import to_csv, to_json
@@ -142,8 +112,4 @@ def _write(name: str, texts: dict[str, str]) -> str:
 NODE_CLASS_MAPPINGS = {
     "ReScoreCollectMeasures": CollectMeasures,
     "ReScoreMeasuresTable": MeasuresTable,
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "ReScoreCollectMeasures": "Collect Measures",
-    "ReScoreMeasuresTable": "Measures Table",
 }

@@ -1,48 +1,44 @@
-"""Nodes that measure how much of the source an edit has kept, and what all measure nodes share."""
-
-from typing import Any
+"""PSNR and SSIM of an edit against its source, and what all nodes share that measure."""
 
 from . import host, layouts
 from .sockets import MEASURE
+from .widgets import COMBO, FLOAT, SOCKET, Node, outputs
 
 CATEGORY = f"{host.CATEGORY}/measures"
 
-SOURCE = ("IMAGE", {"tooltip": "The clip before the edit."})
-EDITED = ("IMAGE", {"tooltip": "The clip after the edit, as long and large as the source."})
-CLIP = ("IMAGE", {"tooltip": "The clip to measure: an edit, or the source to hold it against."})
-REGION = (
-    ["outside", "inside", "everywhere"],
-    {
-        "default": "outside",
-        "tooltip": "Where to compare: outside the mask, which is what the edit must not change; "
-        "inside it; or everywhere. Without a mask it is everywhere.",
-    },
-)
-THRESHOLD = (
-    "FLOAT",
-    {
-        "default": 0.5,
-        "min": 0.0,
-        "max": 1.0,
-        "step": 0.01,
-        "tooltip": "Pixels with a mask of at most this are outside. If the mask is feathered, "
-        "lower it to 0.01, so that the soft edge does not count as outside.",
-    },
-)
-MASK = (
-    "MASK",
-    {"tooltip": "White is where the edit may act. One mask, or one per frame, at any resolution."},
-)
+SOURCE = SOCKET("IMAGE", "The clip before the edit.")
+EDITED = SOCKET("IMAGE", "The clip after the edit, as long and large as the source.")
+CLIP = SOCKET("IMAGE", "The clip to measure: an edit, or the source to hold it against.")
 
 
-class MeasureNode:
-    """What all nodes share that measure one clip or compare two."""
+class MeasureNode(Node):
+    """A node that measures one clip, or compares two."""
 
     CATEGORY = CATEGORY
     FUNCTION = "measure"
-    RETURN_TYPES = (MEASURE, "FLOAT")
-    RETURN_NAMES = ("measure", "value")
-    OUTPUT_TOOLTIPS = ("For Collect Measures, with its values over time.", "The number alone.")
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        measure=(MEASURE, "For Collect Measures, with its values over time."),
+        value=("FLOAT", "The number alone."),
+    )
+
+
+class RegionNode(MeasureNode):
+    """A node that compares an edit with its source, inside or outside a mask."""
+
+    REQUIRED = {
+        "source": SOURCE,
+        "edited": EDITED,
+        "region": COMBO(["outside", "inside", "everywhere"],
+            "Where to compare: outside the mask, which is what the edit must not change; inside "
+            "it; or everywhere. Without a mask it is everywhere."),
+        "threshold": FLOAT(0.5, 0, 1, 0.01,
+            "Pixels with a mask of at most this are outside. If the mask is feathered, lower it to "
+            "0.01, so that the soft edge does not count as outside.", advanced=True),
+    }  # fmt: skip
+    OPTIONAL = {
+        "mask": SOCKET("MASK",
+            "White is where the edit may act. One mask, or one per frame, at any resolution."),
+    }  # fmt: skip
 
 
 def compared(source, edited, mask, region: str, threshold: float):
@@ -55,26 +51,14 @@ def compared(source, edited, mask, region: str, threshold: float):
     return *clips, where
 
 
-class MaskedPSNR(MeasureNode):
-    """Peak signal-to-noise ratio."""
-
+class MaskedPSNR(RegionNode):
+    TITLE = "PSNR"
+    SEARCH_ALIASES = ["signal to noise", "pixel difference", "reconstruction quality"]
     DESCRIPTION = (
         "How exactly the edit keeps the source's pixels, in dB: PSNR = -10 log10(MSE), over the "
         "chosen pixels of all frames together, values in 0..1. 40 is all but invisible, 30 looks "
         "alike, below 20 is other. Higher is better; equal pixels give infinity."
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "source": SOURCE,
-                "edited": EDITED,
-                "region": REGION,
-                "threshold": THRESHOLD,
-            },
-            "optional": {"mask": MASK},
-        }
 
     def measure(self, source, edited, region: str, threshold: float, mask=None):
         from ..pipelines.measures.fidelity import psnr
@@ -83,15 +67,14 @@ class MaskedPSNR(MeasureNode):
         return (found, found.value)
 
 
-class MaskedSSIM(MeasureNode):
-    """Structural similarity."""
-
+class MaskedSSIM(RegionNode):
+    TITLE = "SSIM"
+    SEARCH_ALIASES = ["structural similarity", "image similarity", "reconstruction quality"]
     DESCRIPTION = (
         "How well the edit keeps the source's structure: SSIM (Wang et al., 2004, Eq. 13), with "
         "means, variances and covariance under a Gaussian window of 11 x 11 pixels, averaged over "
         "all windows that lie in the region as a whole. Higher is better; equal clips have 1."
     )
-    INPUT_TYPES = MaskedPSNR.INPUT_TYPES
 
     def measure(self, source, edited, region: str, threshold: float, mask=None):
         from ..pipelines.measures.fidelity import ssim
@@ -101,4 +84,3 @@ class MaskedSSIM(MeasureNode):
 
 
 NODE_CLASS_MAPPINGS = {"ReScorePSNR": MaskedPSNR, "ReScoreSSIM": MaskedSSIM}
-NODE_DISPLAY_NAME_MAPPINGS = {"ReScorePSNR": "PSNR", "ReScoreSSIM": "SSIM"}

@@ -1,19 +1,19 @@
 """Nodes that keep null-text embeddings in files."""
 
 import json
-from typing import Any
 
 from . import host
 from .inversion import CATEGORY
 from .sockets import NULL_TEXT
+from .widgets import FILES, SOCKET, STRING, Node, outputs
 
 FOLDER = "rescore_null_text"  # under the output folder, and under models
 _WHAT = "null-text embeddings"
 
 
-class SaveNullText:
-    """Embeddings to a file."""
-
+class SaveNullText(Node):
+    TITLE = "Save Null-Text"
+    SEARCH_ALIASES = ["export null-text", "write embeddings", "store null-text"]
     DESCRIPTION = (
         "Saves the result of Null-Text Optimisation, finished or not, so that it need not be run "
         "again. It can be used only with the very same trajectory: same clip, prompt, steps, model."
@@ -21,26 +21,15 @@ class SaveNullText:
     CATEGORY = CATEGORY
     FUNCTION = "save"
     OUTPUT_NODE = True
-    RETURN_TYPES = (NULL_TEXT,)
-    RETURN_NAMES = ("null_text",)
-    OUTPUT_TOOLTIPS = ("The same embeddings, for the graph to go on.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "null_text": (NULL_TEXT, {"tooltip": "From Null-Text Optimisation."}),
-                "name": (
-                    "STRING",
-                    {
-                        "default": "clip",
-                        "tooltip": f"The file is {FOLDER}/<name>.safetensors in the output "
-                        "folder; one of that name is replaced. Load Null-Text finds it there, or "
-                        f"under models/{FOLDER}.",
-                    },
-                ),
-            }
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        null_text=(NULL_TEXT, "The same embeddings, for the graph to go on."),
+    )
+    REQUIRED = {
+        "null_text": SOCKET(NULL_TEXT, "From Null-Text Optimisation."),
+        "name": STRING("clip",
+            f"The file is {FOLDER}/<name>.safetensors in the output folder; one of that name is "
+            f"replaced. Load Null-Text finds it there, or under models/{FOLDER}."),
+    }  # fmt: skip
 
     def save(self, null_text, name: str):
         import torch
@@ -65,33 +54,27 @@ class SaveNullText:
         return {"ui": {"text": [f"Saved to {file}"]}, "result": (null_text,)}
 
 
-class LoadNullText:
-    """Embeddings from a file."""
-
+class LoadNullText(Node):
+    TITLE = "Load Null-Text"
+    SEARCH_ALIASES = ["open null-text", "import embeddings", "read null-text file"]
     DESCRIPTION = (
         "Loads what Save Null-Text has saved. It belongs to one trajectory, and is refused with "
         "any other."
     )
     CATEGORY = CATEGORY
     FUNCTION = "load"
-    RETURN_TYPES = (NULL_TEXT,)
-    RETURN_NAMES = ("null_text",)
-    OUTPUT_TOOLTIPS = ("For Reconstruct, Attention-Controlled Sampling, or to go on.",)
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        null_text=(NULL_TEXT, "For Reconstruct, Attention-Controlled Sampling, or to go on."),
+    )
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
+    def INPUT_TYPES(cls):
         files = host.own_files_in(FOLDER, ".safetensors")
-        return {
-            "required": {
-                "file": (
-                    files or [f"(nothing found: Save Null-Text writes to {FOLDER})"],
-                    {
-                        "tooltip": f"A file under {FOLDER} in the output folder or in models. A "
-                        "file saved just now shows after a refresh."
-                    },
-                ),
-            }
-        }
+        file = FILES(files, f"Save Null-Text writes to {FOLDER}",
+            f"A file under {FOLDER} in the output folder or in models. A file saved just now shows "
+            "after a refresh."
+        )  # fmt: skip
+        return {"required": {"file": file}}
 
     @classmethod
     def IS_CHANGED(cls, file: str) -> float:
@@ -125,7 +108,3 @@ class LoadNullText:
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreSaveNullText": SaveNullText, "ReScoreLoadNullText": LoadNullText}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "ReScoreSaveNullText": "Save Null-Text",
-    "ReScoreLoadNullText": "Load Null-Text",
-}

@@ -1,65 +1,41 @@
 """The node that turns a source and a target prompt into what the models read."""
 
 import logging
-from typing import Any
 
 from . import host
 from .sockets import MODEL, PROMPTS, PromptPair
+from .widgets import SOCKET, STRING, Node, outputs
 
 log = logging.getLogger("rescore")
 
 
-class EncodePromptPair:
-    """Source, target and negative prompt through the model's own text encoder."""
-
+class EncodePromptPair(Node):
+    TITLE = "Encode Prompt Pair"
+    SEARCH_ALIASES = ["text encode", "source and target prompt", "edit prompt", "negative prompt"]
     DESCRIPTION = (
         "Encodes what the clip shows (source) and what it should show (target) with the model's "
         "own text encoder. Keep the two prompts alike but for what is to change."
     )
     CATEGORY = f"{host.CATEGORY}/prompts"
     FUNCTION = "encode"
-    RETURN_TYPES = (PROMPTS, "STRING")
-    RETURN_NAMES = ("prompts", "report")
-    OUTPUT_TOOLTIPS = (
-        "The encoded pair, for the loops.",
-        "What was encoded, and which words, if any, were cut because the prompt is too long.",
-    )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "model": (MODEL, {"tooltip": "The model whose text encoder reads the prompts."}),
-                "source_prompt": (
-                    "STRING",
-                    {
-                        "default": "a red circle moving right on a plain background",
-                        "multiline": True,
-                        "tooltip": "What the clip shows now. The closer it describes the clip, the "
-                        "less is changed that should stay.",
-                    },
-                ),
-                "target_prompt": (
-                    "STRING",
-                    {
-                        "default": "a blue circle moving right on a plain background",
-                        "multiline": True,
-                        "tooltip": "What it should show: the source prompt with the words changed "
-                        "that are to change. If nothing changes in the clip, make the difference "
-                        "more explicit or raise cfg.",
-                    },
-                ),
-                "negative_prompt": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "multiline": True,
-                        "tooltip": "What guidance moves away from. Empty is the usual choice, and "
-                        "the one the papers use.",
-                    },
-                ),
-            }
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        prompts=(PROMPTS, "The encoded pair, for the loops."),
+        report=("STRING",
+            "What was encoded, and which words, if any, were cut because the prompt is too long."),
+    )  # fmt: skip
+    REQUIRED = {
+        "model": SOCKET(MODEL, "The model whose text encoder reads the prompts."),
+        "source_prompt": STRING("a red circle moving right on a plain background",
+            "What the clip shows now. The closer it describes the clip, "
+            "the less is changed that should stay.", multiline=True),
+        "target_prompt": STRING("a blue circle moving right on a plain background",
+            "What it should show: the source prompt with the words changed that are to change. If "
+            "nothing changes in the clip, make the "
+            "difference more explicit or raise cfg.", multiline=True),
+        "negative_prompt": STRING("",
+            "What guidance moves away from. Empty is the usual choice, "
+            "and the one the papers use.", multiline=True),
+    }  # fmt: skip
 
     def encode(self, model, source_prompt: str, target_prompt: str, negative_prompt: str):
         from ..pipelines.models.denoiser import Prompts
@@ -89,4 +65,3 @@ class EncodePromptPair:
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreEncodePromptPair": EncodePromptPair}
-NODE_DISPLAY_NAME_MAPPINGS = {"ReScoreEncodePromptPair": "Encode Prompt Pair"}

@@ -1,15 +1,15 @@
 """The node that shows how well a clip is found back from its trajectory."""
 
-from typing import Any
-
 from . import host, layouts
 from .inversion import CATEGORY, fitting, latent_of, load_unet, picture_of
-from .sockets import MODEL, NULL_TEXT, PROMPTS, TRAJECTORY
+from .shared import INVERTED
+from .sockets import NULL_TEXT
+from .widgets import FLOAT, SOCKET, Node, outputs
 
 
-class Reconstruct:
-    """Denoising along a trajectory without an edit."""
-
+class Reconstruct(Node):
+    TITLE = "Reconstruct"
+    SEARCH_ALIASES = ["test inversion", "reconstruct video", "sample from noise"]
     DESCRIPTION = (
         "Denoises from a trajectory's noise under the source prompt, with the null-text embeddings "
         "and guidance if given, and measures how well the clip is found back. An edit can keep of "
@@ -17,48 +17,25 @@ class Reconstruct:
     )
     CATEGORY = CATEGORY
     FUNCTION = "reconstruct"
-    RETURN_TYPES = ("LATENT", "IMAGE", "FLOAT", "STRING")
-    RETURN_NAMES = ("latent", "images", "psnr", "report")
-    OUTPUT_TOOLTIPS = (
-        "The reconstructed latents.",
-        "The reconstructed clip.",
-        "Its closeness to the clip in dB: 30 looks alike, below 20 other.",
-        "The same in words, beside what the VAE alone would reach.",
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        latent=("LATENT", "The reconstructed latents."),
+        images=("IMAGE", "The reconstructed clip."),
+        psnr=("FLOAT", "Its closeness to the clip in dB: 30 looks alike, below 20 other."),
+        report=("STRING", "The same in words, beside what the VAE alone would reach."),
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "model": (MODEL, {"tooltip": "The model the clip was inverted with."}),
-                "prompts": (PROMPTS, {"tooltip": "The prompts it was inverted with."}),
-                "trajectory": (TRAJECTORY, {"tooltip": "The inverted clip, from DDIM Inversion."}),
-                "cfg": (
-                    "FLOAT",
-                    {
-                        "default": 8.5,
-                        "min": 0.0,
-                        "max": 30.0,
-                        "step": 0.1,
-                        "tooltip": "Guidance, the same as in Null-Text Optimisation: 8.5 to start "
-                        "with. Without null-text embeddings only 1 finds the clip back well.",
-                    },
-                ),
-            },
-            "optional": {
-                "null_text": (
-                    NULL_TEXT,
-                    {"tooltip": "From Null-Text Optimisation. Without it, the negative prompt."},
-                ),
-                "images": (
-                    "IMAGE",
-                    {
-                        "tooltip": "The clip to compare with. Without it, what the VAE makes of "
-                        "the clip is compared with."
-                    },
-                ),
-            },
-        }
+    REQUIRED = {
+        **INVERTED,
+        "cfg": FLOAT(8.5, 0, 30, 0.1,
+            "Guidance, the same as in Null-Text Optimisation: 8.5 to start with. Without null-text "
+            "embeddings only 1 finds the clip back well."),
+    }  # fmt: skip
+    OPTIONAL = {
+        "null_text": SOCKET(NULL_TEXT,
+            "From Null-Text Optimisation. Without it, the negative prompt."),
+        "images": SOCKET("IMAGE",
+            "The clip to compare with. Without it, what the VAE makes of the clip is compared "
+            "with."),
+    }  # fmt: skip
 
     def reconstruct(self, model, prompts, trajectory, cfg: float, null_text=None, images=None):
         from ..pipelines.inversion.attention_sampling import sample_edit
@@ -109,4 +86,3 @@ class Reconstruct:
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreReconstruct": Reconstruct}
-NODE_DISPLAY_NAME_MAPPINGS = {"ReScoreReconstruct": "Reconstruct"}

@@ -1,53 +1,36 @@
-"""Nodes for terms that hold a clip's structure: DreamMotion's and flow-enhanced distillation's."""
+"""Terms that keep a clip's structure: those of DreamMotion and of flow-enhanced distillation."""
 
 from dataclasses import replace
-from typing import Any
 
 from . import layouts
 from .terms import END, JOINED, START, WEIGHT, TermNode, hang
+from .widgets import FLOAT, SOCKET, STRING
 
-_SITES = (
-    "STRING",
-    {
-        "default": "up_blocks.*.attentions.*.attn1",
-        "tooltip": "Which self-attention layers are compared, by name pattern; several are "
-        "separated by commas. The default is the whole decoder, as in the paper. If memory runs "
-        "out, name fewer: up_blocks.1.* is the cheapest of the usual ones. A pattern that matches "
-        "nothing is an error that lists the layers.",
-    },
-)
-
-
-def _weight(default: float, tooltip: str) -> tuple[str, dict[str, Any]]:
-    options = {"default": default, "min": 0.0, "max": 100000.0, "step": 0.1, "tooltip": tooltip}
-    return ("FLOAT", options)
+_SITES = STRING("up_blocks.*.attentions.*.attn1",
+    "Which self-attention layers are compared, by name pattern; several are separated by commas. "
+    "The default is the whole decoder, as in the paper. If memory runs out, name fewer: "
+    "up_blocks.1.* is the cheapest of the usual ones. A pattern that "
+    "matches nothing is an error that lists the layers.", advanced=True
+)  # fmt: skip
 
 
 class SpatialSelfSimilarity(TermNode):
-    """S-SSM of DreamMotion."""
-
+    TITLE = "Spatial Self-Similarity"
+    SEARCH_ALIASES = ["keep layout", "keep structure", "DreamMotion", "S-SSM"]
     DESCRIPTION = (
         "Spatial self-similarity matching: in every frame, what is alike in the source stays alike "
         "in the edit, so shapes and layout are kept while colours and textures change. Compares "
         "keys of self-attention. From DreamMotion (Jeong et al., 2024, Eq. 11 and 12). Costs one "
         "model call with gradients a step."
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "weight": _weight(
-                    100.0,
-                    "How firmly the layout is held; ours, the paper gives none. If shapes drift, "
-                    "raise it; if the edit does not come, lower it. 0 switches it off.",
-                ),
-                "sites": _SITES,
-                "start": START,
-                "end": END,
-            },
-            "optional": {"terms": JOINED},
-        }
+    REQUIRED = {
+        "weight": FLOAT(100, 0, 100000, 0.1,
+            "How firmly the layout is held; ours, the paper gives none. If shapes drift, raise it; "
+            "if the edit does not come, lower it. 0 switches it off."),
+        "sites": _SITES,
+        "start": START,
+        "end": END,
+    }  # fmt: skip
 
     def build(self, weight: float, sites: str, start: float, end: float, terms=None):
         from ..pipelines.distillation.self_similarity import SpatialSelfSimilarity as Term
@@ -56,30 +39,22 @@ class SpatialSelfSimilarity(TermNode):
 
 
 class TemporalSelfSimilarity(TermNode):
-    """T-SSM of DreamMotion."""
-
+    TITLE = "Temporal Self-Similarity"
+    SEARCH_ALIASES = ["keep motion", "reduce flicker", "DreamMotion", "T-SSM"]
     DESCRIPTION = (
         "Temporal self-similarity matching: frames that are alike in the source stay alike in the "
         "edit, so that nothing flickers or drifts. Compares frame means of self-attention keys. "
         "From DreamMotion (Jeong et al., 2024, Eq. 13 to 15). Shares its model call with Spatial "
         "Self-Similarity."
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "weight": _weight(
-                    100.0,
-                    "How firmly the course in time is held; ours, the paper gives none. If the "
-                    "edit flickers, raise it; if it does not come, lower it. 0 switches it off.",
-                ),
-                "sites": _SITES,
-                "start": START,
-                "end": END,
-            },
-            "optional": {"terms": JOINED},
-        }
+    REQUIRED = {
+        "weight": FLOAT(100, 0, 100000, 0.1,
+            "How firmly the course in time is held; ours, the paper gives none. If the edit "
+            "flickers, raise it; if it does not come, lower it. 0 switches it off."),
+        "sites": _SITES,
+        "start": START,
+        "end": END,
+    }  # fmt: skip
 
     def build(self, weight: float, sites: str, start: float, end: float, terms=None):
         from ..pipelines.distillation.self_similarity import TemporalSelfSimilarity as Term
@@ -88,29 +63,21 @@ class TemporalSelfSimilarity(TermNode):
 
 
 class GlobalConsistency(TermNode):
-    """Global consistency of flow-enhanced distillation, as we define it."""
-
+    TITLE = "Global Consistency (inspired by)"
+    SEARCH_ALIASES = ["colour drift", "color drift", "reduce flicker", "temporal consistency"]
     DESCRIPTION = (
         "Pulls what each frame shows as a whole towards the clip's mean, relative to how the "
         "source varies: colours stop drifting from frame to frame. Inspired by the abstract of "
         "flow-enhanced score distillation (arXiv 2406.04888v3); the definition is ours."
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "weight": _weight(
-                    10.0,
-                    "How firmly frames are held together. If colours drift in time, raise it; if "
-                    "the edit does not come, lower it. 0 switches it off.",
-                ),
-                "sites": _SITES,
-                "start": START,
-                "end": END,
-            },
-            "optional": {"terms": JOINED},
-        }
+    REQUIRED = {
+        "weight": FLOAT(10, 0, 100000, 0.1,
+            "How firmly frames are held together. If colours drift in time, raise it; if the edit "
+            "does not come, lower it. 0 switches it off."),
+        "sites": _SITES,
+        "start": START,
+        "end": END,
+    }  # fmt: skip
 
     def build(self, weight: float, sites: str, start: float, end: float, terms=None):
         from ..pipelines.distillation.consistency import GlobalConsistency as Term
@@ -119,45 +86,28 @@ class GlobalConsistency(TermNode):
 
 
 class ContentPreservation(TermNode):
-    """Content preservation of flow-enhanced distillation, as we define it."""
-
+    TITLE = "Content Preservation (inspired by)"
+    SEARCH_ALIASES = ["keep background", "keep the source", "preserve video"]
     DESCRIPTION = (
         "Pulls the latents back to the source's wherever the clip is not edited. What is edited is "
         "given as a mask, or derived from where the clip has changed most so far. Inspired by the "
         "abstract of flow-enhanced score distillation (arXiv 2406.04888v3); the definition is ours."
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "weight": WEIGHT,
-                "threshold": (
-                    "FLOAT",
-                    {
-                        "default": 0.3,
-                        "min": 0.01,
-                        "max": 0.99,
-                        "step": 0.01,
-                        "tooltip": "Without a mask: what has changed by more than this share of "
-                        "the largest change counts as edited. If the edit is held back, lower it; "
-                        "if too much of the rest changes, raise it.",
-                    },
-                ),
-                "start": START,
-                "end": END,
-            },
-            "optional": {
-                "terms": JOINED,
-                "edit_mask": (
-                    "MASK",
-                    {
-                        "tooltip": "White is edited and left free, black is preserved. One mask "
-                        "for the clip or one per frame. Takes the place of the threshold.",
-                    },
-                ),
-            },
-        }
+    REQUIRED = {
+        "weight": WEIGHT,
+        "threshold": FLOAT(0.3, 0.01, 0.99, 0.01,
+            "Without a mask: what has changed by more than this share of the largest change counts "
+            "as edited. If the edit is held back, lower it; if too much of the rest changes, raise "
+            "it."),
+        "start": START,
+        "end": END,
+    }  # fmt: skip
+    OPTIONAL = {
+        "terms": JOINED,
+        "edit_mask": SOCKET("MASK",
+            "White is edited and left free, black is preserved. One mask for the clip or one per "
+            "frame. Takes the place of the threshold."),
+    }  # fmt: skip
 
     def build(
         self, weight: float, threshold: float, start: float, end: float, terms=None, edit_mask=None
@@ -167,7 +117,7 @@ class ContentPreservation(TermNode):
         if edit_mask is None:
             return hang(Term(threshold), weight, start, end, terms)
         (wire,) = hang(Term(None), weight, start, end, terms)
-        # Masks say where a term acts, and this one acts where nothing is edited.
+        # A mask says where a term acts; this one acts where nothing is edited.
         preserved = 1 - layouts.masks_of(edit_mask)
         return ((*wire[:-1], replace(wire[-1], masks=(preserved,))),)
 
@@ -177,10 +127,4 @@ NODE_CLASS_MAPPINGS = {
     "ReScoreTemporalSelfSimilarity": TemporalSelfSimilarity,
     "ReScoreGlobalConsistency": GlobalConsistency,
     "ReScoreContentPreservation": ContentPreservation,
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "ReScoreSpatialSelfSimilarity": "Spatial Self-Similarity",
-    "ReScoreTemporalSelfSimilarity": "Temporal Self-Similarity",
-    "ReScoreGlobalConsistency": "Global Consistency (inspired by)",
-    "ReScoreContentPreservation": "Content Preservation (inspired by)",
 }

@@ -1,82 +1,51 @@
-"""Nodes that hang a reason to change the clip on the terms wire, and nodes that confine them."""
+"""Delta denoising, a mask for gradients, and what all nodes share that add a term to the wire."""
 
 from dataclasses import replace
-from typing import Any
 
 from . import host, layouts
 from .sockets import TERMS
+from .widgets import FLOAT, SOCKET, Node, outputs
 
 CATEGORY = f"{host.CATEGORY}/terms"
 
-# What every term node ends with: how much it counts, when, and the terms it joins.
-WEIGHT = (
-    "FLOAT",
-    {
-        "default": 1.0,
-        "min": 0.0,
-        "max": 100.0,
-        "step": 0.01,
-        "tooltip": "How much this term counts beside the others. 0 switches it off.",
-    },
-)
-START = (
-    "FLOAT",
-    {
-        "default": 0.0,
-        "min": 0.0,
-        "max": 1.0,
-        "step": 0.01,
-        "tooltip": "Share of the steps after which the term sets in; 0 is from the first step.",
-    },
-)
-END = (
-    "FLOAT",
-    {
-        "default": 1.0,
-        "min": 0.0,
-        "max": 1.0,
-        "step": 0.01,
-        "tooltip": "Share of the steps after which the term ends; 1 is at the last step.",
-    },
-)
-JOINED = (
-    TERMS,
-    {"tooltip": "Other terms to combine this one with: their gradients are added."},
-)
+# The inputs that all terms share.
+WEIGHT = FLOAT(1, 0, 100, 0.01, "How much this term counts beside the others. 0 switches it off.")
+START = FLOAT(0, 0, 1, 0.01,
+    "Share of the steps after which the term sets in; 0 is from the first step.", advanced=True
+)  # fmt: skip
+END = FLOAT(1, 0, 1, 0.01,
+    "Share of the steps after which the term ends; 1 is at the last step.", advanced=True
+)  # fmt: skip
+JOINED = SOCKET(TERMS, "Other terms to combine this one with: their gradients are added.")
 
 
-class TermNode:
-    """What all nodes share that hang one term on the wire; `build` gives it."""
+class TermNode(Node):
+    """A node that hangs one term on the wire, which its `build` makes."""
 
     CATEGORY = CATEGORY
     FUNCTION = "build"
-    RETURN_TYPES = (TERMS,)
-    RETURN_NAMES = ("terms",)
-    OUTPUT_TOOLTIPS = ("The terms so far, for another term or for Score Distillation.",)
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        terms=(TERMS, "The terms so far, for another term or for Score Distillation."),
+    )
+    OPTIONAL = {"terms": JOINED}
 
 
 def hang(term, weight: float, start: float, end: float, terms: tuple | None) -> tuple:
-    """The wire's terms and one more."""
+    """A node's result: the terms on the wire and one more."""
     from ..pipelines.distillation.terms import Weighted
 
     return ((*(terms or ()), Weighted(term, weight, start=start, end=end)),)
 
 
 class DeltaDenoising(TermNode):
-    """Video delta denoising (V-DDS)."""
-
+    TITLE = "Delta Denoising"
+    SEARCH_ALIASES = ["DDS", "V-DDS", "edit video", "delta denoising score", "DreamMotion"]
     DESCRIPTION = (
         "Video delta denoising: moves the clip from the source prompt towards the target prompt. "
         "The gradient is the difference of two noise predictions, so that what the model gets "
         "wrong about the source cancels. From DreamMotion (Jeong et al., 2024, Eq. 10)."
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {"weight": WEIGHT, "start": START, "end": END},
-            "optional": {"terms": JOINED},
-        }
+    REQUIRED = {"weight": WEIGHT, "start": START, "end": END}
 
     def build(self, weight: float, start: float, end: float, terms: tuple | None = None):
         from ..pipelines.distillation.delta_denoising import DeltaDenoising as Term
@@ -84,9 +53,9 @@ class DeltaDenoising(TermNode):
         return hang(Term(), weight, start, end, terms)
 
 
-class GradientMask:
-    """A mask on the gradients of the terms before it."""
-
+class GradientMask(Node):
+    TITLE = "Gradient Mask"
+    SEARCH_ALIASES = ["inpaint video", "masked edit", "regional edit", "limit edit"]
     DESCRIPTION = (
         "Confines the gradients of all terms on the wire so far to a mask; terms joined later stay "
         "unmasked, and masks of several such nodes multiply. DreamMotion masks delta denoising "
@@ -95,25 +64,13 @@ class GradientMask:
     )
     CATEGORY = CATEGORY
     FUNCTION = "apply"
-    RETURN_TYPES = (TERMS,)
-    RETURN_NAMES = ("terms",)
-    OUTPUT_TOOLTIPS = ("The same terms, masked.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "terms": (TERMS, {"tooltip": "The terms to confine."}),
-                "mask": (
-                    "MASK",
-                    {
-                        "tooltip": "White is where the terms act. One mask for the whole clip or "
-                        "one per frame, at any resolution. Boxes around the object are what the "
-                        "paper uses."
-                    },
-                ),
-            }
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(terms=(TERMS, "The same terms, masked."))
+    REQUIRED = {
+        "terms": SOCKET(TERMS, "The terms to confine."),
+        "mask": SOCKET("MASK",
+            "White is where the terms act. One mask for the whole clip or one per frame, at any "
+            "resolution. Boxes around the object are what the paper uses."),
+    }  # fmt: skip
 
     def apply(self, terms: tuple, mask):
         mask = layouts.masks_of(mask)
@@ -123,8 +80,4 @@ class GradientMask:
 NODE_CLASS_MAPPINGS = {
     "ReScoreDeltaDenoising": DeltaDenoising,
     "ReScoreGradientMask": GradientMask,
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "ReScoreDeltaDenoising": "Delta Denoising",
-    "ReScoreGradientMask": "Gradient Mask",
 }

@@ -6,15 +6,16 @@ from typing import Any
 from . import host
 from .inflation import CATEGORY
 from .sockets import MODEL
+from .widgets import FILES, SOCKET, STRING, Node, outputs
 
 FOLDER = "rescore_tuned"  # under the output folder, and under models
 _WHAT = "tuned weights"
 _BASE = "base"  # the tensor that tells which model was inflated; no weight has this name
 
 
-class SaveTunedWeights:
-    """What a model has learned, to a file."""
-
+class SaveTunedWeights(Node):
+    TITLE = "Save Tuned Weights"
+    SEARCH_ALIASES = ["save one-shot weights", "export tuned model", "store tuning"]
     DESCRIPTION = (
         "Saves what One-Shot Tune has trained, and only that, with what it belongs to: base model, "
         "variant, prompt, frames, size and steps. An older file of the name is replaced at once "
@@ -23,26 +24,16 @@ class SaveTunedWeights:
     CATEGORY = CATEGORY
     FUNCTION = "save"
     OUTPUT_NODE = True
-    RETURN_TYPES = (MODEL, "STRING")
-    RETURN_NAMES = ("model", "file")
-    OUTPUT_TOOLTIPS = ("The same model, for the graph to go on.", "Where the file lies.")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "model": (MODEL, {"tooltip": "The tuned model, from One-Shot Tune."}),
-                "name": (
-                    "STRING",
-                    {
-                        "default": "tuned",
-                        "tooltip": f"The file is {FOLDER}/<name>.safetensors in the output "
-                        "folder; one of that name is replaced. Load Tuned Weights finds it there, "
-                        f"or under models/{FOLDER}.",
-                    },
-                ),
-            }
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        model=(MODEL, "The same model, for the graph to go on."),
+        file=("STRING", "Where the file lies."),
+    )
+    REQUIRED = {
+        "model": SOCKET(MODEL, "The tuned model, from One-Shot Tune."),
+        "name": STRING("tuned",
+            f"The file is {FOLDER}/<name>.safetensors in the output folder; one of that name is "
+            f"replaced. Load Tuned Weights finds it there, or under models/{FOLDER}."),
+    }  # fmt: skip
 
     def save(self, model, name: str):
         from ..pipelines.models.tensor_file import write_tensors
@@ -66,9 +57,9 @@ class SaveTunedWeights:
         return (model, str(file))
 
 
-class LoadTunedWeights:
-    """What a model has learned, from a file."""
-
+class LoadTunedWeights(Node):
+    TITLE = "Load Tuned Weights"
+    SEARCH_ALIASES = ["load one-shot weights", "open tuned weights", "import tuning"]
     DESCRIPTION = (
         "Gives a model what One-Shot Tune has trained and Save Tuned Weights has saved. An image "
         "model is inflated as the file says; an inflated one must be of the same variant. Any "
@@ -76,34 +67,23 @@ class LoadTunedWeights:
     )
     CATEGORY = CATEGORY
     FUNCTION = "load"
-    RETURN_TYPES = (MODEL, "STRING")
-    RETURN_NAMES = ("model", "report")
-    OUTPUT_TOOLTIPS = (
-        "The tuned model; the model that came in stays as it is.",
-        "What the weights were tuned on, and for how long.",
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        model=(MODEL, "The tuned model; the model that came in stays as it is."),
+        report=("STRING", "What the weights were tuned on, and for how long."),
     )
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
+    def INPUT_TYPES(cls):
         files = host.own_files_in(FOLDER, ".safetensors")
-        return {
-            "required": {
-                "model": (
-                    MODEL,
-                    {
-                        "tooltip": "The image model that was inflated and tuned, in any precision, "
-                        "or the same one inflated with the same variant."
-                    },
-                ),
-                "file": (
-                    files or [f"(nothing found: Save Tuned Weights writes to {FOLDER})"],
-                    {
-                        "tooltip": f"A file under {FOLDER} in the output folder or in models. A "
-                        "file saved just now shows after a refresh."
-                    },
-                ),
-            }
-        }
+        required = {
+            "model": SOCKET(MODEL,
+                "The image model that was inflated and tuned, in any precision, or the same one "
+                "inflated with the same variant."),
+            "file": FILES(files, f"Save Tuned Weights writes to {FOLDER}",
+                f"A file under {FOLDER} in the output folder or in models. A file saved just now "
+                "shows after a refresh."),
+        }  # fmt: skip
+        return {"required": required}
 
     @classmethod
     def IS_CHANGED(cls, file: str, **_: Any) -> float:
@@ -158,8 +138,4 @@ class LoadTunedWeights:
 NODE_CLASS_MAPPINGS = {
     "ReScoreSaveTunedWeights": SaveTunedWeights,
     "ReScoreLoadTunedWeights": LoadTunedWeights,
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "ReScoreSaveTunedWeights": "Save Tuned Weights",
-    "ReScoreLoadTunedWeights": "Load Tuned Weights",
 }

@@ -9,7 +9,9 @@ from . import host, layouts
 from .inflation import CATEGORY
 from .kept import Kept
 from .live import Numbers
+from .shared import FIXED_SEED
 from .sockets import LOSSES, MODEL, PIXEL_SIZE, PROMPTS, TUNING
+from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, Node, outputs
 
 log = logging.getLogger("rescore")
 
@@ -18,9 +20,11 @@ _BYTES_PER_LATENT_PIXEL = {False: 100_000, True: 30_000}
 _SMOOTHED_OVER = 25  # steps: single losses jump with the timestep that was drawn
 
 
-class OneShotTune:
-    """An inflated model learns a clip."""
-
+class OneShotTune(Node):
+    TITLE = "One-Shot Tune"
+    SEARCH_ALIASES = [
+        "train on video", "fine-tune", "finetune", "Tune-A-Video", "EI2", "edit video",
+    ]  # fmt: skip
     DESCRIPTION = (
         "Teaches an inflated model the motion of one clip, so that a new prompt changes what is "
         "seen and not how it moves. Trains the query maps and what is added along time, nothing "
@@ -29,144 +33,62 @@ class OneShotTune:
     )
     CATEGORY = CATEGORY
     FUNCTION = "tune"
-    RETURN_TYPES = (MODEL, TUNING, LOSSES, "IMAGE", "IMAGE", "STRING")
-    RETURN_NAMES = ("model", "state", "losses", "loss_curve", "previews", "report")
-    OUTPUT_TOOLTIPS = (
-        "The tuned model: invert and sample with it, or save its weights.",
-        "Where the run stands: wire it to another One-Shot Tune to go on.",
-        "One number per step, for the host's Plot Loss Graph.",
-        "The loss over the steps as a picture.",
-        "The middle frame of the clip, and of each preview edit.",
-        "What was trained, how long, and the loss.",
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        model=(MODEL, "The tuned model: invert and sample with it, or save its weights."),
+        state=(TUNING, "Where the run stands: wire it to another One-Shot Tune to go on."),
+        losses=(LOSSES, "One number per step, for the host's Plot Loss Graph."),
+        loss_curve=("IMAGE", "The loss over the steps as a picture."),
+        previews=("IMAGE", "The middle frame of the clip, and of each preview edit."),
+        report=("STRING", "What was trained, how long, and the loss."),
     )
+    REQUIRED = {
+        "model": SOCKET(MODEL, "From Inflate Image Model."),
+        "prompts": SOCKET(PROMPTS,
+            "From Encode Prompt Pair, same model. The source prompt, which describes the clip, is "
+            "what is learned; the target is for previews only."),
+        "latent": SOCKET("LATENT",
+            "The clip, from Video VAE Encode. 8 to 24 frames in the papers; memory grows with "
+            "their number and size."),
+        "steps": INT(500, 0, 10000,
+            "Training steps, those of a resumed state included. 500 in the papers. If motion is "
+            "not kept, raise it; if edits stop following the prompt, lower it."),
+        "learning_rate": FLOAT(3e-5, 1e-7, 0.1, 1e-6,
+            "How far each step goes. 3e-5 in the papers; for the tiny shapeworld-sd 1e-4. If "
+            "motion is not kept, raise it; if edits stop following the "
+            "prompt, shapes fray or the loss jumps, lower it.", round=1e-8),
+        "seed": FIXED_SEED(
+            "Draws the timesteps and noises; on a CPU the same seed gives the same weights bit for "
+            "bit. 0 is as good as any; if a result is bad by chance, try "
+            "another."),
+        "precision": COMBO(["as loaded", "bf16", "fp16"],
+            "What the model computes in while it learns. as loaded: what the loader chose. Trained "
+            "weights are fp32 in any case. If memory runs out, bf16; if fp16 stops with numbers "
+            "that are not finite, bf16.", advanced=True),
+        "checkpointing": BOOLEAN(True,
+            "Compute features a second time rather than keep them: a third more time, far less "
+            "memory, same result. On to begin with; switch it off where memory is plenty."),
+        "preview_every": INT(0, 0, 10000,
+            "Edit the clip with the target prompt after every so many steps, to see when to stop. "
+            "0: never. 100 shows enough; each preview costs about preview_steps * 1.5 training "
+            "steps."),
+        "preview_steps": INT(20, 1, 200,
+            "Steps of inversion, and as many of sampling, in a preview. 20 shows enough; if "
+            "previews are worse than the final edit, raise it.", advanced=True),
+        "preview_cfg": FLOAT(7.5, 0, 30, 0.1,
+            "Guidance of previews: uncond + cfg * (cond - uncond). 7.5 in EI2, 12.5 in "
+            "Tune-A-Video, 1.5 for the tiny shapeworld-sd. If the edit is too weak, raise it; if "
+            "colours burn or the layout is lost, lower it.", advanced=True),
+    }  # fmt: skip
+    OPTIONAL = {
+        "state": SOCKET(TUNING,
+            "A state to go on from, of the same model and clip: 300 steps and on to 500 equal 500 "
+            "at once. The seed is then the state's."),
+    }  # fmt: skip
 
     def __init__(self) -> None:
         # What the last run learned, finished or not. Resuming gives bit for bit what one long run
         # gives, so going on from here never changes a result.
         self._kept = Kept("One-Shot Tune")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "model": (MODEL, {"tooltip": "From Inflate Image Model."}),
-                "prompts": (
-                    PROMPTS,
-                    {
-                        "tooltip": "From Encode Prompt Pair, same model. The source prompt, which "
-                        "describes the clip, is what is learned; the target is for previews only."
-                    },
-                ),
-                "latent": (
-                    "LATENT",
-                    {
-                        "tooltip": "The clip, from Video VAE Encode. 8 to 24 frames in the papers; "
-                        "memory grows with their number and size."
-                    },
-                ),
-                "steps": (
-                    "INT",
-                    {
-                        "default": 500,
-                        "min": 0,
-                        "max": 10000,
-                        "step": 1,
-                        "tooltip": "Training steps, those of a resumed state included. 500 in the "
-                        "papers. If motion is not kept, raise it; if edits stop following the "
-                        "prompt, lower it.",
-                    },
-                ),
-                "learning_rate": (
-                    "FLOAT",
-                    {
-                        "default": 3e-5,
-                        "min": 1e-7,
-                        "max": 1e-1,
-                        "step": 1e-6,
-                        "round": 1e-8,
-                        "tooltip": "How far each step goes. 3e-5 in the papers; for the tiny "
-                        "shapeworld-sd 1e-4. If motion is not kept, raise it; if edits stop "
-                        "following the prompt, shapes fray or the loss jumps, lower it.",
-                    },
-                ),
-                "seed": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 0xFFFFFFFF,
-                        "step": 1,
-                        # A seed that changed by itself would start every run anew.
-                        "control_after_generate": False,
-                        "tooltip": "Draws the timesteps and noises; on a CPU the same seed gives "
-                        "the same weights bit for bit. 0 is as good as any; if a result is bad by "
-                        "chance, try another.",
-                    },
-                ),
-                "precision": (
-                    ["as loaded", "bf16", "fp16"],
-                    {
-                        "default": "as loaded",
-                        "tooltip": "What the model computes in while it learns. as loaded: what "
-                        "the loader chose. Trained weights are fp32 in any case. If memory runs "
-                        "out, bf16; if fp16 stops with numbers that are not finite, bf16.",
-                    },
-                ),
-                "checkpointing": (
-                    "BOOLEAN",
-                    {
-                        "default": True,
-                        "tooltip": "Compute features a second time rather than keep them: a third "
-                        "more time, far less memory, same result. On to begin with; switch it off "
-                        "where memory is plenty.",
-                    },
-                ),
-                "preview_every": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 10000,
-                        "step": 1,
-                        "tooltip": "Edit the clip with the target prompt after every so many "
-                        "steps, to see when to stop. 0: never. 100 shows enough; each preview "
-                        "costs about preview_steps * 1.5 training steps.",
-                    },
-                ),
-                "preview_steps": (
-                    "INT",
-                    {
-                        "default": 20,
-                        "min": 1,
-                        "max": 200,
-                        "step": 1,
-                        "tooltip": "Steps of inversion, and as many of sampling, in a preview. 20 "
-                        "shows enough; if previews are worse than the final edit, raise it.",
-                    },
-                ),
-                "preview_cfg": (
-                    "FLOAT",
-                    {
-                        "default": 7.5,
-                        "min": 0.0,
-                        "max": 30.0,
-                        "step": 0.1,
-                        "tooltip": "Guidance of previews: uncond + cfg * (cond - uncond). 7.5 in "
-                        "EI2, 12.5 in Tune-A-Video, 1.5 for the tiny shapeworld-sd. If the edit is "
-                        "too weak, raise it; if colours burn or the layout is lost, lower it.",
-                    },
-                ),
-            },
-            "optional": {
-                "state": (
-                    TUNING,
-                    {
-                        "tooltip": "A state to go on from, of the same model and clip: 300 steps "
-                        "and on to 500 equal 500 at once. The seed is then the state's.",
-                    },
-                ),
-            },
-        }
 
     def tune(
         self, model, prompts, latent, steps: int, learning_rate: float, seed: int, precision: str,
@@ -308,4 +230,3 @@ def _told(state, done_before: int, kept) -> str:
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreOneShotTune": OneShotTune}
-NODE_DISPLAY_NAME_MAPPINGS = {"ReScoreOneShotTune": "One-Shot Tune"}

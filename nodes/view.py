@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import host, layouts
+from .widgets import FLOAT, SOCKET, Node, outputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,9 +16,9 @@ _LONGEST, _SHORTEST = 768, 256  # what the longer side of a preview is brought b
 _BT709, _LIMITED = 1, 1  # codes of the colour matrix (H.273) and of the range that players assume
 
 
-class ViewComparison:
-    """Two clips of equal length and size in a player, with a wipe between them."""
-
+class ViewComparison(Node):
+    TITLE = "View Comparison"
+    SEARCH_ALIASES = ["before after", "compare videos", "wipe", "split view", "video player"]
     DESCRIPTION = (
         "Plays source and edit in the node, in step, one wiped over the other; with buttons and "
         "arrow keys for single frames. For a comparison to keep, use Compare Clips."
@@ -25,30 +26,16 @@ class ViewComparison:
     CATEGORY = f"{host.CATEGORY}/compare"
     FUNCTION = "view"
     OUTPUT_NODE = True
-    RETURN_TYPES = ("IMAGE",)
-    RETURN_NAMES = ("edited",)
-    OUTPUT_TOOLTIPS = ("The edited clip as it came in, for what follows.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "source": ("IMAGE", {"tooltip": "The clip seen to the left of the wipe."}),
-                "edited": ("IMAGE", {"tooltip": "The clip seen to the right, of the same size."}),
-                "fps": (
-                    "FLOAT",
-                    {
-                        "default": 8.0,
-                        "min": 0.1,
-                        "max": 240.0,
-                        "step": 0.5,
-                        "round": 0.001,
-                        "tooltip": "Frames per second; wire it to the fps of Get Video Components "
-                        "to play at the clip's own speed.",
-                    },
-                ),
-            }
-        }
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        edited=("IMAGE", "The edited clip as it came in, for what follows."),
+    )
+    REQUIRED = {
+        "source": SOCKET("IMAGE", "The clip seen to the left of the wipe."),
+        "edited": SOCKET("IMAGE", "The clip seen to the right, of the same size."),
+        "fps": FLOAT(8, 0.1, 240, 0.5,
+            "Frames per second; wire it to the fps of Get Video Components "
+            "to play at the clip's own speed.", round=0.001),
+    }  # fmt: skip
 
     def view(self, source, edited, fps: float):
         from ..pipelines.compare import require_alike
@@ -125,4 +112,3 @@ def _write(
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreViewComparison": ViewComparison}
-NODE_DISPLAY_NAME_MAPPINGS = {"ReScoreViewComparison": "View Comparison"}

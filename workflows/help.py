@@ -51,12 +51,19 @@ def with_tables(page: str, node: type) -> str:
 
 
 def inputs_table(node: type) -> str:
-    """Name, start value with its range, and tooltip of every input."""
+    """Name, start value with its range, and tooltip of every input.
+
+    Advanced inputs are marked: Nodes 2.0 shows them after a click on "Show advanced inputs".
+    """
     optional = node.INPUT_TYPES().get("optional", {})
     return _table(
         ("input, start (range)", "what it does"),
         [
-            (name, _start(kind, options, name in optional), options["tooltip"])
+            (
+                name,
+                _start(kind, options, name in optional) + ", advanced" * ("advanced" in options),
+                options["tooltip"],
+            )
             for name, (kind, options) in inputs_of(node).items()
         ],
     )

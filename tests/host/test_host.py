@@ -136,6 +136,17 @@ def test_a_node_explains_itself(object_info, node_id):
                 assert options["min"] <= options["default"] <= options["max"], name
 
 
+@pytest.mark.parametrize("node_id", sorted(NODE_CLASS_MAPPINGS))
+def test_a_node_says_which_inputs_are_advanced_and_how_it_is_searched(object_info, node_id):
+    info, node = object_info[node_id], NODE_CLASS_MAPPINGS[node_id]
+    for section, inputs in node.INPUT_TYPES().items():
+        ours = {name for name, spec in inputs.items() if spec[1].get("advanced")}
+        assert ours == {n for n, _, options in declared(info, section) if options.get("advanced")}
+    # ComfyUI 0.8 does not know aliases yet.
+    if "search_aliases" in object_info["KSampler"]:
+        assert info["search_aliases"] == node.SEARCH_ALIASES
+
+
 def test_browser_files_and_help_pages_are_served_once(comfyui):
     scripts = [url for url in comfyui.get("/extensions") if url.startswith("/extensions/rescore/")]
     present = (path.relative_to(ROOT / "js").as_posix() for path in (ROOT / "js").rglob("*.js"))

@@ -9,6 +9,7 @@ import pytest
 import rescore
 
 SNAPSHOT = Path(__file__).with_name("contract.json")
+GRAPHS = Path(__file__).resolve().parents[2] / "workflows" / "api"
 NODES = rescore.NODE_CLASS_MAPPINGS
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
@@ -67,6 +68,65 @@ def test_every_node_explains_itself(name):
                 assert options["min"] <= options["default"] <= options["max"]
             elif kind(spec) in WIDGETS - {"COMBO"}:
                 assert "default" in options, input_name
+
+
+@pytest.mark.parametrize("name", sorted(NODES))
+def test_a_node_is_found_by_other_words_than_its_title(name):
+    """Newer hosts read SEARCH_ALIASES; without any, a node is found by its title alone."""
+    aliases = vars(NODES[name])["SEARCH_ALIASES"]
+    assert len(aliases) >= 2
+    assert all(alias and alias == alias.strip() for alias in aliases)
+    said = [word.lower() for word in (*aliases, rescore.NODE_DISPLAY_NAME_MAPPINGS[name])]
+    assert len(set(said)) == len(said), "one word said twice"
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("video to video", {"ScoreDistillation", "AttentionControlledSampling", "DDIMInversion"}),
+        ("edit video", {"ScoreDistillation", "DeltaDenoising", "AttentionControlledSampling"}),
+        ("restyle", {"ScoreDistillation", "AttentionControlledSampling"}),
+        ("DDS", {"ScoreDistillation", "DeltaDenoising", "ImageDeltaDenoising"}),
+        ("inpaint video", {"ScoreDistillation", "GradientMask"}),
+        ("text to mask", {"MaskFromPrompt"}),
+        ("compare videos", {"CompareClips", "ViewComparison"}),
+    ],
+)
+def test_what_users_type_leads_to_the_node_that_does_it(typed, found):
+    having = {name for name, node in NODES.items() if typed in node.SEARCH_ALIASES}
+    assert {f"ReScore{name}" for name in found} <= having
+
+
+@pytest.mark.parametrize("name", sorted(NODES))
+def test_no_node_is_filed_among_the_hosts_own(name):
+    """ComfyUI's front end (1.49) lists a node with an essentials category under "Comfy nodes".
+
+    It then no longer stands under "Extensions", with the rest of its pack. The essentials tab
+    itself shows a fixed list of the host's nodes.
+    """
+    assert not hasattr(NODES[name], "ESSENTIALS_CATEGORY")
+
+
+@pytest.mark.parametrize("name", sorted(NODES))
+def test_what_is_hidden_at_first_has_a_value_that_does(name):
+    """Nodes 2.0 shows advanced inputs behind a button; sockets are always shown."""
+    for section in NODES[name].INPUT_TYPES().values():
+        for input_name, spec in section.items():
+            if "advanced" in spec[1]:
+                assert spec[1]["advanced"] is True, input_name
+                assert kind(spec) in WIDGETS and "default" in spec[1], input_name
+
+
+def test_no_shipped_graph_changes_an_input_that_is_hidden_at_first():
+    for file in GRAPHS.glob("*.json"):
+        for node in json.loads(file.read_text("utf-8")).values():
+            if node["class_type"] not in NODES:
+                continue
+            for section in NODES[node["class_type"]].INPUT_TYPES().values():
+                for name, (_, options) in section.items():
+                    if options.get("advanced") and name in node["inputs"]:
+                        where = f"{file.name}: {node['class_type']}.{name}"
+                        assert node["inputs"][name] == options["default"], where
 
 
 def test_input_types_are_plain_json():

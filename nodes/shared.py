@@ -1,0 +1,34 @@
+"""The inputs that several nodes share, by name."""
+
+from typing import Any
+
+from .sockets import MODEL, PROMPTS, TRAJECTORY
+from .widgets import FLOAT, INT, SOCKET, Input
+
+PROMPT_PAIR = SOCKET(PROMPTS, "From Encode Prompt Pair, same model.")
+SOURCE_LATENT = SOCKET("LATENT", "The source clip, from Video VAE Encode.")
+CFG = FLOAT(9, 0, 100, 0.1,
+    "Guidance scale: uncond + cfg * (cond - uncond). 7 to 12 is usual. If the edit is too weak, "
+    "raise it; if colours saturate, lower it. 1 is without guidance and takes half the time."
+)  # fmt: skip
+SEED = INT(0, 0, 0xFFFFFFFF,
+    "Draws the timesteps and noises; the same seed gives the same edit on every device."
+)  # fmt: skip
+WINDOWS = {
+    "window": INT(0, 0, 1024,
+        "Frames the model sees at once; 0 is the whole clip. 16 edits a clip of any length with "
+        "the memory of 16 frames."),
+    "overlap": INT(4, 0, 512,
+        "Frames that neighbouring windows share and blend. If the clip jumps where windows meet, "
+        "raise it; a quarter of the window is usual.", advanced=True),
+}  # fmt: skip
+INVERTED = {
+    "model": SOCKET(MODEL, "The model the clip was inverted with."),
+    "prompts": SOCKET(PROMPTS, "The prompts it was inverted with."),
+    "trajectory": SOCKET(TRAJECTORY, "The inverted clip, from DDIM Inversion."),
+}
+
+
+def FIXED_SEED(tooltip: str, **options: Any) -> Input:
+    """A seed that the front end leaves as it is after a run, so that the run can be resumed."""
+    return INT(0, 0, 0xFFFFFFFF, tooltip, control_after_generate=False, **options)
