@@ -7,9 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .install import Layer
-from .processor import Attend
-from .sites import Site
+from .layers import Attend, Layer, Site
 
 # Queries, keys and values of one clip at one layer, each `[samples, h, n, d]`.
 Parts: TypeAlias = tuple[Tensor, Tensor, Tensor]

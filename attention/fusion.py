@@ -7,8 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .counterparts import Counterparts, Parts
-from .install import Layer
-from .processor import Attend, attend
+from .layers import Attend, Control, Entry, Layer, Layers, attend
 
 
 def fused_attention(
@@ -49,6 +48,11 @@ class Fusion:
         if self.layers < 1:
             raise ValueError(f"Attention is fused in {self.layers} layers; it must be 1 or more.")
         _check_weight(self.weight)
+
+    def on(self, layers: Layers) -> Control:
+        """The fusion in a model's last spatial layers."""
+        sites = layers.last(self.layers)
+        return lambda pairs: Entry(sites, AttentionFusion(pairs, self.weight))
 
 
 class AttentionFusion(Counterparts):

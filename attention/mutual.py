@@ -9,9 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .counterparts import Counterparts, Parts
-from .install import Layer
-from .processor import Attend
-from .sites import Site
+from .layers import Attend, Layer, Site
 
 
 def mutual_attention(

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from .recording import Recorder, forward_recorded, take_keys
-from .sites import Site
+from .layers import Plan, Site
+from .recording import Out, Recorder, forward_recorded, take_keys
 
 
 class Observation(NamedTuple):
@@ -21,17 +21,15 @@ class Observation(NamedTuple):
 
 
 def observe(
-    unet: nn.Module,
-    forward: Callable[[], Tensor],
+    run: Callable[[Plan], Out],
     temporal: Sequence[Site],
     spatial: Sequence[Site],
-    frames: int,
     *,
     top_k: int = 1,
     picked: Mapping[str, Tensor] | None = None,
     output: bool = True,
-) -> tuple[Observation, Tensor | None]:
-    """Run `forward`, which calls the model once with one clip, and look at some of its layers.
+) -> tuple[Observation, Out | None]:
+    """Look at some layers of a model while `run` calls it once, with one clip numbered 0.
 
     Of each temporal map only the `top_k` largest weights of each query frame are kept, or those at
     the frames `picked` by an earlier observation; whole maps never are. What is seen has its graph
@@ -47,7 +45,7 @@ def observe(
     }
     keys = Recorder(spatial, [0], take_keys)
     every = [*recorders.values(), *([keys] if spatial else [])]
-    result = forward_recorded(unet, every, forward, [0], frames, output=output)
+    result = forward_recorded(run, every, output=output)
     rows, chosen = {}, {}
     for site in temporal:
         (seen,) = recorders[site.name].at(site)

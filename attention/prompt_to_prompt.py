@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .counterparts import Counterparts, Parts
-from .install import Layer
-from .processor import Attend
+from .layers import Attend, Layer
 
 Positions: TypeAlias = tuple[int, ...]
 

@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from .install import Entry, Layer, Plan, installed
-from .processor import Attend
-from .sites import Site
+from .layers import Attend, Entry, Layer, Plan, Site
 
+Out = TypeVar("Out")  # of the model's call
 # What is kept of one clip, of its queries, keys and values, each `[samples, h, n, d]`.
 Take: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -52,36 +51,29 @@ class _Enough(BaseException):
 
 
 def forward_recorded(
-    unet: nn.Module,
+    run: Callable[[Plan], Out],
     recorders: Sequence[Recorder],
-    forward: Callable[[], Tensor],
-    rows: Sequence[int],
-    frames: int,
     *,
     plan: Plan = (),
     output: bool = True,
-) -> Tensor | None:
-    """Call `forward`, which runs the model once, and fill the recorders on the way.
+) -> Out | None:
+    """Fill recorders by one call of a model: `run` makes it, under the plan it is given.
 
     With `output`, what follows the last layer needed runs without a graph, so the output has none;
     the records have theirs where gradients are enabled. Without it, the model is left at that layer
-    and None returned: the rest is never computed. `plan` changes attention meanwhile; `rows` and
-    `frames` are those of `installed`.
+    and None returned: the rest is never computed. `plan` changes attention meanwhile.
 
     Raises:
-        RuntimeError: if `forward` did not reach all layers, or not for all clips.
+        RuntimeError: if the model did not reach all layers, or not for all clips.
     """
     watched = [
         Entry(r.sites, _Watched(r, recorders, output), partial(_watched_again, r.take, r.rows))
         for r in recorders
     ]
     # Restores the mode, which is changed on the way.
-    with (
-        torch.set_grad_enabled(torch.is_grad_enabled()),
-        installed(unet, [*plan, *watched], rows, frames),
-    ):
+    with torch.set_grad_enabled(torch.is_grad_enabled()):
         try:
-            result = forward()
+            result = run([*plan, *watched])
         except _Enough:
             result = None
     if not all(recorder.complete for recorder in recorders):

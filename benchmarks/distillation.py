@@ -40,7 +40,7 @@ from rescore.attention.fusion import Fusion
 from rescore.pipelines.distillation.adaptive_sliding import AdaptiveSliding
 from rescore.pipelines.distillation.consistency import GlobalConsistency
 from rescore.pipelines.distillation.delta_denoising import DeltaDenoising
-from rescore.pipelines.distillation.joint_guidance import ImageDeltaDenoising, LatentSpace
+from rescore.pipelines.distillation.joint_guidance import ImageDeltaDenoising
 from rescore.pipelines.distillation.prediction import predict
 from rescore.pipelines.distillation.preservation import ContentPreservation
 from rescore.pipelines.distillation.score_distillation import Progress, Settings, distil
@@ -51,7 +51,7 @@ from rescore.pipelines.distillation.self_similarity import (
 from rescore.pipelines.distillation.terms import Draw, Term, Weighted
 from rescore.pipelines.flow.estimation import estimate_flow
 from rescore.pipelines.flow.smoothing import FlowSmoothing
-from rescore.pipelines.models.denoiser import EpsTheta
+from rescore.pipelines.models.denoiser import Denoiser
 from rescore.shapeworld.edits import Edit, edited, suite
 from rescore.shapeworld.score import score
 from torch import Tensor
@@ -113,22 +113,21 @@ class Run:
     consistency: float = 100.0
 
 
-def image_term(edit: Edit, cfg: float, eps_theta: EpsTheta | None) -> ImageDeltaDenoising:
+def image_term(edit: Edit, cfg: float, denoiser: Denoiser | None) -> ImageDeltaDenoising:
     """Joint guidance by the image model, with captions of stills."""
     image = loaded("shapeworld-sd")
     prompts = still_prompts_of(image, edit)
 
     def pair(draw: Draw) -> tuple[Tensor, Tensor]:
         needs = DeltaDenoising().needs
-        both = predict(needs, draw, eps_theta or image.eps_theta, prompts, cfg)
-        return both.eps_target, both.eps_source
+        seen = predict(needs, draw, denoiser or image.denoiser, prompts, cfg).predictions
+        return seen.target.eps, seen.source.eps
 
-    space = LatentSpace(4, image.vae_factor, image.scaling_factor, image.shift_factor)
-    return ImageDeltaDenoising(pair, image.schedule, space, image.name)
+    return ImageDeltaDenoising(pair, image.process, image.denoiser.space, image.name)
 
 
 def terms_of(
-    parts: Sequence[str], edit: Edit, run: Run, image: EpsTheta | None = None
+    parts: Sequence[str], edit: Edit, run: Run, image: Denoiser | None = None
 ) -> list[Weighted]:
     """The terms of a row."""
     truth = edited(edit)
@@ -161,8 +160,8 @@ def edit_once(
     edit: Edit,
     run: Run,
     *,
-    video: EpsTheta | None = None,
-    image: EpsTheta | None = None,
+    video: Denoiser | None = None,
+    image: Denoiser | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Tensor:
     """The latents of one clip after one row's run; the models may be watched from outside."""
@@ -173,12 +172,10 @@ def edit_once(
     return distil(
         z_source,
         terms_of(parts, edit, run, image),
-        video or model.eps_theta,
+        video or model.denoiser,
         prompts_of(model, truth.source_prompt, truth.target_prompt),
-        model.schedule,
         Settings(run.steps, run.step_size, run.cfg),
-        unet=model.unet,
-        fusion=Fusion(run.layers, run.fusion) if "fusion" in parts else None,
+        controls=(Fusion(run.layers, run.fusion),) if "fusion" in parts else (),
         on_step=on_step,
     ).z
 
@@ -194,31 +191,31 @@ class Meter:
     """The time of every step, and right after it that of its model calls alone."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[EpsTheta, Tensor, int, Tensor]] = []
+        self.calls: list[tuple[Callable[..., Tensor], Tensor, float, Tensor]] = []
         self.steps: list[float] = []
         self.bare: list[float] = []
         self.numbers = (0, 0)  # of calls in a step, and of clips in them
         self.began = time.perf_counter()
 
-    def watched(self, eps_theta: EpsTheta) -> EpsTheta:
+    def watched(self, denoiser: Denoiser) -> Denoiser:
         """The same model; what it is called with is kept."""
 
-        def call(z: Tensor, t: int, text: Tensor) -> Tensor:
-            self.calls.append((eps_theta, z, t, text))
-            return eps_theta(z, t, text)
+        def call(z: Tensor, t: float, text: Tensor) -> Tensor:
+            self.calls.append((denoiser.output, z, t, text))
+            return denoiser.output(z, t, text)
 
-        return call
+        return replace(denoiser, output=call)
 
     def __call__(self, _: Progress) -> None:
         ended = time.perf_counter()
         self.steps.append(ended - self.began)
-        for eps_theta, z, t, text in self.calls:
+        for output, z, t, text in self.calls:
             if z.requires_grad:
                 with torch.inference_mode(False), torch.enable_grad():
                     leaf = z.detach().clone().requires_grad_()
-                    eps_theta(leaf, t, text.clone()).sum().backward()
+                    output(leaf, t, text.clone()).sum().backward()
             else:
-                eps_theta(z, t, text)
+                output(z, t, text)
         self.bare.append(time.perf_counter() - ended)
         self.numbers = len(self.calls), sum(len(z) for _, z, *_ in self.calls)
         self.calls.clear()
@@ -236,8 +233,8 @@ def costs(rows: Sequence[str], run: Run, steps: int = 12) -> list[list[str]]:
             ROWS[name],
             edit,
             replace(run, steps=steps),
-            video=meter.watched(loaded(MODEL).eps_theta),
-            image=meter.watched(loaded("shapeworld-sd").eps_theta),
+            video=meter.watched(loaded(MODEL).denoiser),
+            image=meter.watched(loaded("shapeworld-sd").denoiser),
             on_step=meter,
         )
         # The first step also sets up.

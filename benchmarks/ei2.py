@@ -42,8 +42,8 @@ from PIL import Image
 from rescore.nodes.charts import line_chart
 from rescore.pipelines.models.denoiser import Prompts
 from rescore.pipelines.models.unet.backbone import Backbone
+from rescore.pipelines.models.unet.inflation import inflate_backbone
 from rescore.pipelines.tuning.covariate_shift import LayerShift, covariate_shift
-from rescore.pipelines.tuning.inflation import inflate_backbone
 from rescore.pipelines.tuning.one_shot_tuning import Settings, tune
 from rescore.pipelines.tuning.tuned_edit import invert_and_edit
 from rescore.shapeworld.edits import Edit, edited, suite
@@ -138,7 +138,7 @@ def given(edit: Edit) -> tuple[Tensor, Prompts]:
 def tuned(model: Backbone, z_0: Tensor, prompts: Prompts, run: Run) -> Backbone:
     """The model after it has learned the clip."""
     settings = Settings(run.steps, run.learning_rate, seed=run.seed)
-    state = tune(model.unet, z_0, prompts.source, model.schedule, settings)
+    state = tune(model.unet, z_0, prompts.source, model.process, settings, predicts=model.predicts)
     return replace(model, unet=model.unet.with_tuned(state.weights, state.tuning))
 
 
@@ -150,10 +150,11 @@ def frame_consistency(clip: Tensor) -> float:
 
 def shifts_of(model: Backbone, z_0: Tensor, prompts: Prompts) -> tuple[LayerShift, ...]:
     """What the modules along time do to features, at five timesteps spread over the schedule."""
-    count = len(model.schedule)
+    count = len(model.process)
     times = [int(count * (i + 0.5) / 5) for i in range(5)]
     layers = model.unet.temporal
-    return covariate_shift(layers, model.eps_theta, z_0, prompts.source, model.schedule, times)
+    levels = [model.process.level(t) for t in times]
+    return covariate_shift(layers, model.denoiser, z_0, prompts.source, levels)
 
 
 def edit_once(row: str, edit: Edit, run: Run) -> TunedOutcome:
@@ -162,9 +163,8 @@ def edit_once(row: str, edit: Edit, run: Run) -> TunedOutcome:
     model = tuned(inflated(row), z_0, prompts, run)
     z = invert_and_edit(
         z_0,
-        model.eps_theta,
+        model.denoiser,
         prompts,
-        model.schedule,
         steps=run.sampling,
         cfg=run.cfg,
         describe=True,
@@ -201,8 +201,9 @@ def cost(row: str, run: Run, steps: int = 8) -> tuple[float, float]:
             model.unet,
             z_0,
             prompts.source,
-            model.schedule,
+            model.process,
             Settings(count, run.learning_rate),
+            predicts=model.predicts,
             on_step=lambda _: times.append(time.perf_counter()),
         )
 

@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -14,13 +13,12 @@ from diffusers import (
     UNet3DConditionModel,
     UNetMotionModel,
 )
-from rescore.attention.checkpointing import checkpointed
 from rescore.attention.fusion import Fusion
 from rescore.attention.prompt_to_prompt import refine_mapper
 from rescore.pipelines.distillation.adaptive_sliding import AdaptiveSliding
 from rescore.pipelines.distillation.consistency import GlobalConsistency
 from rescore.pipelines.distillation.delta_denoising import DeltaDenoising
-from rescore.pipelines.distillation.joint_guidance import ImageDeltaDenoising, LatentSpace
+from rescore.pipelines.distillation.joint_guidance import ImageDeltaDenoising
 from rescore.pipelines.distillation.prediction import predict
 from rescore.pipelines.distillation.preservation import ContentPreservation
 from rescore.pipelines.distillation.score_distillation import Settings, distil
@@ -39,10 +37,10 @@ from rescore.pipelines.inversion.null_text import NullTextSettings, optimise_nul
 from rescore.pipelines.inversion.trajectory import Trajectory
 from rescore.pipelines.models.codec import decode_video, encode_video
 from rescore.pipelines.models.denoiser import Prompts
-from rescore.pipelines.models.schedule import NoiseSchedule
+from rescore.pipelines.models.process import VariancePreserving
 from rescore.pipelines.models.unet.backbone import Backbone
+from rescore.pipelines.models.unet.inflation import inflate
 from rescore.pipelines.models.unet.load import ANIMATEDIFF_SCHEDULE, SD1_CONFIGS
-from rescore.pipelines.tuning.inflation import inflate
 from rescore.pipelines.tuning.one_shot_tuning import Settings as TuningSettings
 from rescore.pipelines.tuning.one_shot_tuning import tune
 from rescore.pipelines.windows import Windows
@@ -93,7 +91,8 @@ class Lab:
             model.to(self.device)
         else:
             model = real_model(kind, self.device, getattr(torch, self.run.precision))
-        return replace(model, rows_per_call=self.clips_per_call)
+        model.denoiser.rows_per_call = self.clips_per_call
+        return model
 
     def size(self, model: Backbone) -> tuple[int, int]:
         """Height and width of a model's clips."""
@@ -113,7 +112,7 @@ class Lab:
     def path(self, model: Backbone, steps: int) -> Trajectory:
         """An inverted clip of `frames` frames."""
         latents = [self.latents(model, self.run.frames) for _ in range(steps + 1)]
-        return Trajectory(torch.stack(latents), tuple(model.schedule.timesteps(steps)))
+        return Trajectory(torch.stack(latents), model.process.grid(steps))
 
 
 def real_model(kind: str, device: str, dtype: torch.dtype) -> Backbone:
@@ -147,7 +146,7 @@ def real_model(kind: str, device: str, dtype: torch.dtype) -> Backbone:
         vae=_random(lambda: AutoencoderKL.from_config(config["vae"]), device, torch.float32),
         text_encoder=nn.Identity(),
         tokenizer=None,
-        schedule=NoiseSchedule.from_config(betas),
+        process=VariancePreserving.from_config(betas),
     )
 
 
@@ -191,16 +190,14 @@ def distilled(
         distil,
         lab.latents(model, frames or lab.run.frames),
         terms,
-        model.eps_theta,
+        model.denoiser,
         lab.prompts(model),
-        model.schedule,
         Settings(steps=2),
-        unet=model.unet,
-        fusion=Fusion() if fused else None,
+        controls=(Fusion(),) if fused else (),
         windows=windows,
     )
     if checkpointing:
-        work = checkpointed(model.unet)(work)
+        work = model.denoiser.checkpointed()(work)
     return Case((model.unet, *beside), work, 2, batched=True)
 
 
@@ -222,11 +219,10 @@ def assd(lab: Lab, *, joint: bool = False, frames: int | None = None) -> Case:
 
     def pair(draw: Draw) -> tuple[Tensor, Tensor]:
         needs = DeltaDenoising().needs
-        both = predict(needs, draw, image.eps_theta, prompts, Settings().cfg)
-        return both.eps_target, both.eps_source
+        seen = predict(needs, draw, image.denoiser, prompts, Settings().cfg).predictions
+        return seen.target.eps, seen.source.eps
 
-    space = LatentSpace(4, image.vae_factor, image.scaling_factor, image.shift_factor)
-    term = ImageDeltaDenoising(pair, image.schedule, space, image.name)
+    term = ImageDeltaDenoising(pair, image.process, image.denoiser.space, image.name)
     return distilled(lab, sliding, Weighted(term), frames=frames, fused=True, beside=(image.unet,))
 
 
@@ -255,9 +251,8 @@ def inversion(lab: Lab) -> Case:
     work = partial(
         ddim_invert,
         z,
-        lambda z, t: model.eps_theta(z, t, prompt),
-        model.schedule.alphas_bar,
-        model.schedule.timesteps(2),
+        partial(model.denoiser, cond=prompt),
+        model.process.grid(2),
     )
     return Case((model.unet,), work, 2)
 
@@ -268,15 +263,8 @@ def null_text(lab: Lab, *, per_frame: bool = True, checkpointing: bool = False) 
     settings = NullTextSettings(inner_steps=2, per_frame=per_frame)
 
     def work() -> None:
-        with checkpointed(model.unet) if checkpointing else nullcontext():
-            optimise_null_text(
-                path,
-                model.eps_theta,
-                prompts.source,
-                prompts.negative,
-                model.schedule.alphas_bar,
-                settings,
-            )
+        with model.denoiser.checkpointed(checkpointing):
+            optimise_null_text(path, model.denoiser, prompts.source, prompts.negative, settings)
 
     return Case((model.unet,), work)
 
@@ -285,12 +273,12 @@ def decoupled_guidance(lab: Lab, *, checkpointing: bool = False) -> Case:
     """The drift of a step from its pivot, which has the guidance and the prompted prediction."""
     model = lab.model("animatediff")
     path = lab.path(model, 1)
-    guidance = DriftGuidance(model.unet, GuidanceSettings(), torch.ones(1, 8, 8))
-    drift = Drift(guidance, lab.prompts(model).source, model.eps_theta)
+    guidance = DriftGuidance(GuidanceSettings(), torch.ones(1, 8, 8))
+    drift = Drift(guidance, lab.prompts(model).source, model.denoiser)
 
     def work() -> None:
-        with checkpointed(model.unet) if checkpointing else nullcontext():
-            drift(path.latents[0], path.latents[1], path.timesteps[1])
+        with model.denoiser.checkpointed(checkpointing):
+            drift(path.latents[0], path.latents[1], path.levels[1])
 
     return Case((model.unet,), work)
 
@@ -302,12 +290,11 @@ def controlled_sampling(lab: Lab) -> Case:
     work = partial(
         sample_edit,
         lab.path(model, 2),
-        model.eps_theta,
+        model.denoiser,
         lab.prompts(model),
-        model.schedule.alphas_bar,
         8.5,
         AttentionControl(),
-        source=Source(model.unet, tokens, torch.ones(1, 8, 8)),
+        source=Source(tokens, torch.ones(1, 8, 8)),
     )
     return Case((model.unet,), work, 2, batched=True)
 
@@ -320,8 +307,9 @@ def one_shot_tuning(lab: Lab, variant: str, *, checkpointing: bool = False) -> C
         unet,
         lab.latents(image, lab.run.short),
         lab.prompts(image).source,
-        image.schedule,
+        image.process,
         TuningSettings(steps=2, checkpointing=checkpointing),
+        predicts=image.predicts,
     )
     return Case((unet,), work, 2)
 

@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,7 +36,6 @@ from rescore.pipelines.distillation.terms import Weighted
 from rescore.pipelines.inversion.sampling import ddim_sample
 from rescore.pipelines.models.codec import decode_video
 from rescore.pipelines.models.grid import latent_mask
-from rescore.pipelines.models.guidance import guide
 from rescore.pipelines.models.unet.backbone import Backbone
 from rescore.shapeworld.edits import edited, prompts, suite
 from rescore.shapeworld.models import NAMES, WEIGHTS
@@ -71,13 +71,9 @@ def sample_clips(
     text = torch.cat([model.encode_prompt(caption(s, motion=not still)).embedding for s in scenes])
     nothing = model.encode_prompt("").embedding.expand_as(text)
 
-    def eps(z: torch.Tensor, t: int) -> torch.Tensor:
-        both = model.eps_theta(torch.cat([z, z]), t, torch.cat([nothing, text]))
-        return guide(*both.chunk(2), cfg)
-
     noise = torch.randn(len(scenes), 4, frames, 16, 16, generator=torch.Generator().manual_seed(0))
-    schedule = model.schedule
-    z = ddim_sample(noise, eps, schedule.alphas_bar, schedule.timesteps(steps))
+    guided = partial(model.denoiser.guided, cond=text, uncond=nothing, cfg=cfg)
+    z = ddim_sample(noise, guided, model.process.grid(steps))
     clips = decode_video(z / model.scaling_factor, model.decode_frames)
     return list(rearrange(clips, "b c f h w -> b f h w c"))
 
@@ -117,9 +113,8 @@ def masked_edit(
         state = distil(
             z_source,
             (Weighted(DeltaDenoising()),),
-            model.eps_theta,
+            model.denoiser,
             prompts_of(model, truth.source_prompt, truth.target_prompt),
-            model.schedule,
             settings,
             mask=truth.paint.float(),
         )

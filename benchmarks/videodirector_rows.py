@@ -9,7 +9,6 @@ from statistics import median
 import torch
 from measuring import Outcome, clip_of, latents_of, loaded, whole_psnr
 from memory import peak_memory
-from rescore.attention.checkpointing import checkpointed
 from rescore.attention.prompt_to_prompt import refine_mapper
 from rescore.pipelines.inversion.attention_sampling import (
     NO_CONTROL,
@@ -22,7 +21,7 @@ from rescore.pipelines.inversion.decoupled_guidance import GuidanceSettings
 from rescore.pipelines.inversion.drift import Drift, DriftGuidance
 from rescore.pipelines.inversion.null_text import NullTextSettings, optimise_null_text
 from rescore.pipelines.inversion.trajectory import NullText
-from rescore.pipelines.models.denoiser import Prompts
+from rescore.pipelines.models.denoiser import Denoiser, Prompts
 from rescore.shapeworld.edits import Edit, edited
 from rescore.shapeworld.score import score
 from torch import Tensor
@@ -68,15 +67,13 @@ class Clip:
     def __init__(self, edit: Edit, run: Run) -> None:
         self.edit, self.run, self.truth = edit, run, edited(edit)
         self.model = model = loaded("shapeworld-animatediff")
-        self.alphas_bar = model.schedule.alphas_bar
         texts = (self.truth.source_prompt, self.truth.target_prompt, "")
         self.encoded = [model.encode_prompt(text) for text in texts]
         self.prompts = Prompts(*(prompt.embedding for prompt in self.encoded))
         self.path = ddim_invert(
             latents_of(model, self.truth.source.clip),
-            lambda z, t: model.eps_theta(z, t, self.prompts.source),
-            self.alphas_bar,
-            model.schedule.timesteps(run.steps),
+            partial(model.denoiser, cond=self.prompts.source),
+            model.process.grid(run.steps),
         )
 
     def guidance(self) -> DriftGuidance:
@@ -84,17 +81,16 @@ class Clip:
         if self.edit.attribute == "background":
             settings = settings.swapped()
         # Of the object, whichever of the two is edited.
-        return DriftGuidance(self.model.unet, settings, self.truth.object_mask.float())
+        return DriftGuidance(settings, self.truth.object_mask.float())
 
     def null_text(self, optimised: bool, per_frame: bool, guided: bool) -> NullText:
         run = self.run
         inner = run.inner if optimised else 0
         return optimise_null_text(
             self.path,
-            self.model.eps_theta,
+            self.model.denoiser,
             self.prompts.source,
             self.prompts.negative,
-            self.alphas_bar,
             NullTextSettings(run.cfg, inner, run.learning_rate, per_frame),
             guidance=self.guidance() if guided else None,
         )
@@ -105,12 +101,11 @@ class Clip:
         tokens = refine_mapper(self.encoded[0].tokens, self.encoded[1].tokens, length)
         z = sample_edit(
             self.path,
-            self.model.eps_theta,
+            self.model.denoiser,
             self.prompts,
-            self.alphas_bar,
             self.run.cfg,
             replace(control, tau_s=self.run.tau_s),
-            source=Source(self.model.unet, tokens, self.truth.paint.float()),
+            source=Source(tokens, self.truth.paint.float()),
             null_text=null_text,
         )
         return clip_of(self.model, z)
@@ -132,13 +127,13 @@ def all_rows(edit: Edit, run: Run) -> tuple[dict[str, float], dict[str, Outcome]
 
 def costs(clip: Clip, repeats: int = 3) -> dict[str, dict[str, float]]:
     """Seconds and bytes of STDG in one pass and in four, of null-text with and without a cache."""
-    path, cond, eps_theta = clip.path, clip.prompts.source, clip.model.eps_theta
+    path, cond, denoiser = clip.path, clip.prompts.source, clip.model.denoiser
     pivot = path.latents[-2]
     z = pivot + 0.1 * torch.randn(pivot.shape, generator=torch.Generator().manual_seed(0))
 
     def drift(*coefficients: float) -> Tensor:
         guidance = replace(clip.guidance(), settings=GuidanceSettings(*coefficients))
-        return Drift(guidance, cond, eps_theta)(z, pivot, path.timesteps[-2])[1]
+        return Drift(guidance, cond, denoiser)(z, pivot, path.levels[-2])[1]
 
     together = partial(drift, 0.5, 0.5, 0.5, 0.5)
 
@@ -147,26 +142,26 @@ def costs(clip: Clip, repeats: int = 3) -> dict[str, dict[str, float]]:
 
     torch.testing.assert_close(together(), apart(), rtol=1e-3, atol=1e-5)
 
-    def repeated(z: Tensor, t: int, null: Tensor) -> Tensor:
+    def repeated(z: Tensor, t: float, null: Tensor) -> Tensor:
         if torch.is_grad_enabled() and null.requires_grad:
             with torch.no_grad():
-                eps_theta(z, t, cond)
-        return eps_theta(z, t, null)
+                denoiser.output(z, t, cond)
+        return denoiser.output(z, t, null)
 
-    def step(eps_theta: Callable[..., Tensor]) -> NullText:
+    def step(model: Denoiser) -> NullText:
         settings = NullTextSettings(clip.run.cfg, 4, early_stop=0.0, early_stop_growth=0.0)
-        given = path, eps_theta, cond, clip.prompts.negative, clip.alphas_bar
+        given = path, model, cond, clip.prompts.negative
         return optimise_null_text(*given, settings, steps=1)
 
     def step_checkpointed() -> NullText:
-        with checkpointed(clip.model.unet):
-            return step(eps_theta)
+        with denoiser.checkpointed():
+            return step(denoiser)
 
     rows = {
         "STDG, four passes": apart,
         "STDG, one pass": together,
-        "null-text step, prediction repeated": partial(step, repeated),
-        "null-text step, prediction cached": partial(step, eps_theta),
+        "null-text step, prediction repeated": partial(step, replace(denoiser, output=repeated)),
+        "null-text step, prediction cached": partial(step, denoiser),
         "null-text step, cached, checkpointed": step_checkpointed,
     }
     return {

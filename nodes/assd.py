@@ -1,7 +1,7 @@
 """Nodes of adaptive sliding score distillation (ASSD): term, fusion, joint guidance, one step."""
 
 from . import host
-from .distillation import ScoreDistillation, latent_space
+from .distillation import ScoreDistillation
 from .sockets import FUSION, LOSSES, MODEL, PROMPTS, STATE
 from .terms import END, START, WEIGHT, TermNode, hang
 from .widgets import FLOAT, INT, SOCKET, STRING, Node, outputs
@@ -101,16 +101,16 @@ class ImageDeltaDenoising(TermNode):
     ):  # fmt: skip
         from ..pipelines.distillation.joint_guidance import ImageDeltaDenoising as Term
         from ..pipelines.distillation.prediction import predict
+        from ..pipelines.distillation.terms import Needs
 
-        both = frozenset({"eps_target", "eps_source"})
+        denoiser, both = image_model.denoiser, Needs(target=True, source=True)
 
         def pair(draw):
             host.load(image_model, "unet")
-            prompts = image_prompts.embeddings
-            eps = predict(both, draw, image_model.eps_theta, prompts, cfg)
-            return eps.eps_target, eps.eps_source
+            seen = predict(both, draw, denoiser, image_prompts.embeddings, cfg).predictions
+            return seen.target.eps, seen.source.eps
 
-        term = Term(pair, image_model.schedule, latent_space(image_model), image_model.name)
+        term = Term(pair, denoiser.process, denoiser.space, denoiser.name)
         return hang(term, weight, start, end, terms)
 
 

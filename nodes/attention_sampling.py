@@ -1,7 +1,7 @@
 """The node that samples an edit along an inverted clip."""
 
 from . import host, layouts
-from .inversion import fitting, latent_of, load_unet, picture_of, shown
+from .running import along
 from .shared import INVERTED
 from .sockets import NULL_TEXT, PROMPTS
 from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, STRING, Node, outputs
@@ -79,30 +79,27 @@ class AttentionControlledSampling(Node):
     ):  # fmt: skip
         from ..pipelines.inversion.attention_sampling import AttentionControl, Source, sample_edit
 
-        path = fitting(trajectory, model, prompts)
+        ready, path = along(model, prompts, trajectory, rows=4)
         control = AttentionControl(
             layout_control, background_control, prompt_control != "off", tau_s, tau_c,
             layout_tokens, background_sites,
         )  # fmt: skip
         tokens = _token_map(model, prompts, prompt_control, word_weights)
         mask = None if mask is None else layouts.masks_of(mask)
-        picture = picture_of(model, path.latents[0])
-        load_unet(model, path.latents[0], 4)
-        bar = host.progress(path.steps)
+        show = ready.shows(path.steps)
         z = sample_edit(
             path,
-            model.eps_theta,
+            ready.denoiser,
             prompts.embeddings,
-            model.schedule.alphas_bar,
             cfg,
             control,
-            source=Source(model.unet, tokens, mask, shown(trajectory, model)),
+            source=Source(tokens, mask, ready.grid),
             null_text=null_text,
             windows=trajectory.windows,
-            on_step=lambda now: bar(now.step, picture and (lambda: picture(now.z))),
+            on_step=lambda now: show(now.step, now.z),
         )
         report = _report(control, path.steps, prompts, mask)
-        return (latent_of(trajectory, model, z), report)
+        return (ready.latent(z), report)
 
 
 def _token_map(model, prompts, prompt_control: str, word_weights: str):

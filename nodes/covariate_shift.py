@@ -1,12 +1,11 @@
 """The node that shows what modules along time do to features."""
 
-from . import host, layouts
+from . import host
 from .inflation import CATEGORY
+from .running import prepared
 from .shared import FIXED_SEED
 from .sockets import MODEL, PROMPTS
 from .widgets import INT, SOCKET, Node, outputs
-
-_BYTES_PER_LATENT_PIXEL = 30_000
 
 
 class CovariateShift(Node):
@@ -51,18 +50,18 @@ class CovariateShift(Node):
         bar = host.progress(timesteps * len(models))
         shifts = {}
         for number, each in enumerate(models):
-            z_0 = layouts.latents_of(latent["samples"], each.scaling_factor, each.shift_factor)
-            host.load(each, "unet", memory=_BYTES_PER_LATENT_PIXEL * z_0[:, :1].numel())
+            ready = prepared(each, latent)
             # Midpoints of equal parts of the schedule.
-            count = len(each.schedule)
-            times = [int(count * (i + 0.5) / timesteps) for i in range(timesteps)]
+            count = len(each.process)
+            levels = [
+                each.process.level(int(count * (i + 0.5) / timesteps)) for i in range(timesteps)
+            ]
             shifts[_name(each, number)] = covariate_shift(
                 getattr(each.unet, "temporal", {}),
-                each.eps_theta,
-                z_0.to(each.device),
+                ready.denoiser,
+                ready.z,
                 prompts.embeddings.source.to(each.device),
-                each.schedule,
-                times,
+                levels,
                 seed=seed,
                 on_step=lambda done, before=number * timesteps: bar(before + done),
             )

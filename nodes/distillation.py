@@ -1,16 +1,10 @@
 """The node that runs the distillation loop."""
 
-from contextlib import nullcontext
-from typing import Any
-
 from . import host, layouts
-from .live import Numbers
+from .running import prepared
 from .shared import CFG, PROMPT_PAIR, SEED, SOURCE_LATENT, WINDOWS
-from .sockets import FUSION, LOSSES, MODEL, PIXEL_SIZE, STATE, TERMS
+from .sockets import FUSION, LOSSES, MODEL, STATE, TERMS
 from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, Node, outputs
-
-# A rough bound on what a UNet's activations take, in bytes per latent pixel and row of the batch.
-_BYTES_PER_LATENT_PIXEL = 20_000
 
 
 class ScoreDistillation(Node):
@@ -77,78 +71,36 @@ class ScoreDistillation(Node):
         import torch
         from einops import rearrange
 
-        from ..attention.checkpointing import checkpointed
-        from ..pipelines.distillation.joint_guidance import check_joint
         from ..pipelines.distillation.score_distillation import Progress, Settings, distil
-        from ..pipelines.windows import Windows
 
-        check_joint(terms, model.schedule, latent_space(model), model.name)
-        windows = Windows(window, overlap) if window else None
-        samples = latent["samples"]
-        picture = _previewer(model, samples) if host.shows_previews() else None
+        ready = prepared(model, latent, rows=4)
         settings = Settings(steps, step_size, cfg, seed, t_min, t_max, optimiser)
-        host.load(model, "unet", memory=_BYTES_PER_LATENT_PIXEL * 4 * samples[:, :1].numel())
-        bar, numbers = host.progress(steps), Numbers(steps)
-        z_source = layouts.latents_of(samples, model.scaling_factor, model.shift_factor)
-        z_source = z_source.to(model.device)
+        shows = ready.shows(steps)
         done_before = 0 if state is None else state.step
 
         def show(progress: Progress) -> None:
-            done = progress.step - done_before
-            # Another frame each time: the preview plays the clip while it changes.
-            frame = progress.z[0, :, done % progress.z.shape[2]]
-            numbers.add(done, progress.values)
-            bar(done, picture and (lambda: picture(frame)))
+            shows(progress.step - done_before, progress.z, progress.values)
 
-        with checkpointed(model.unet) if checkpointing else nullcontext():
+        with ready.denoiser.checkpointed(checkpointing):
             state = distil(
-                z_source,
+                ready.z,
                 terms,
-                model.eps_theta,
+                ready.denoiser,
                 prompts.embeddings,
-                model.schedule,
                 settings,
-                unet=model.unet,
-                fusion=fusion,
-                windows=windows,
+                controls=() if fusion is None else (fusion,),
+                windows=ready.windows(window, overlap),
                 mask=None if mask is None else layouts.masks_of(mask),
-                shown=shown_share(latent, model.vae_factor),
+                grid=ready.grid,
                 state=state,
                 on_step=show,
             )
-        edited = layouts.samples_of(state.z, model.scaling_factor, model.shift_factor)
+        edited = ready.latent(state.z)["samples"]
         # Scaling there and back rounds: what was not edited is handed on as it came, to the bit.
-        untouched = rearrange(state.z == z_source, "1 c f h w -> f c h w").to(edited.device)
-        edited = torch.where(untouched, samples.to(edited), edited)
+        untouched = rearrange(state.z == ready.z, "1 c f h w -> f c h w").to(edited.device)
+        edited = torch.where(untouched, latent["samples"].to(edited), edited)
         losses = {"loss": [sum(values.values()) for values in state.values]}
         return ({**latent, "samples": edited}, state, losses)
-
-
-def latent_space(model):
-    """What a model's latents are like, to be compared with another model's."""
-    from ..pipelines.distillation.joint_guidance import LatentSpace
-
-    return LatentSpace(
-        model.unet.config.in_channels, model.vae_factor, model.scaling_factor, model.shift_factor
-    )
-
-
-def _previewer(model, samples):
-    """A map from model latents to rough pictures, fitted to the clip's middle frame."""
-    from ..pipelines.models.preview import fit_preview
-
-    middle = samples[len(samples) // 2][None]
-    host.load(model, "vae")
-    pixels = model.decode_frames(middle)[0] / 2 + 0.5
-    return fit_preview((middle[0] - model.shift_factor) * model.scaling_factor, pixels)
-
-
-def shown_share(latent: dict[str, Any], factor: int) -> tuple[float, float]:
-    """The share of the latent grid that the clip fills, the rest being padding."""
-    height, width = latent["samples"].shape[-2:]
-    if PIXEL_SIZE not in latent:
-        return 1.0, 1.0
-    return latent[PIXEL_SIZE][0] / (height * factor), latent[PIXEL_SIZE][1] / (width * factor)
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreScoreDistillation": ScoreDistillation}

@@ -1,14 +1,11 @@
 """Nodes that make masks of what the model itself knows, without any other model."""
 
-from . import host, layouts
-from .distillation import shown_share
+from . import host
 from .masks import CATEGORY
+from .running import prepared
 from .shared import CFG, PROMPT_PAIR, SEED, SOURCE_LATENT, WINDOWS
-from .sockets import MODEL, PIXEL_SIZE, PROMPTS, TERMS
+from .sockets import MODEL, PROMPTS, TERMS
 from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, STRING, Input, Node, outputs
-
-# Working memory of a model call, with what is recorded on the way.
-_BYTES_PER_LATENT_PIXEL = 1 << 15
 
 
 def _looks(t_min: float, t_max: float, timesteps: int) -> dict[str, Input]:
@@ -52,21 +49,13 @@ def _threshold(level: float, smooth: float) -> dict[str, Input]:
     }  # fmt: skip
 
 
-def _loaded(model, latent):
-    """The clip's latents, on the device of the model, which is where it computes."""
-    samples = latent["samples"]
-    host.load(model, "unet", memory=_BYTES_PER_LATENT_PIXEL * 4 * samples[:, :1].numel())
-    z = layouts.latents_of(samples, model.scaling_factor, model.shift_factor)
-    return z.to(model.device)
-
-
-def _cut(values, threshold, smooth: float, model, latent):
+def _cut(values, threshold, smooth: float, grid):
     """The mask of a map, the map as pictures of 0..1, and a sentence; all of the clip's size."""
     from einops import rearrange
 
-    from ..pipelines.masks.thresholds import on_pixels, smoothed
+    from ..pipelines.masks.thresholds import smoothed
 
-    pixels = on_pixels(smoothed(values.cpu(), smooth), model.vae_factor, latent.get(PIXEL_SIZE))
+    pixels = grid.on_pixels(smoothed(values.cpu(), smooth))
     mask = threshold(pixels)
     shown = (pixels - pixels.min()) / (pixels.max() - pixels.min())
     pictures = rearrange(shown, "f h w -> f h w 1").expand(-1, -1, -1, 3)
@@ -113,24 +102,22 @@ class MaskFromGradient(Node):
     ):  # fmt: skip
         from ..pipelines.masks.edit_masks import Looks, gradient_map
         from ..pipelines.masks.thresholds import Threshold
-        from ..pipelines.windows import Windows
 
         cut = Threshold(threshold, level, quantile, per_frame)
         looks = Looks(t_min, t_max, timesteps, draws, seed)
+        ready = prepared(model, latent, rows=4)
         values = gradient_map(
-            _loaded(model, latent),
+            ready.z,
             terms,
-            model.eps_theta,
+            ready.denoiser,
             prompts.embeddings,
-            model.schedule,
             cfg,
             looks,
-            unet=model.unet,
-            windows=Windows(window, overlap) if window else None,
-            shown=shown_share(latent, model.vae_factor),
+            windows=ready.windows(window, overlap),
+            grid=ready.grid,
             on_draw=host.progress(looks.count),
         )
-        return _cut(values, cut, smooth, model, latent)
+        return _cut(values, cut, smooth, ready.grid)
 
 
 class MaskFromWords(Node):
@@ -178,7 +165,6 @@ class MaskFromWords(Node):
         from ..pipelines.masks.edit_masks import Looks, word_map
         from ..pipelines.masks.thresholds import Threshold
         from ..pipelines.models.words import find_word
-        from ..pipelines.windows import Windows
 
         cut = Threshold(threshold, level, quantile, per_frame)
         looks = Looks(t_min, t_max, timesteps, draws, seed)
@@ -186,20 +172,19 @@ class MaskFromWords(Node):
         read = model.encode_prompt(getattr(prompts, prompt))
         wanted = [word.strip() for word in words.split(",") if word.strip()] or [words]
         found = {at for word in wanted for at in find_word(read, word)}
+        ready = prepared(model, latent)
         values = word_map(
-            _loaded(model, latent),
+            ready.z,
             sorted({position for positions in found for position in positions}),
             getattr(prompts.embeddings, prompt),
-            model.eps_theta,
-            model.schedule,
-            model.unet,
+            ready.denoiser,
             looks,
             sites=sites,
             max_tokens=max_tokens,
-            windows=Windows(window, overlap) if window else None,
+            windows=ready.windows(window, overlap),
             on_draw=host.progress(looks.count),
         )
-        return _cut(values, cut, smooth, model, latent)
+        return _cut(values, cut, smooth, ready.grid)
 
 
 NODE_CLASS_MAPPINGS = {

@@ -49,7 +49,7 @@ class InflateImageModel(Node):
     }  # fmt: skip
 
     def inflate(self, model, variant: str, ratio: int, seed: int):
-        from ..pipelines.tuning.inflation import VARIANTS, inflate_backbone
+        from ..pipelines.models.unet.inflation import VARIANTS, inflate_backbone
         from ..pipelines.tuning.one_shot_tuning import trained_summary
 
         chosen = replace(VARIANTS[variant], ratio=ratio)

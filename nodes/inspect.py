@@ -1,6 +1,7 @@
 """The node that shows what a set of terms would do to a clip."""
 
-from . import host, layouts
+from . import host
+from .running import prepared
 from .shared import CFG, PROMPT_PAIR, SEED, SOURCE_LATENT
 from .sockets import MODEL, TERMS
 from .widgets import FLOAT, SOCKET, Node, outputs
@@ -42,23 +43,19 @@ class InspectGradient(Node):
         from ..pipelines.distillation.inspection import inspect_gradient
         from ..pipelines.distillation.score_distillation import Settings
 
-        host.load(model, "unet")
-        samples = latent["samples"]
-        z = layouts.latents_of(samples, model.scaling_factor, model.shift_factor)
+        ready = prepared(model, latent, rows=4)
         energy, mask, numbers = inspect_gradient(
-            z.to(model.device),
+            ready.z,
             terms,
-            model.eps_theta,
+            ready.denoiser,
             prompts.embeddings,
-            model.schedule,
             Settings(1, 1.0, cfg, seed, t, t),
-            unet=model.unet,
+            grid=ready.grid,
         )
-        factor = model.vae_factor
-        pictures = energy.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+        pictures = ready.grid.cells(energy)
         pictures = rearrange(pictures, "f h w -> f h w 1").expand(-1, -1, -1, 3)
         report = "\n".join(f"{name}: {value:.6g}" for name, value in numbers.items())
-        return (pictures.cpu(), mask.cpu(), report)
+        return (pictures.cpu(), ready.grid.cells(mask).cpu(), report)
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreInspectGradient": InspectGradient}

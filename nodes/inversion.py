@@ -1,69 +1,14 @@
-"""The node that inverts a clip, and what all nodes along a trajectory share."""
+"""The node that inverts a clip."""
 
 from dataclasses import replace
-from itertools import count
-from typing import Any
+from functools import partial
 
-from . import host, layouts
-from .sockets import MODEL, PIXEL_SIZE, PROMPTS, TRAJECTORY, Inversion
+from . import host
+from .running import prepared
+from .sockets import MODEL, PROMPTS, TRAJECTORY, Inversion
 from .widgets import FLOAT, INT, SOCKET, Node, outputs
 
 CATEGORY = f"{host.CATEGORY}/inversion"
-# A rough bound on what a UNet's activations take, in bytes per latent pixel and row of the batch.
-BYTES_PER_LATENT_PIXEL = 20_000
-
-
-def picture_of(model, z_0):
-    """A map from latents `[1, c, f, h, w]` to a rough picture of a frame; None if unseen.
-
-    Each call shows the next frame, so that the clip plays while it changes. Fitted to the middle
-    frame of the clip whose latents `z_0` are.
-    """
-    if not host.shows_previews():
-        return None
-    from ..pipelines.models.preview import fit_preview
-
-    middle = z_0.shape[2] // 2
-    host.load(model, "vae")
-    latent = z_0[:, :, middle] / model.scaling_factor + model.shift_factor
-    picture = fit_preview(z_0[0, :, middle], model.decode_frames(latent)[0] / 2 + 0.5)
-    calls = count()
-    return lambda z: picture(z[0, :, next(calls) % z.shape[2]])
-
-
-def load_unet(model, z_0, rows: int) -> None:
-    """Bring the model to where it computes, with room for some clips at once."""
-    host.load(model, "unet", memory=BYTES_PER_LATENT_PIXEL * rows * z_0[:, :1].numel())
-
-
-def fitting(inversion: Inversion, model, prompts) -> Any:
-    """The trajectory on the model's device, if model and source prompt are those it was made with.
-
-    Raises:
-        ValueError: if they are not.
-    """
-    trajectory = inversion.trajectory
-    trajectory.require(model=model.fingerprint, prompt=prompts.source)
-    return replace(trajectory, latents=trajectory.latents.to(model.device))
-
-
-def latent_of(inversion: Inversion, model, z) -> dict[str, Any]:
-    """Model latents as a LATENT that Video VAE Decode brings back to the clip's size."""
-    samples = layouts.samples_of(z, model.scaling_factor, model.shift_factor)
-    size = {} if inversion.pixel_size is None else {PIXEL_SIZE: inversion.pixel_size}
-    return {"samples": samples, **size}
-
-
-def shown(inversion: Inversion, model) -> tuple[float, float]:
-    """The share of the latent grid that the clip fills, the rest being padding."""
-    if inversion.pixel_size is None:
-        return 1.0, 1.0
-    grid = inversion.trajectory.latents.shape[-2:]
-    height, width = (
-        pixels / (cells * model.vae_factor)
-        for pixels, cells in zip(inversion.pixel_size, grid, strict=True)
-    )
-    return height, width
 
 
 class DDIMInversion(Node):
@@ -107,34 +52,21 @@ class DDIMInversion(Node):
         self, model, prompts, latent, steps: int, cfg: float, refinements: int, window: int = 0,
         overlap: int = 4,
     ):  # fmt: skip
-        import torch
-
         from ..pipelines.inversion.ddim_inversion import Refinement, ddim_invert
-        from ..pipelines.models.guidance import guide
-        from ..pipelines.windows import Windows, windowed
+        from ..pipelines.windows import windowed
 
-        z_0 = layouts.latents_of(latent["samples"], model.scaling_factor, model.shift_factor)
-        picture = picture_of(model, z_0)
-        load_unet(model, z_0, 1 if cfg == 1 else 2)
-        bar = host.progress(steps)
+        ready = prepared(model, latent, rows=1 if cfg in (0, 1) else 2)
+        denoiser, windows = ready.denoiser, ready.windows(window, overlap)
         source, _, negative = prompts.embeddings
-        length = window or model.max_frames
-        windows = Windows(length, overlap) if length and z_0.shape[2] > length else None
-        predict = windowed(model.eps_theta, windows)
-
-        def eps_theta(z, t: int):
-            if cfg == 1:
-                return predict(z, t, source)
-            both = predict(torch.cat([z, z]), t, torch.cat([negative, source]))
-            return guide(*both.chunk(2), cfg)
-
+        guided = partial(denoiser.guided, uncond=negative, cfg=cfg)
+        show = ready.shows(steps)
         trajectory = ddim_invert(
-            z_0.to(model.device),
-            eps_theta,
-            model.schedule.alphas_bar,
-            model.schedule.timesteps(steps),
-            lambda now: bar(now.step, picture and (lambda: picture(now.z))),
+            ready.z,
+            partial(windowed(guided, windows), cond=source),
+            denoiser.process.grid(steps),
+            lambda now: show(now.step, now.z),
             refinement=Refinement(refinements),
+            kind="flow" if denoiser.kind == "flow" else "epsilon",
         )
         trajectory = replace(
             trajectory,
@@ -142,8 +74,8 @@ class DDIMInversion(Node):
             prompt=prompts.source,
             model=model.fingerprint,
         )
-        inversion = Inversion(trajectory, latent.get(PIXEL_SIZE), windows)
-        return (inversion, latent_of(inversion, model, trajectory.latents[-1]))
+        inversion = Inversion(trajectory, ready.pixel_size, windows)
+        return (inversion, ready.latent(trajectory.latents[-1]))
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreDDIMInversion": DDIMInversion}

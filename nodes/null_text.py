@@ -1,11 +1,9 @@
 """Nodes that make guided denoising follow a trajectory."""
 
-from contextlib import nullcontext
-
 from . import host, layouts
-from .inversion import CATEGORY, fitting, latent_of, load_unet, picture_of, shown
+from .inversion import CATEGORY
 from .kept import Kept
-from .live import Numbers
+from .running import along
 from .shared import INVERTED
 from .sockets import GUIDANCE, LOSSES, NULL_TEXT, Guidance
 from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, STRING, Node, outputs
@@ -133,46 +131,38 @@ class NullTextOptimisation(Node):
         embeddings: str, early_stop: float, early_stop_growth: float, checkpointing: bool,
         stop_after: int, guidance=None, null_text=None,
     ):  # fmt: skip
-        from ..attention.checkpointing import checkpointed
         from ..pipelines.fingerprint import fingerprint
         from ..pipelines.inversion.drift import DriftGuidance
         from ..pipelines.inversion.null_text import NullTextSettings, optimise_null_text
 
-        path = fitting(trajectory, model, prompts)
+        ready, path = along(model, prompts, trajectory, rows=2)
         settings = NullTextSettings(
             cfg, inner_steps, learning_rate, embeddings == "one per frame", early_stop,
             early_stop_growth,
         )  # fmt: skip
-        picture = picture_of(model, path.latents[0])
-        load_unet(model, path.latents[0], 2)
-        held = guidance and DriftGuidance(
-            model.unet, guidance.settings, guidance.mask, shown(trajectory, model)
-        )
+        held = guidance and DriftGuidance(guidance.settings, guidance.mask, ready.grid)
         source, _, negative = prompts.embeddings
-        aside = held and (held.settings, held.mask, held.shown)
         run = fingerprint(
-            path.fingerprint, source, negative, settings, aside, trajectory.windows, null_text
+            path.fingerprint, source, negative, settings, held, trajectory.windows, null_text
         )
         given = 0 if null_text is None else null_text.done
         last = min(path.steps, given + stop_after) if stop_after else path.steps
         stopped = self._kept.of(run, last)
         state = null_text if stopped is None else stopped
         first = 0 if state is None else state.done
-        bar, numbers = host.progress(last), Numbers(last)
-        bar(first)
+        shows = ready.shows(last)
+        shows(first, path.latents[0])
 
         def show(now) -> None:
             self._kept.keep(run, now.step, now.state)
-            numbers.add(now.step, {"PSNR, dB": now.psnr})
-            bar(now.step, picture and (lambda: picture(now.z)))
+            shows(now.step, now.z, {"PSNR, dB": now.psnr})
 
-        with host.differentiable(), checkpointed(model.unet) if checkpointing else nullcontext():
+        with host.differentiable(), ready.denoiser.checkpointed(checkpointing):
             found = optimise_null_text(
                 path,
-                model.eps_theta,
+                ready.denoiser,
                 source,
                 negative,
-                model.schedule.alphas_bar,
                 settings,
                 guidance=held,
                 windows=trajectory.windows,
@@ -183,7 +173,7 @@ class NullTextOptimisation(Node):
         self._kept.forget()
         losses = {"loss": list(found.losses)}
         report = _report(found, path, stopped)
-        return (found, latent_of(trajectory, model, found.z), losses, report)
+        return (found, ready.latent(found.z), losses, report)
 
 
 def _report(found, path, stopped) -> str:

@@ -1,7 +1,8 @@
 """The node that shows how well a clip is found back from its trajectory."""
 
 from . import host, layouts
-from .inversion import CATEGORY, fitting, latent_of, load_unet, picture_of
+from .inversion import CATEGORY
+from .running import along
 from .shared import INVERTED
 from .sockets import NULL_TEXT
 from .widgets import FLOAT, SOCKET, Node, outputs
@@ -43,25 +44,22 @@ class Reconstruct(Node):
         from ..pipelines.measures.region import region
         from ..pipelines.models.codec import decode_video
 
-        path = fitting(trajectory, model, prompts)
-        picture = picture_of(model, path.latents[0])
-        load_unet(model, path.latents[0], 2)
-        bar = host.progress(path.steps)
+        ready, path = along(model, prompts, trajectory, rows=2)
+        show = ready.shows(path.steps)
         pair = prompts.embeddings
         z = sample_edit(
             path,
-            model.eps_theta,
+            ready.denoiser,
             pair._replace(target=pair.source),
-            model.schedule.alphas_bar,
             cfg,
             null_text=null_text,
             windows=trajectory.windows,
-            on_step=lambda now: bar(now.step, picture and (lambda: picture(now.z))),
+            on_step=lambda now: show(now.step, now.z),
         )
         host.load(model, "vae")
         found, alone = (
             decode_video(
-                layouts.latents_of(latent_of(trajectory, model, latents)["samples"], scale=1.0),
+                layouts.latents_of(ready.latent(latents)["samples"], scale=1.0),
                 model.decode_frames,
                 size=trajectory.pixel_size,
             )
@@ -81,7 +79,7 @@ class Reconstruct(Node):
             report += ", compared with what the VAE makes of the clip."
         else:
             report += f". The VAE alone: {psnr(clip, alone, everywhere).value:.2f} dB."
-        latent = latent_of(trajectory, model, z)
+        latent = ready.latent(z)
         return (latent, layouts.image_from_clip(found), reached, report)
 
 

@@ -37,7 +37,7 @@ class SaveTunedWeights(Node):
 
     def save(self, model, name: str):
         from ..pipelines.models.tensor_file import write_tensors
-        from ..pipelines.tuning.inflation import frozen_sample
+        from ..pipelines.models.unet.inflation import frozen_sample
 
         tuning = getattr(model.unet, "tuning", None)
         if tuning is None:
@@ -92,7 +92,7 @@ class LoadTunedWeights(Node):
 
     def load(self, model, file: str):
         from ..pipelines.models.tensor_file import read_tensors
-        from ..pipelines.tuning.inflation import (
+        from ..pipelines.models.unet.inflation import (
             Tuning,
             Variant,
             VideoUNet,

@@ -9,14 +9,13 @@ from . import host, layouts
 from .inflation import CATEGORY
 from .kept import Kept
 from .live import Numbers
+from .running import BYTES_CHECKPOINTED, BYTES_WITH_GRADIENTS, prepared
 from .shared import FIXED_SEED
 from .sockets import LOSSES, MODEL, PIXEL_SIZE, PROMPTS, TUNING
 from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, Node, outputs
 
 log = logging.getLogger("rescore")
 
-# A rough bound on what training takes, in bytes per latent pixel; less with checkpointing.
-_BYTES_PER_LATENT_PIXEL = {False: 100_000, True: 30_000}
 _SMOOTHED_OVER = 25  # steps: single losses jump with the timestep that was drawn
 
 
@@ -117,8 +116,8 @@ class OneShotTune(Node):
         state = state if kept is None else kept
         picture = _middle_frame(model, latent)
         previews = [picture(samples)]
-        memory = _BYTES_PER_LATENT_PIXEL[checkpointing] * samples[:, :1].numel()
-        host.load(model, "unet", memory=memory)
+        each = BYTES_CHECKPOINTED if checkpointing else BYTES_WITH_GRADIENTS
+        ready = prepared(model, latent, each=each)
         done_before = 0 if state is None else state.step
         to_do = max(steps - done_before, 1)
         bar, numbers = host.progress(to_do), Numbers(to_do)
@@ -126,9 +125,7 @@ class OneShotTune(Node):
 
         with host.differentiable():
             # Tensors from inference mode cannot be trained on; a clone made here can.
-            z_0 = layouts.latents_of(samples.clone(), model.scaling_factor, model.shift_factor).to(
-                model.device
-            )
+            z_0 = ready.z.clone()
             cond = prompts.embeddings.source.clone().to(model.device)
 
             def show(progress: Progress) -> None:
@@ -147,8 +144,9 @@ class OneShotTune(Node):
                     model.unet,
                     z_0,
                     cond,
-                    model.schedule,
+                    model.process,
                     settings,
+                    predicts=model.predicts,
                     prompt=prompts.source,
                     state=state,
                     on_step=show,
@@ -183,9 +181,8 @@ def _preview(model, unet, z_0, prompts, steps: int, cfg: float):
     with torch.no_grad():
         edited = invert_and_edit(
             z_0,
-            now.eps_theta,
+            now.denoiser,
             type(prompts.embeddings)(*(e.to(z_0.device) for e in prompts.embeddings)),
-            model.schedule,
             steps=steps,
             cfg=cfg,
             on_step=lambda _: host.check_cancelled(),

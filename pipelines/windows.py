@@ -1,13 +1,14 @@
 """Clips longer than a model takes, in overlapping windows of frames that are blended."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .models.schedule import Latents
+from .models.denoiser import Cond, Predict
+from .models.process import Latents, Level, Prediction
 
 
 @dataclass(frozen=True)
@@ -55,23 +56,28 @@ def blended(
     return total / weight
 
 
-def windowed(
-    eps_theta: Callable[[Latents, int, Tensor], Latents], windows: Windows | None
-) -> Callable[[Latents, int, Tensor], Latents]:
+def windowed(predict: Predict, windows: Windows | None) -> Predict:
     """A prediction for clips of any length from one that takes windows of them.
 
     The text embedding is one for the clip `[b, l, d]`, which all windows read, or one for each
-    frame `[b, f, l, d]`. Without windows, and for a clip that one window holds, `eps_theta` itself.
+    frame `[b, f, l, d]`. Without windows it is `predict` itself.
     """
     if windows is None:
-        return eps_theta
+        return predict
 
-    def predict(z: Latents, t: int, cond: Tensor) -> Latents:
+    def window_by_window(z: Latents, level: Level, cond: Cond) -> Prediction:
         spans = windows.over(z.shape[2])
-        parts = [eps_theta(z[:, :, span], t, text_of(cond, span)) for span in spans]
-        return blended(parts, spans, z.shape[2])
+        parts = [predict(z[:, :, span], level, text_of(cond, span)) for span in spans]
+        return blended_predictions(parts, spans, z.shape[2])
 
-    return predict
+    return window_by_window
+
+
+def blended_predictions(
+    parts: Sequence[Prediction], spans: Sequence[slice], frames: int
+) -> Prediction:
+    """Predictions for windows, as one for the clip."""
+    return Prediction(*(blended(part, spans, frames) for part in zip(*parts, strict=True)))
 
 
 def text_of(cond: Tensor, span: slice) -> Tensor:

@@ -44,6 +44,11 @@ def fill(module: nn.Module, seed: int) -> nn.Module:
     return module.eval()
 
 
+def eps_of(model: Any, z: Tensor, t: int, cond: Tensor) -> Tensor:
+    """The noise that a loaded model sees at a timestep."""
+    return model.denoiser(z, model.process.level(t), cond).eps
+
+
 def tiny_unet(kind: str, seed: int = 0, **settings: Any) -> nn.Module:
     """A unet with attention at both of its resolutions; `kind` is "2D" or "3D"."""
     torch.manual_seed(seed)

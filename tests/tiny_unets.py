@@ -1,10 +1,13 @@
 """The three kinds of UNet at tiny size: real diffusers classes with random weights, none 0."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
 from diffusers import UNetMotionModel
 from einops import rearrange, repeat
+from rescore.attention.layers import Plan
+from rescore.attention.unet.install import installed
 from rescore.shapeworld.models import build_image_unet, build_motion_adapter, build_video_unet
 from torch import Tensor, nn
 
@@ -39,10 +42,20 @@ def inputs(clips: int, frames: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return z, torch.randn(clips, WORDS, TEXT_WIDTH, generator=generator)
 
 
-def call(kind: str, z: Tensor, cond: Tensor, t: int = 423) -> Tensor:
-    """What the model predicts for clips, `[b, c, f, h, w]`, each with a text embedding."""
+def call(
+    kind: str, z: Tensor, cond: Tensor, plan: Plan = (), rows: Sequence[int] | None = None
+) -> Tensor:
+    """What the model predicts for clips, `[b, c, f, h, w]`, each with a text embedding.
+
+    Under a plan the clips are known by the numbers `rows` (0, 1, ...).
+    """
+    with installed(unet(kind), plan, range(len(z)) if rows is None else rows):
+        return _call(kind, z, cond)
+
+
+def _call(kind: str, z: Tensor, cond: Tensor) -> Tensor:
     frames = z.shape[2]
-    time = torch.tensor(t)
+    time = torch.tensor(423)
     if kind == "video":
         return unet(kind)(z, time, cond).sample
     per_frame = repeat(cond, "b l d -> (b f) l d", f=frames)

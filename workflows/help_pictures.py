@@ -10,6 +10,7 @@ import argparse
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,6 @@ from rescore.headless.workflow import read_workflow
 from rescore.nodes.host import writing_to
 from rescore.nodes.layouts import samples_of
 from rescore.pipelines.inversion.sampling import ddim_sample
-from rescore.pipelines.models.guidance import guide
 from rescore.shapeworld.edits import edited
 from rescore.shapeworld.scene import caption
 from rescore.shapeworld.showcase import SHOWCASE
@@ -185,12 +185,9 @@ def prompts() -> None:
     noise = torch.randn(1, 4, 8, 16, 16, generator=torch.Generator().manual_seed(0))
     rows = []
     for text in (caption(edit.source), caption(edit.target)):
-        both = torch.cat([negative, model.encode_prompt(text).embedding])
-
-        def guided(z: Tensor, t: int, both: Tensor = both) -> Tensor:
-            return guide(*model.eps_theta(torch.cat([z, z]), t, both).chunk(2), 5.0)
-
-        z = ddim_sample(noise, guided, model.schedule.alphas_bar, model.schedule.timesteps(50))
+        cond = model.encode_prompt(text).embedding
+        guided = partial(model.denoiser.guided, cond=cond, uncond=negative, cfg=5.0)
+        z = ddim_sample(noise, guided, model.process.grid(50))
         samples = samples_of(z, model.scaling_factor, model.shift_factor)
         rows.append(node("VideoVAEDecode", model=model, latent={"samples": samples})[0])
     save("prompts", *rows)

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..models.schedule import Latents
-from .terms import Draw, Predictions, Result
+from ..models.process import Latents
+from .terms import Draw, Needs, Predictions, Result
 
 Weights: TypeAlias = Sequence[float | int] | Float[Tensor, " width"]
 
@@ -90,7 +90,7 @@ class AdaptiveSliding:
     weights: tuple[float | int, ...] = (0.25, 0.5, 0.25)
     tau: float | int = 0.1
     name: str = "adaptive sliding"
-    needs: frozenset[str] = frozenset({"eps_target", "eps_source"})
+    needs: ClassVar[Needs] = Needs(target=True, source=True)
 
     def __post_init__(self) -> None:
         _check_weights(self.weights)
@@ -100,10 +100,10 @@ class AdaptiveSliding:
     def __call__(
         self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
     ) -> Result:
-        gradient = assd_gradient(
-            predictions.eps_target, predictions.eps_source, self.weights, self.tau
-        )
-        return Result(gradient, float(gradient.square().mean().sqrt()))
+        pair = predictions.target.eps, predictions.source.eps
+        gradient = assd_gradient(*pair, self.weights, self.tau)
+        smoothed = adaptive_mask(*pair, self.tau)
+        return Result(gradient, float(gradient.square().mean().sqrt()), smoothed=smoothed)
 
 
 def _check_weights(weights: Sequence[float | int]) -> None:

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.schedule import Latents
-from .keys import DECODER, loss_on_keys
-from .terms import Draw, Predictions, Result
+from ..models.process import Latents
+from .keys import loss_on_keys
+from .terms import Draw, Needs, Predictions, Result
 
 
 def global_consistency_loss(
@@ -43,15 +43,19 @@ class GlobalConsistency:
     """Global consistency of attention keys as a term. Its number is the loss.
 
     The keys are those of the noised clips under their prompts, the source's being constant; the
-    gradient on the latents goes through the model and the noising, d z_t / d z = sqrt(a_t).
+    gradient on the latents goes through the model and the noising, d z_t / d z = s.
     """
 
-    sites: str = DECODER
+    sites: str = "decoder"
     name: str = "global consistency"
-    needs: frozenset[str] = frozenset({"keys_target", "keys_source"})
     compares_frames: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> Needs:
+        """The keys of the layers that `sites` names."""
+        return Needs(keys=self.sites)
 
     def __call__(
         self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
     ) -> Result:
-        return loss_on_keys(predictions, self.sites, global_consistency_loss)
+        return loss_on_keys(predictions, global_consistency_loss)

@@ -1,12 +1,13 @@
 """Video delta denoising: the direction from the source prompt to the target prompt."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.schedule import Latents
-from .terms import Draw, Predictions, Result
+from ..models.process import Latents
+from .terms import Draw, Needs, Predictions, Result
 
 
 def delta_denoising_gradient(
@@ -28,10 +29,10 @@ class DeltaDenoising:
     """V-DDS as a term. Its number is the root mean square of the gradient."""
 
     name: str = "delta denoising"
-    needs: frozenset[str] = frozenset({"eps_target", "eps_source"})
+    needs: ClassVar[Needs] = Needs(target=True, source=True)
 
     def __call__(
         self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
     ) -> Result:
-        gradient = delta_denoising_gradient(predictions.eps_target, predictions.eps_source)
+        gradient = delta_denoising_gradient(predictions.target.eps, predictions.source.eps)
         return Result(gradient, float(gradient.square().mean().sqrt()))

@@ -6,19 +6,17 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..models.grid import latent_mask
-from ..models.schedule import Latents
+from ..models.grid import ClipGrid
+from ..models.process import Latents
 from .terms import Keys, Result, Weighted
 
 Shaping: TypeAlias = Callable[[Latents], Latents]
 
 
-def shapings(
-    terms: Sequence[Weighted], z: Latents, shown: tuple[float, float]
-) -> tuple[Shaping, ...]:
+def shapings(terms: Sequence[Weighted], z: Latents, grid: ClipGrid) -> tuple[Shaping, ...]:
     """What the refinements and masks of each term do to its gradient on latents like `z`.
 
-    It is one and the same function where they are the same; `shown` is that of `latent_mask`.
+    It is one and the same function where they are the same.
 
     Raises:
         ValueError: if a mask or a refinement does not fit the clip.
@@ -27,13 +25,13 @@ def shapings(
     keys = [tuple(map(id, (*entry.refinements, *entry.masks))) for entry in terms]
     for key, entry in zip(keys, terms, strict=True):
         if key not in made:
-            made[key] = _shaping(entry, z, shown)
+            made[key] = _shaping(entry, z, grid)
     return tuple(made[key] for key in keys)
 
 
-def _shaping(entry: Weighted, z: Latents, shown: tuple[float, float]) -> Shaping:
-    refine = [refinement.on_grid(z, shown) for refinement in entry.refinements]
-    mask = mask_on_grid(entry.masks, z, shown)
+def _shaping(entry: Weighted, z: Latents, grid: ClipGrid) -> Shaping:
+    refine = [refinement.on_grid(z, grid) for refinement in entry.refinements]
+    mask = mask_on_grid(entry.masks, z, grid)
 
     def shape(gradient: Latents) -> Latents:
         for step in refine:
@@ -43,11 +41,11 @@ def _shaping(entry: Weighted, z: Latents, shown: tuple[float, float]) -> Shaping
     return shape
 
 
-def mask_on_grid(masks: Sequence[Tensor], z: Latents, shown: tuple[float, float]) -> Tensor:
+def mask_on_grid(masks: Sequence[Tensor], z: Latents, grid: ClipGrid) -> Tensor:
     """The product of masks on the grid of the latents; 1 without any."""
     product = torch.ones((), dtype=z.dtype, device=z.device)
     for mask in masks:
-        product = product * latent_mask(mask, *z.shape[2:], shown=shown).to(z)
+        product = product * grid.covered(mask).to(z)
     return product
 
 

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..models.denoiser import EpsTheta, Prompts
-from ..models.schedule import Latents, NoiseSchedule
-from .adaptive_sliding import AdaptiveSliding, adaptive_mask
-from .prediction import predict
+from ..models.denoiser import Denoiser, Prompts
+from ..models.grid import ClipGrid
+from ..models.process import Latents
 from .score_distillation import Descent, Settings, draw_step
 from .terms import Weighted
 
@@ -18,18 +17,17 @@ from .terms import Weighted
 def inspect_gradient(
     z: Latents,
     terms: Sequence[Weighted],
-    eps_theta: EpsTheta,
+    denoiser: Denoiser,
     prompts: Prompts,
-    schedule: NoiseSchedule,
     settings: Settings,
     *,
-    unet: nn.Module | None = None,
+    grid: ClipGrid | None = None,
 ) -> tuple[Float[Tensor, "f h w"], Float[Tensor, "f h w"], dict[str, float]]:
     """The energy of the first step's gradient at the source clip, the adaptive mask, and numbers.
 
     Energy is the root mean square over channels, 0..1 of the strongest place. The mask is the share
     of channels that the first ASSD term among the terms would smooth, 0 without one. Numbers are
-    each term's own. `settings.t_min` = `t_max` chooses the timestep.
+    each term's own. `settings.t_min` = `t_max` chooses the level. `grid` is that of `distil`.
 
     Raises:
         ValueError: without terms.
@@ -38,17 +36,11 @@ def inspect_gradient(
     if not terms:
         raise ValueError("No term is connected; wire at least one, such as Delta Denoising.")
     generator = torch.Generator().manual_seed(settings.seed)
-    draw = draw_step(z, z, schedule, settings, generator)
-    descent = Descent(terms, eps_theta, prompts, schedule, settings, z, unet)
-    gradient, numbers = descent.gradient(draw, z, z, range(len(terms)), 0)
-    energy = energy_of(gradient)
-
-    mask = torch.zeros_like(gradient[:, 0])
-    sliding = [entry.term for entry in terms if isinstance(entry.term, AdaptiveSliding)]
-    if sliding:
-        seen = predict(sliding[0].needs, draw, eps_theta, prompts, settings.cfg)
-        mask = adaptive_mask(seen.eps_target, seen.eps_source, sliding[0].tau).to(z).mean(dim=1)
-    return energy, rearrange(mask, "1 f h w -> f h w"), numbers
+    draw = draw_step(z, z, denoiser.process, settings, generator)
+    descent = Descent(terms, denoiser, prompts, settings, z, grid=grid)
+    gradient, numbers, smoothed = descent.gradient(draw, z, z, range(len(terms)), 0)
+    mask = torch.zeros_like(z[:, 0]) if smoothed is None else smoothed.mean(dim=1)
+    return energy_of(gradient), rearrange(mask, "1 f h w -> f h w"), numbers
 
 
 def energy_of(gradient: Float[Tensor, "1 c f h w"]) -> Float[Tensor, "f h w"]:

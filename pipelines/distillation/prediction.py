@@ -1,26 +1,23 @@
 """The fewest model calls that serve everything the terms of a step ask for."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...attention.fusion import AttentionFusion
-from ...attention.install import Entry
+from ...attention.layers import Control, Plan, Site
 from ...attention.recording import Recorder, forward_recorded
-from ...attention.sites import Site
-from ..models.denoiser import EpsTheta, Prompts
-from ..models.guidance import guide
-from ..models.schedule import Latents
-from .terms import Draw, Keys, Predictions
+from ..models.denoiser import Denoiser, Prompts, guided
+from ..models.process import Latents, Prediction
+from .terms import Draw, Keys, Needs, Predictions
 
 # A row of a batch: which clip, and whether with its prompt.
 Row: TypeAlias = tuple[str, str]
-# In this order, for what the target is to read of the source must come first.
+# Sources first: target rows read them.
 _ROWS: tuple[Row, ...] = (
     ("source", "uncond"),
     ("source", "cond"),
@@ -31,118 +28,132 @@ _SOURCE, _TARGET = _ROWS[1], _ROWS[3]  # whose keys are compared
 
 
 @dataclass(frozen=True)
-class Inside:
-    """What is seen and changed inside the model that makes the predictions."""
+class Seen:
+    """What the model says about a step, and the way from its keys back to the latents."""
 
-    unet: nn.Module
-    keys: tuple[Site, ...] = ()  # layers whose keys the terms read
-    fused: tuple[Site, ...] = ()  # layers in which the target also reads the source
-    fusion_weight: float | int = 1.0
+    predictions: Predictions  # of all that was asked for
+    pull_back: Callable[[Keys], Latents] | None = None  # gradients on `keys_target` to one on `z_t`
+
+    def by(self, needs: Needs, sites: Sequence[Site]) -> Predictions:
+        """Only what a term needs; `sites` are the layers whose keys it compares."""
+        target, source, keys_target, keys_source = self.predictions
+        names = [site.name for site in sites]
+        return Predictions(
+            target if needs.target else None,
+            source if needs.source else None,
+            {name: keys_target[name] for name in names} if names else None,
+            {name: keys_source[name] for name in names} if names else None,
+        )
 
 
 def predict(
-    needs: frozenset[str],
+    needs: Needs,
     draw: Draw,
-    eps_theta: EpsTheta,
+    denoiser: Denoiser,
     prompts: Prompts,
-    cfg: float,
-    inside: Inside | None = None,
-) -> Predictions:
-    """The predictions named in `needs`.
+    cfg: float | int,
+    *,
+    keys: Sequence[Site] = (),
+    controls: Sequence[Control] = (),
+) -> Seen:
+    """The predictions that `needs` asks for, and the keys of the layers `keys`.
 
     A guided prediction takes two rows of the batch, one without and one with its prompt; with cfg 1
-    or 0 guidance reads only one of them, and the other is not computed. In fused layers each row of
-    the target reads its like of the source, which is then computed, too. All rows are one call of
-    the model, but for the prompted target where keys are needed: that row is a call of its own,
+    or 0 guidance reads only one of them, and the other is not computed. Under `controls` each row
+    of the target reads its like of the source, which is then computed, too. All rows are one call
+    of the model, but for the prompted target where keys are needed: that row is a call of its own,
     with a graph, which ends at the last layer needed. A call that serves keys only ends there too.
     """
     kinds = [kind for kind, idle in (("uncond", 1), ("cond", 0)) if cfg != idle]
-    asked = {row for row in _ROWS if f"eps_{row[0]}" in needs and row[1] in kinds}
-    with_keys = not needs.isdisjoint({"keys_target", "keys_source"})
-    rows = asked | {_SOURCE, _TARGET} if with_keys else set(asked)
-    fused = inside is not None and len(inside.fused) > 0
-    if fused:
+    wanted = {"target": needs.target, "source": needs.source}
+    asked = {row for row in _ROWS if wanted[row[0]] and row[1] in kinds}
+    rows = asked | {_SOURCE, _TARGET} if keys else set(asked)
+    if controls:
         rows |= {("source", kind) for clip, kind in rows if clip == "target"}
     if not rows:
-        return Predictions()
+        return Seen(Predictions())
 
-    calls = _Calls(draw, eps_theta, prompts, inside if with_keys or fused else None)
-    together = [row for row in _ROWS if row in rows and not (with_keys and row == _TARGET)]
-    source = calls.recorder(_SOURCE) if with_keys else None
+    calls = _Calls(draw, denoiser, prompts, controls)
+    together = [row for row in _ROWS if row in rows and not (keys and row == _TARGET)]
+    source = Recorder(keys, calls.numbers(_SOURCE)) if keys else None
     # What the target is to read lies anywhere in the model, so then all of it runs.
-    eps = calls.run(together, draw.z_t, source, output=fused or not asked.isdisjoint(together))
-    keys = {}
-    if with_keys:
-        target = calls.recorder(_TARGET)
-        # There is no graph in inference mode, nor of tensors that come from it.
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = draw.z_t.clone().requires_grad_()
-            eps |= calls.run([_TARGET], leaf, target, output=_TARGET in asked)
-            live = {site.name: target.at(site) for site in inside.keys}
-        keys = {
-            "keys_target": {name: kept.detach().float() for name, kept in live.items()},
-            "keys_source": {site.name: source.at(site).float() for site in inside.keys},
-            "pull_back": partial(_pull_back, leaf, live),
-        }
-    guided = {f"eps_{clip}": _guided(eps, clip, cfg) for clip, _ in asked}
-    return Predictions(**guided, **keys)
+    output = len(controls) > 0 or not asked.isdisjoint(together)
+    said = calls.run(together, draw.z_t, source, output=output)
+    if not keys:
+        return Seen(Predictions(*_guided(said, wanted, cfg)))
+    target = Recorder(keys, calls.numbers(_TARGET))
+    # There is no graph in inference mode, nor of tensors that come from it.
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = draw.z_t.clone().requires_grad_()
+        said |= calls.run([_TARGET], leaf, target, output=_TARGET in asked)
+        live = {site.name: target.at(site) for site in keys}
+    predictions = Predictions(
+        *_guided(said, wanted, cfg),
+        {name: kept.detach().float() for name, kept in live.items()},
+        {site.name: source.at(site).float() for site in keys},
+    )
+    return Seen(predictions, partial(_pull_back, leaf, live))
 
 
 class _Calls:
     """The calls of the model for one step."""
 
     def __init__(
-        self, draw: Draw, eps_theta: EpsTheta, prompts: Prompts, inside: Inside | None
+        self, draw: Draw, denoiser: Denoiser, prompts: Prompts, controls: Sequence[Control]
     ) -> None:
-        self.draw, self.eps_theta, self.prompts, self.inside = draw, eps_theta, prompts, inside
-        self.clips, _, self.frames = draw.z_t.shape[:3]
-        self.plan = []
-        if inside is not None and inside.fused:
-            pairs = [
-                (self.numbers(("target", k)), self.numbers(("source", k))) for _, k in _ROWS[:2]
-            ]
-            numbers = {t: s for pair in pairs for t, s in zip(*pair, strict=True)}
-            change = AttentionFusion(numbers, inside.fusion_weight)
-            self.plan = [Entry(inside.fused, change)]
+        self.draw, self.denoiser, self.prompts = draw, denoiser, prompts
+        self.clips = len(draw.z_t)
+        pairs = {
+            target: source
+            for kind in ("uncond", "cond")
+            for target, source in zip(
+                self.numbers(("target", kind)), self.numbers(("source", kind)), strict=True
+            )
+        }
+        self.plan = [control(pairs) for control in controls]
 
     def numbers(self, row: Row) -> range:
         """The numbers by which attention knows the clips of a row."""
         first = _ROWS.index(row) * self.clips
         return range(first, first + self.clips)
 
-    def recorder(self, row: Row) -> Recorder:
-        """For the keys of a row."""
-        return Recorder(self.inside.keys, self.numbers(row))
-
     def run(
         self, rows: Sequence[Row], z_t: Latents, recorder: Recorder | None, *, output: bool
-    ) -> dict[Row, Latents]:
-        """The predictions of some rows, `z_t` being the target's; none without `output`."""
+    ) -> dict[Row, Prediction]:
+        """What the model says of some rows, `z_t` being the target's; nothing without `output`."""
         if not rows:
             return {}
-        z = [z_t if clip == "target" else self.draw.z_t_source for clip, _ in rows]
-        texts = [self._text(row).expand(self.clips, -1, -1) for row in rows]
-        forward = partial(self.eps_theta, torch.cat(z), self.draw.t, torch.cat(texts))
-        if self.inside is None:
-            eps = forward()
+        z = torch.cat([z_t if clip == "target" else self.draw.z_t_source for clip, _ in rows])
+        texts = torch.cat([self._text(row).expand(self.clips, -1, -1) for row in rows])
+        numbers = [number for row in rows for number in self.numbers(row)]
+
+        def call(plan: Plan) -> Prediction:
+            return self.denoiser(z, self.draw.level, texts, plan=plan, rows=numbers)
+
+        if recorder is None:
+            said = call(self.plan)
         else:
-            numbers = [number for row in rows for number in self.numbers(row)]
-            recorders = [] if recorder is None else [recorder]
-            eps = forward_recorded(
-                self.inside.unet, recorders, forward, numbers, self.frames,
-                plan=self.plan, output=output,
-            )  # fmt: skip
-        return {} if eps is None else dict(zip(rows, eps.split(self.clips), strict=True))
+            said = forward_recorded(call, [recorder], plan=self.plan, output=output)
+        if said is None:
+            return {}
+        return dict(zip(rows, said.parts(self.clips), strict=True))
 
     def _text(self, row: Row) -> Tensor:
         clip, kind = row
         return getattr(self.prompts, clip) if kind == "cond" else self.prompts.negative
 
 
-def _guided(eps: Mapping[Row, Latents], clip: str, cfg: float) -> Latents:
-    # A row that was not computed has weight 0 in guidance: the other one stands in for it.
-    cond = eps.get((clip, "cond"), eps.get((clip, "uncond")))
-    return guide(eps.get((clip, "uncond"), cond), cond, cfg)
+def _guided(
+    said: Mapping[Row, Prediction], wanted: Mapping[str, bool], cfg: float | int
+) -> tuple[Prediction | None, Prediction | None]:
+    """The guided predictions for the target and for the source, None where it is not wanted."""
+    both = []
+    for clip in ("target", "source"):
+        # A row that was not computed has weight 0 in guidance: the other one stands in for it.
+        cond = said.get((clip, "cond"), said.get((clip, "uncond")))
+        uncond = said.get((clip, "uncond"), cond)
+        both.append(guided(uncond, cond, cfg) if wanted[clip] else None)
+    return tuple(both)
 
 
 def _pull_back(leaf: Latents, live: Keys, on_keys: Keys) -> Latents:

@@ -5,6 +5,7 @@ Distillation" (Zhu et al.), which names such a loss; the definition is ours.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -12,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from ..models.schedule import Latents
-from .terms import Draw, Predictions, Result
+from ..models.process import Latents
+from .terms import Draw, Needs, Predictions, Result
 
 
 def preservation_gradient(
@@ -59,7 +60,7 @@ class ContentPreservation:
 
     threshold: float | None = 0.3
     name: str = "content preservation"
-    needs: frozenset[str] = frozenset()
+    needs: ClassVar[Needs] = Needs()
 
     def __post_init__(self) -> None:
         if self.threshold is not None:

@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...attention.fusion import Fusion
-from ...attention.sites import Site, find_sites, last_spatial_sites
-from ..models.denoiser import EpsTheta, Prompts
-from ..models.schedule import Latents, NoiseSchedule
+from ...attention.layers import Controls, Layers, Site
+from ..models.denoiser import Denoiser, Prompts
+from ..models.grid import ClipGrid
+from ..models.process import Latents, Process, noised
 from ..windows import Windows, blended
 from .gradients import Shaping, mask_on_grid, shapings, summed
-from .prediction import Inside, predict
-from .terms import Draw, Keys, Predictions, Term, Weighted
+from .prediction import predict
+from .terms import Draw, Keys, Needs, Result, Term, Weighted
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +30,14 @@ class Settings:
     """How far and how fast a clip is edited.
 
     The defaults are DreamMotion's (Jeong et al., 2024, Sec. 4 and App. B): 200 steps of plain
-    gradient descent, timesteps within 5 to 95 % of the schedule.
+    gradient descent, levels within 5 to 95 % of the model's clock.
     """
 
     steps: int = 200
     step_size: float = 0.4
     cfg: float = 9.0
     seed: int = 0
-    t_min: float = 0.05  # share of the schedule
+    t_min: float = 0.05  # share of the model's clock
     t_max: float = 0.95
     optimiser: str = "sgd"
 
@@ -50,7 +50,7 @@ class Settings:
             raise ValueError(f"cfg is {self.cfg}; it must be a number of 0 or more.")
         if not 0 <= self.t_min <= self.t_max <= 1:
             raise ValueError(
-                f"Timesteps are drawn from {self.t_min} to {self.t_max} of the schedule; the first "
+                f"Levels are drawn from {self.t_min} to {self.t_max} of the schedule; the first "
                 "must not exceed the second, and both must lie within 0..1."
             )
         if self.optimiser not in OPTIMISERS:
@@ -63,7 +63,7 @@ class State:
 
     z: Latents
     step: int
-    random: Tensor  # state of the CPU generator that draws timesteps and noise
+    random: Tensor  # state of the CPU generator that draws levels and noise
     optimiser: str
     moments: dict[str, Tensor]  # what the optimiser remembers; nothing with sgd
     values: tuple[dict[str, float], ...]  # per step: the number of each term that took part
@@ -82,35 +82,33 @@ class Progress(NamedTuple):
 def distil(
     z_source: Latents,
     terms: Sequence[Weighted],
-    eps_theta: EpsTheta,
+    denoiser: Denoiser,
     prompts: Prompts,
-    schedule: NoiseSchedule,
     settings: Settings,
     *,
-    unet: nn.Module | None = None,
-    fusion: Fusion | None = None,
+    controls: Sequence[Controls] = (),
     windows: Windows | None = None,
     mask: Float[Tensor, "n H W"] | None = None,
-    shown: tuple[float, float] = (1.0, 1.0),
+    grid: ClipGrid | None = None,
     state: State | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> State:
     """Descend from the source latents: z <- z - step_size * sum_k weight_k g_k.
 
-    Every step draws one timestep and one noise, noises the edited and the source latents with them,
+    Every step draws one level and one noise, noises the edited and the source latents with them,
     predicts what the terms ask for in the fewest calls, and steps along the sum of their gradients.
-    Losses of keys are taken back to the latents together, through one graph. `unet` is the model
-    within `eps_theta`; it is looked into where a term reads keys, and changed, during each call,
-    where attention is fused. With `windows`, clips longer than one are seen window by window.
+    Losses of keys are taken back to the latents together, through one graph. `controls` let the
+    edit attend to the source. With `windows`, clips longer than one are seen window by window.
     `mask` (0..1, one for the clip or one per frame, at any resolution) confines the edit: it scales
-    the summed gradient, and where it is 0 the result equals `z_source` bit for bit. `shown` is the
-    share of the latent grid, vertical and horizontal, that masks cover (see `latent_mask`).
+    the summed gradient, and where it is 0 the result equals `z_source` bit for bit. `grid` says how
+    the clip lies on its latents; without one, all of them are shown.
     With `state`, `settings.steps` more steps follow those it has made. `on_step` is called after
     every step and may raise to stop the run.
 
     Raises:
         ValueError: without terms, with values in `z_source` that are not finite, with a `state` of
-            another clip or optimiser, or if layers that are asked for do not exist.
+            another clip or optimiser, if a term does not go with the model, or if layers that are
+            asked for do not exist.
         FloatingPointError: at the first term whose gradient is not finite, by name and step.
     """
     _check(z_source, terms, settings, state)
@@ -124,16 +122,15 @@ def distil(
     if state.moments:
         remembered = {"state": {0: _cloned(state.moments)}}
         optimiser.load_state_dict({**optimiser.state_dict(), **remembered})
-    confined = None if mask is None else mask_on_grid((mask,), z, shown)
-    descent = Descent(
-        terms, eps_theta, prompts, schedule, settings, z, unet, fusion, windows, shown
-    )
+    grid = grid or ClipGrid.of(z)
+    confined = None if mask is None else mask_on_grid((mask,), z, grid)
+    descent = Descent(terms, denoiser, prompts, settings, z, controls, windows, grid)
 
     values, last = list(state.values), state.step + settings.steps
     for step in range(state.step, last):
         active = [i for i, entry in enumerate(terms) if entry.active(step, last)]
-        draw = draw_step(z, z_source, schedule, settings, generator)
-        total, numbers = descent.gradient(draw, z, z_source, active, step)
+        draw = draw_step(z, z_source, denoiser.process, settings, generator)
+        total, numbers, _ = descent.gradient(draw, z, z_source, active, step)
         z.grad = total if confined is None else confined * total
         optimiser.step()
         values.append(numbers)
@@ -149,116 +146,119 @@ def distil(
     )
 
 
+class Gradient(NamedTuple):
+    """Where a step would go, each term's number, and where a reference was smoothed, 0..1."""
+
+    total: Latents
+    numbers: dict[str, float]
+    smoothed: Latents | None
+
+
 class Descent:
     """The direction of a step: everything about a run that does not change from step to step."""
 
     def __init__(
         self,
         terms: Sequence[Weighted],
-        eps_theta: EpsTheta,
+        denoiser: Denoiser,
         prompts: Prompts,
-        schedule: NoiseSchedule,
         settings: Settings,
         z: Latents,
-        unet: nn.Module | None = None,
-        fusion: Fusion | None = None,
+        controls: Sequence[Controls] = (),
         windows: Windows | None = None,
-        shown: tuple[float, float] = (1.0, 1.0),
+        grid: ClipGrid | None = None,
     ) -> None:
-        self.terms, self.eps_theta, self.prompts = terms, eps_theta, prompts
-        self.schedule, self.settings, self.unet = schedule, settings, unet
-        self.shapes = shapings(terms, z, shown)
-        self.sites = [_sites(entry.term, unet) for entry in terms]
-        self.fused, self.fusion_weight = _fused(unet, fusion)
+        self.terms, self.denoiser, self.prompts, self.settings = terms, denoiser, prompts, settings
+        for entry in terms:
+            if hasattr(entry.term, "check"):
+                entry.term.check(denoiser)
+        self.shapes = shapings(terms, z, grid or ClipGrid.of(z))
+        self.sites = [_sites(entry.term, denoiser) for entry in terms]
+        self.controls = [control.on(_known(denoiser, "Attention control")) for control in controls]
         self.frames = z.shape[2]
         self.spans = [slice(0, self.frames)] if windows is None else windows.over(self.frames)
 
     def gradient(
         self, draw: Draw, z: Latents, z_source: Latents, active: Sequence[int], step: int
-    ) -> tuple[Latents, dict[str, float]]:
-        """The gradient on `z` of the terms with the numbers `active`, and each term's number.
+    ) -> Gradient:
+        """The gradient on `z` of the terms with the numbers `active`.
 
         A long clip is seen window by window; what the terms give back is blended before it is
         smoothed and masked, and the numbers are means over the windows.
         """
         parts: dict[Shaping, list[Latents]] = {}
         numbers: dict[str, float] = {}
+        smoothed: list[Latents] = []
         for span in self.spans:
-            seen = Draw(draw.t, *(part[:, :, span] for part in draw[1:]))
-            sums, values = self._window(seen, z[:, :, span], z_source[:, :, span], active, step)
+            seen = Draw(draw.level, *(part[:, :, span] for part in draw[1:]))
+            sums, results = self._window(seen, z[:, :, span], z_source[:, :, span], active, step)
             for shape, part in sums.items():
                 parts.setdefault(shape, []).append(part)
-            for name, value in values.items():
-                numbers[name] = numbers.get(name, 0.0) + value / len(self.spans)
+            for i, result in results.items():
+                name = self.terms[i].term.name
+                numbers[name] = numbers.get(name, 0.0) + result.value / len(self.spans)
+            smoothed += [r.smoothed.to(z) for r in results.values() if r.smoothed is not None][:1]
         total = torch.zeros_like(z)
         for shape, windows in parts.items():
             total += shape(blended(windows, self.spans, self.frames))
-        return total, numbers
+        where = blended(smoothed, self.spans, self.frames) if smoothed else None
+        return Gradient(total, numbers, where)
 
     def _window(
         self, draw: Draw, z: Latents, z_source: Latents, active: Sequence[int], step: int
-    ) -> tuple[dict[Shaping, Latents], dict[str, float]]:
-        needs = frozenset().union(*(self.terms[i].term.needs for i in active))
-        keys = dict.fromkeys(site for i in active for site in self.sites[i])
-        inside = None
-        if keys or self.fused:
-            inside = Inside(self.unet, tuple(keys), self.fused, self.fusion_weight)
-        # Its graph goes with it: the next window's would come on top.
-        predictions = predict(needs, draw, self.eps_theta, self.prompts, self.settings.cfg, inside)
-        results = {i: self.terms[i].term(draw, predictions, z, z_source) for i in active}
-        sums = summed(
-            self.terms,
-            results,
-            self.shapes,
-            partial(_pull_back, predictions, self.schedule, draw.t),
-            partial(_check_finite, step=step, settings=self.settings),
-        )
-        return sums, {self.terms[i].term.name: result.value for i, result in results.items()}
+    ) -> tuple[dict[Shaping, Latents], dict[int, Result]]:
+        """What the terms give back for some of the frames: sums for each shaping, and each term's.
+
+        The model's graph is local, so that it is freed before the next window's is made.
+        """
+        needs = [self.terms[i].term.needs for i in active]
+        together = Needs(any(n.target for n in needs), any(n.source for n in needs))
+        keys = tuple(dict.fromkeys(site for i in active for site in self.sites[i]))
+        seen = predict(
+            together, draw, self.denoiser, self.prompts, self.settings.cfg,
+            keys=keys, controls=self.controls,
+        )  # fmt: skip
+        results = {}
+        for i, needed in zip(active, needs, strict=True):
+            predictions = seen.by(needed, self.sites[i])
+            results[i] = self.terms[i].term(draw, predictions, z, z_source)
+
+        def pull_back(on_keys: Keys) -> Latents:
+            """The gradient on z: through the model to z_t, and d z_t / d z = s."""
+            return draw.level.signal * seen.pull_back(on_keys)
+
+        check = partial(_check_finite, step=step, settings=self.settings)
+        return summed(self.terms, results, self.shapes, pull_back, check), results
 
 
 def draw_step(
     z: Latents,
     z_source: Latents,
-    schedule: NoiseSchedule,
+    process: Process,
     settings: Settings,
     generator: torch.Generator,
 ) -> Draw:
-    """The timestep and the noise of a step, drawn on the CPU: a seed means the same anywhere."""
-    lowest, highest = (
-        round(share * (len(schedule) - 1)) for share in (settings.t_min, settings.t_max)
-    )
-    t = int(torch.randint(lowest, highest + 1, (), generator=generator))
+    """The level and the noise of a step, drawn on the CPU: a seed means the same anywhere."""
+    level = process.drawn(settings.t_min, settings.t_max, generator)
     noise = torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device)
-    return Draw(t, noise, schedule.add_noise(z, noise, t), schedule.add_noise(z_source, noise, t))
-
-
-def _pull_back(predictions: Predictions, schedule: NoiseSchedule, t: int, on_keys: Keys) -> Latents:
-    """The gradient on z of one on keys: through the model to z_t, and d z_t / d z = sqrt(a_t)."""
-    return math.sqrt(schedule.alphas_bar[t]) * predictions.pull_back(on_keys)
+    return Draw(level, noise, noised(z, noise, level), noised(z_source, noise, level))
 
 
 def _cloned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def _sites(term: Term, unet: nn.Module | None) -> tuple[Site, ...]:
-    """The layers whose keys a term reads."""
-    if term.needs.isdisjoint({"keys_target", "keys_source"}):
+def _sites(term: Term, denoiser: Denoiser) -> tuple[Site, ...]:
+    """The layers whose keys a term compares."""
+    if not term.needs.keys:
         return ()
-    return find_sites(_known(unet, f"The term {term.name!r}"), term.sites, "spatial")
+    return _known(denoiser, f"The term {term.name!r}").find(term.needs.keys, "spatial")
 
 
-def _fused(unet: nn.Module | None, fusion: Fusion | None) -> tuple[tuple[Site, ...], float | int]:
-    """The layers in which attention is fused, and the weight of fusion."""
-    if fusion is None:
-        return (), 1.0
-    return last_spatial_sites(_known(unet, "Attention fusion"), fusion.layers), fusion.weight
-
-
-def _known(unet: nn.Module | None, what: str) -> nn.Module:
-    if unet is None:
-        raise ValueError(f"{what} looks into the model, but was given only its predictions.")
-    return unet
+def _known(denoiser: Denoiser, what: str) -> Layers:
+    if denoiser.layers is None:
+        raise ValueError(f"{what} looks into the model, and into {denoiser.name} nothing can look.")
+    return denoiser.layers
 
 
 def _check(

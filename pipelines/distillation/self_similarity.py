@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from ..models.schedule import Latents
-from .keys import DECODER, loss_on_keys
-from .terms import Draw, Predictions, Result
+from ..models.process import Latents
+from .keys import loss_on_keys
+from .terms import Draw, Needs, Predictions, Result
 
 
 def spatial_self_similarity_loss(
@@ -75,29 +75,37 @@ class SpatialSelfSimilarity:
     """Spatial self-similarity matching as a term. Its number is the loss.
 
     The loss is of the keys for the noised clips under their prompts, the source's being constant;
-    its gradient on the latents goes through the model and the noising, d z_t / d z = sqrt(a_t).
+    its gradient on the latents goes through the model and the noising, d z_t / d z = s.
     """
 
-    sites: str = DECODER
+    sites: str = "decoder"
     name: str = "spatial self-similarity"
-    needs: frozenset[str] = frozenset({"keys_target", "keys_source"})
+
+    @property
+    def needs(self) -> Needs:
+        """The keys of the layers that `sites` names."""
+        return Needs(keys=self.sites)
 
     def __call__(
         self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
     ) -> Result:
-        return loss_on_keys(predictions, self.sites, spatial_self_similarity_loss)
+        return loss_on_keys(predictions, spatial_self_similarity_loss)
 
 
 @dataclass(frozen=True)
 class TemporalSelfSimilarity:
     """Temporal self-similarity matching as a term; otherwise as `SpatialSelfSimilarity`."""
 
-    sites: str = DECODER
+    sites: str = "decoder"
     name: str = "temporal self-similarity"
-    needs: frozenset[str] = frozenset({"keys_target", "keys_source"})
     compares_frames: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> Needs:
+        """The keys of the layers that `sites` names."""
+        return Needs(keys=self.sites)
 
     def __call__(
         self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
     ) -> Result:
-        return loss_on_keys(predictions, self.sites, temporal_self_similarity_loss)
+        return loss_on_keys(predictions, temporal_self_similarity_loss)

@@ -5,61 +5,68 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..models.schedule import Latents
+from ..models.grid import ClipGrid
+from ..models.process import Latents, Level, Prediction
 
 # By the name of an attention layer, something of its keys: `[b, f, n, c]`, float32.
 Keys: TypeAlias = Mapping[str, Tensor]
 
 
 class Draw(NamedTuple):
-    """One timestep and one noise, shared by all terms of a step, and the clips noised with them."""
+    """One level and one noise, shared by all terms of a step, and the clips noised with them."""
 
-    t: int
+    level: Level
     noise: Latents
     z_t: Latents  # the edited latents, noised
     z_t_source: Latents  # the source latents, noised alike
 
 
-class Predictions(NamedTuple):
-    """What the model says about a step; None where no term asked for it."""
+@dataclass(frozen=True)
+class Needs:
+    """What a term reads of a step, so that no model call is made that nothing asked for."""
 
-    # Guided noise predictions,
-    eps_target: Latents | None = None  # for `z_t` under the target prompt
-    eps_source: Latents | None = None  # for `z_t_source` under the source prompt
+    target: bool = False  # the guided prediction for the edited clip
+    source: bool = False  # and for the source clip
+    keys: str = ""  # whose keys of both it compares: spatial layers, as `Layers.find` takes them
+
+
+class Predictions(NamedTuple):
+    """What the model says about a step; None where a term did not ask for it."""
+
+    # Guided predictions,
+    target: Prediction | None = None  # for `z_t` under the target prompt
+    source: Prediction | None = None  # for `z_t_source` under the source prompt
     # and the keys of spatial self-attention in the prompted half of each.
     keys_target: Keys | None = None
     keys_source: Keys | None = None
-    # From gradients on `keys_target` to the one on `z_t`.
-    pull_back: Callable[[Keys], Latents] | None = None
 
 
 class Result(NamedTuple):
     """A term's gradient on the edited latents, and the number to plot for it.
 
     A loss of the keys has a gradient on `keys_target` instead: the loop takes those of all terms
-    back through the model at once.
+    back through the model at once. `smoothed` is for the eye: where a term smoothed its reference.
     """
 
     gradient: Latents | None
     value: float
     on_keys: Keys = MappingProxyType({})
+    smoothed: Bool[Tensor, "b c f h w"] | None = None
 
 
 @runtime_checkable
 class Term(Protocol):
-    """One reason to change the latents.
+    """One reason to change the latents. It is shown what it needs, and nothing else.
 
-    `needs` names the fields of `Predictions` the term reads, so that the loop makes no model call
-    that nothing asked for, and none twice. A term that reads keys says of which layers: it has an
-    attribute `sites`, patterns of names as `attention.sites.find_sites` takes them. One that is
-    nothing without several frames has an attribute `compares_frames`, true.
+    A term that is nothing without several frames has an attribute `compares_frames`, true. One that
+    does not go with every model has a method `check(denoiser)`, which raises a ValueError.
     """
 
     name: str
-    needs: frozenset[str]
+    needs: Needs
 
     def __call__(
         self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
@@ -75,8 +82,8 @@ class Refinement(Protocol):
     One that is nothing without several frames has a `name` and `compares_frames`, as a term.
     """
 
-    def on_grid(self, z: Latents, shown: tuple[float, float]) -> Callable[[Latents], Latents]:
-        """What to do with gradients on latents like `z`, of which clips fill the share `shown`."""
+    def on_grid(self, z: Latents, grid: ClipGrid) -> Callable[[Latents], Latents]:
+        """What to do with gradients on latents like `z`."""
         ...
 
 

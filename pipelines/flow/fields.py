@@ -94,6 +94,18 @@ class Flow:
         )
         return Flow(*ways, *visible)
 
+    def every(self, stride: int) -> "Flow":
+        """The flow from frame 0 to frame `stride`, from there to 2 * `stride`, and so on.
+
+        Flows are chained: each goes on from where the one before has led. A pixel is visible where
+        it is in all of the frames on its way.
+        """
+        if stride == 1:
+            return self
+        forward, seen = _chained(self.forward, self.visible_forward, stride)
+        backward, back = _chained(self.backward.flip(0), self.visible_backward.flip(0), stride)
+        return Flow(forward, backward.flip(0), seen, back.flip(0))
+
     def to(self, like: Tensor) -> "Flow":
         """The same flow, and visibility in 0..1, in the precision and on the device of `like`."""
         return Flow(
@@ -102,6 +114,19 @@ class Flow:
             self.visible_forward.to(like),
             self.visible_backward.to(like),
         )
+
+
+def _chained(
+    flow: Float[Tensor, "n 2 h w"], visible: Tensor, stride: int
+) -> tuple[Float[Tensor, "m 2 h w"], Float[Tensor, "m h w"]]:
+    """Flows from every `stride`-th frame to the next such frame, and where they hold."""
+    visible = rearrange(visible.to(flow), "n h w -> n 1 h w")
+    way, seen = flow[::stride], visible[::stride]
+    for distance in range(1, stride):
+        seen = seen * warp(visible[distance::stride], way)
+        way = way + warp(flow[distance::stride], way)
+        seen = seen * rearrange(_inside(way), "m h w -> m 1 h w")
+    return way, rearrange(seen, "m 1 h w -> m h w")
 
 
 def _whole(x: Tensor, shown: tuple[float, float]) -> tuple[int, int]:

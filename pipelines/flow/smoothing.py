@@ -13,7 +13,8 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..models.schedule import Latents
+from ..models.grid import ClipGrid
+from ..models.process import Latents
 from .fields import Flow, warp
 
 # How visible the points of frames are, 0..1: `[n, h, w]`, or `[n, 1, h, w]`.
@@ -107,26 +108,22 @@ class FlowSmoothing:
     def __post_init__(self) -> None:
         _check(self.strength, self.radius)
 
-    def on_grid(
-        self, z: Latents, shown: tuple[float, float] = (1.0, 1.0)
-    ) -> Callable[[Latents], Latents]:
-        """What to do with gradients on latents like `z`; `shown` is that of `resize_flow`.
+    def on_grid(self, z: Latents, grid: ClipGrid) -> Callable[[Latents], Latents]:
+        """What to do with gradients on latents like `z`, which the clip lies on as `grid` says.
 
         Raises:
             ValueError: if the flow is of a clip of another length or shape.
         """
-        frames, height, width = z.shape[2:]
-        pixels = self.flow.forward.shape[2:]
-        per_latent = pixels[0] / (height * shown[0]), pixels[1] / (width * shown[1])
-        # A picture need not be whole latents high and wide at every resolution a flow comes in.
-        unlike = abs(per_latent[0] / per_latent[1] - 1) > 0.05
-        if self.flow.frames != frames or unlike:
+        height, width = self.flow.forward.shape[2:]
+        # A flow may come in any resolution of the clip, but not in another shape.
+        unlike = abs(height / grid.pixels[0] / (width / grid.pixels[1]) - 1) > 0.05
+        if self.flow.frames != grid.frames or unlike:
             raise ValueError(
                 f"The flow is another clip's: it has {self.flow.frames} frames of "
-                f"{_size(self.flow.forward)}, and the latents are {frames} frames of {_size(z)}. "
-                "Compute the flow of the clip that was encoded."
+                f"{_size(self.flow.forward)}, and the latents are {grid.latent[0]} frames of "
+                f"{_size(z)}. Compute the flow of the clip that was encoded."
             )
-        flow = self.flow.to(z).resized(height, width, shown=shown)
+        flow = self.flow.to(z).every(grid.stride).resized(*grid.latent[1:], shown=grid.shown)
 
         def smooth(gradient: Latents) -> Latents:
             return smooth_along_flow(

@@ -1,27 +1,23 @@
 """Sampling an edit along an inverted clip, with its attention held to the clip's."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from einops import rearrange, repeat
+from einops import repeat
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...attention.install import Entry, Plan, installed
+from ...attention.layers import Entry, Layers, Plan, Site
 from ...attention.mutual import mutual, source_layout
 from ...attention.prompt_to_prompt import TokenMap, cross_control
-from ...attention.sites import Site, find_sites
-from ...attention.video_block import marked_of_read
-from ..masks.shapes import foreground_tokens, token_grid
-from ..models.denoiser import EpsTheta, Prompts
-from ..models.grid import latent_mask
-from ..models.guidance import guide
-from ..models.schedule import Latents, ddim_step
-from ..windows import Windows, blended, text_of
+from ..masks.shapes import foreground_tokens
+from ..models.denoiser import Denoiser, Prompts, guided
+from ..models.grid import ClipGrid
+from ..models.process import Latents, Level, Prediction, move
+from ..windows import Windows, blended_predictions, text_of
 from .ddim_inversion import check_grid
 from .decoupled_guidance import guided_step
 from .trajectory import NullText, Trajectory
@@ -45,7 +41,7 @@ class AttentionControl:
     tau_s: float = 0.4
     tau_c: float = 0.8
     layout_tokens: int = 32 * 32  # SA-I leaves finer layers alone
-    background_sites: str = "up_blocks.*"
+    background_sites: str = "decoder"
 
     def __post_init__(self) -> None:
         for name in ("tau_s", "tau_c"):
@@ -64,10 +60,9 @@ NO_CONTROL = AttentionControl(layout=False, background=False, prompt=False)
 class Source:
     """What the edit may read of the source beside its pivots."""
 
-    unet: nn.Module  # of the model behind `eps_theta`
     tokens: TokenMap | None = None  # from the source prompt's tokens to the target's
     mask: Float[Tensor, "n H W"] | None = None  # what is edited, and not read from the source
-    shown: tuple[float, float] = (1.0, 1.0)  # see `latent_mask`
+    grid: ClipGrid | None = None  # how the clip lies on its latents; None: all of them are shown
 
 
 class SamplingProgress(NamedTuple):
@@ -81,9 +76,8 @@ class SamplingProgress(NamedTuple):
 @torch.no_grad()
 def sample_edit(
     trajectory: Trajectory,
-    eps_theta: EpsTheta,
+    denoiser: Denoiser,
     prompts: Prompts,
-    alphas_bar: Float[Tensor, " T"],
     cfg: float,
     control: AttentionControl = NO_CONTROL,
     *,
@@ -107,17 +101,16 @@ def sample_edit(
         ValueError: if the parts do not belong together, or controls are asked for without a source.
         FloatingPointError: at the first step that is not finite.
     """
-    check_grid(trajectory.timesteps, alphas_bar)
+    check_grid(trajectory.levels)
     if null_text is not None:
         null_text.require(trajectory, cfg)
-    plans = _Plans(control, source, prompts, trajectory, cfg)
+    plans = _Plans(control, source, denoiser.layers, prompts, trajectory, cfg)
     frames = trajectory.latents.shape[3]
     spans = [slice(0, frames)] if windows is None else windows.over(frames)
     z = trajectory.latents[-1]
     for i in range(trajectory.steps):
         level = trajectory.steps - i
-        t, t_to = trajectory.timesteps[level], trajectory.timesteps[level - 1]
-        a_from, a_to = alphas_bar[t].item(), alphas_bar[t_to].item()
+        here, there = trajectory.levels[level], trajectory.levels[level - 1]
         uncond, drift = (prompts.negative, None) if null_text is None else null_text.at(i)
         rows = {
             SOURCE_UNCOND: (trajectory.latents[level], uncond),
@@ -132,15 +125,15 @@ def sample_edit(
                 number: (rows[number][0][:, :, span], text_of(rows[number][1], span))
                 for number in sorted(needed)
             }
-            parts.append(_predicted(asked, t, eps_theta, source.unet if source else None, plan))
-        eps = {
-            number: blended([part[number] for part in parts], spans, frames)
+            parts.append(_predicted(asked, here, denoiser, plan))
+        said = {
+            number: blended_predictions([part[number] for part in parts], spans, frames)
             for number in plans.edited
         }
-        guided = guide(eps.get(EDIT_UNCOND, eps[EDIT_COND]), eps[EDIT_COND], cfg)
+        edited = guided(said.get(EDIT_UNCOND, said[EDIT_COND]), said[EDIT_COND], cfg)
         strength = 0.0 if null_text is None else null_text.strength
-        z = ddim_step(z, guided, a_from, a_to)
-        z = guided_step(z, None if drift is None else drift.to(z), a_from, a_to, strength)
+        z = move(edited, there)
+        z = guided_step(z, None if drift is None else drift.to(z), here, there, strength)
         if not bool(torch.isfinite(z).all()):
             raise FloatingPointError(
                 f"Sampling left the range of numbers at step {i + 1}: lower cfg (now {cfg:g}); "
@@ -152,12 +145,8 @@ def sample_edit(
 
 
 def _predicted(
-    rows: Mapping[int, tuple[Latents, Tensor]],
-    t: int,
-    eps_theta: EpsTheta,
-    unet: nn.Module | None,
-    plan: Plan,
-) -> dict[int, Latents]:
+    rows: Mapping[int, tuple[Latents, Tensor]], level: Level, denoiser: Denoiser, plan: Plan
+) -> dict[int, Prediction]:
     """The prediction for each clip of a step, `(z, embedding)` by number, from one call."""
     clips, embeddings = zip(*rows.values(), strict=True)
     frames = clips[0].shape[2]
@@ -165,12 +154,9 @@ def _predicted(
         embeddings = [
             repeat(e, "1 l d -> 1 f l d", f=frames) if e.ndim == 3 else e for e in embeddings
         ]
-    # Without a plan the model is not touched at all.
-    changed = installed(unet, plan, list(rows), frames) if plan else nullcontext()
-    with changed:
-        cond = torch.cat([embedding.to(clips[-1]) for embedding in embeddings])
-        eps = eps_theta(torch.cat(clips), t, cond)
-    return dict(zip(rows, eps.split(1), strict=True))
+    cond = torch.cat([embedding.to(clips[-1]) for embedding in embeddings])
+    said = denoiser(torch.cat(clips), level, cond, plan=plan, rows=list(rows))
+    return dict(zip(rows, said.parts(1), strict=True))
 
 
 class _Plans:
@@ -180,15 +166,18 @@ class _Plans:
         self,
         control: AttentionControl,
         source: Source | None,
+        layers: Layers | None,
         prompts: Prompts,
         trajectory: Trajectory,
         cfg: float,
     ) -> None:
-        if source is None and control != NO_CONTROL:
-            raise ValueError("Attention is to be controlled, but the model to do it in is missing.")
-        self.control, self.source, self.steps = control, source, trajectory.steps
+        if control != NO_CONTROL and (source is None or layers is None):
+            raise ValueError("Attention is to be controlled, but what it may read is missing.")
+        self.control, self.source, self.layers = control, source, layers
+        self.steps = trajectory.steps
         self.edited = {EDIT_COND} if cfg == 1 else {EDIT_UNCOND, EDIT_COND}
-        self.size = tuple(trajectory.latents.shape[3:])
+        grid = None if source is None else source.grid
+        self.grid = grid or ClipGrid.of(trajectory.latents[0])
         # An edit that changes no word has no region of its own either: all of the source is read.
         same = torch.equal(prompts.source, prompts.target)
         self.mask = None if source is None or same else source.mask
@@ -198,7 +187,7 @@ class _Plans:
         self.cross = self._sites(control.prompt and with_words, "*", "cross")
         self._foreground: dict[int, Tensor] = {}
         if self.background and self.mask is not None:
-            latent_mask(self.mask, *self.size)  # a mask that does not fit is told at once
+            self.grid.covered(self.mask)  # a mask that does not fit is told at once
 
     def at(self, step: int, span: slice) -> tuple[list[Entry], set[int]]:
         """What is changed at a step, for some of the frames, and the clips that takes."""
@@ -219,16 +208,15 @@ class _Plans:
         return plan, needed
 
     def _sites(self, wanted: bool, pattern: str, kind: str) -> tuple[Site, ...]:
-        return find_sites(self.source.unet, pattern, kind) if wanted else ()
+        return self.layers.find(pattern, kind) if wanted else ()
 
     def _hidden(self, span: slice, site: Site, tokens: int) -> Bool[Tensor, "f m"]:
         """Which tokens of the source, of those a layer reads, the edit must not read."""
-        frames, height, width = self.size
-        grid = token_grid(tokens, height, width)
+        frames, height, width = self.grid.latent
+        size = self.layers.map_size(tokens, height, width)
         if tokens not in self._foreground:
             hidden = torch.zeros(frames, tokens, dtype=torch.bool)
             if self.mask is not None:
-                covered = latent_mask(self.mask, frames, *grid, shown=self.source.shown)
-                hidden = foreground_tokens(rearrange(covered, "1 1 f h w -> f (h w)"))
+                hidden = foreground_tokens(self.grid.covered_tokens(self.mask, *size))
             self._foreground[tokens] = hidden
-        return marked_of_read(self.source.unet, site, self._foreground[tokens][span], *grid)
+        return self.layers.marked_of_read(site, self._foreground[tokens][span], *size)

@@ -3,17 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from ..models.schedule import Latents, ddim_step
+from ..models.denoiser import Ask
+from ..models.process import Latents, Level, Prediction, move, split, target
 from .trajectory import Trajectory
-
-# The noise prediction under one prompt: (z_t, t) -> eps.
-Eps: TypeAlias = Callable[[Latents, int], Latents]
 
 
 class InversionProgress(NamedTuple):
@@ -51,39 +47,38 @@ _NONE = Refinement()
 @torch.no_grad()
 def ddim_invert(
     z_0: Latents,
-    eps_theta: Eps,
-    alphas_bar: Float[Tensor, " T"],
-    timesteps: Sequence[int] | Int[Tensor, " levels"],
+    predict: Ask,
+    levels: Sequence[Level],
     on_step: Callable[[InversionProgress], None] | None = None,
     *,
     refinement: Refinement = _NONE,
+    kind: str = "epsilon",
 ) -> Trajectory:
-    """The latents at every timestep of a grid, from the clip towards noise.
+    """The latents at every level of a grid, from the clip towards noise.
 
-    Implements DDIM (Song et al., 2021, Eq. 13) integrated upwards. `timesteps` ascends from the
-    clean end, T + 1 of them, and `latents[i]` of the result belongs to `timesteps[i]`; `latents[0]`
-    is `z_0`. Each step asks the model at the timestep it goes to, which is where denoising will ask
-    it when it comes back; with `refinement` also at the latents it goes to, so that denoising
-    returns to the clip exactly. `on_step` is called after every step and may raise to stop.
+    Implements DDIM (Song et al., 2021, Eq. 13) integrated upwards; for a flow it is Euler's method.
+    `levels` ascend from the clean end, T + 1 of them, and `latents[i]` of the result is at
+    `levels[i]`; `latents[0]` is `z_0`. Each step asks the model at the level it goes to, which is
+    where denoising will ask it when it comes back; with `refinement` also at the latents it goes
+    to, so that denoising returns to the clip exactly. What the model says, as the `kind` that it
+    is, counts as constant over a step: "epsilon" for DDIM, "flow" for Euler's method. `on_step` is
+    called after every step and may raise to stop.
 
     Raises:
-        ValueError: for a grid that does not ascend within the schedule, or latents that are not
-            finite.
+        ValueError: for levels that do not ascend, or latents that are not finite.
         FloatingPointError: if a step gives latents that are not finite.
     """
-    timesteps = tuple(int(t) for t in timesteps)
-    check_grid(timesteps, alphas_bar)
+    check_grid(levels)
     if not bool(torch.isfinite(z_0).all()):
         raise ValueError(
             "The clip's latents hold NaN or infinite values. Check the clip that was encoded; a "
             "VAE that overflows in float16 must run in float32."
         )
-    steps, latents = len(timesteps) - 1, [z_0]
-    for i, (t_from, t_to) in enumerate(pairwise(timesteps)):
-        a_from, a_to = alphas_bar[t_from].item(), alphas_bar[t_to].item()
-        z = ddim_step(latents[i], eps_theta(latents[i], t_to), a_from, a_to)
+    steps, latents = len(levels) - 1, [z_0]
+    for i, (here, there) in enumerate(pairwise(levels)):
+        z = _up(latents[i], predict(latents[i], there), here, there, kind)
         for _ in range(refinement.iterations):
-            last, z = z, ddim_step(latents[i], eps_theta(z, t_to), a_from, a_to)
+            last, z = z, _up(latents[i], predict(z, there), here, there, kind)
             if float((z - last).square().mean().sqrt()) <= refinement.tolerance:
                 break
         if not bool(torch.isfinite(z).all()):
@@ -94,14 +89,19 @@ def ddim_invert(
         latents.append(z)
         if on_step is not None:
             on_step(InversionProgress(i + 1, steps, z))
-    return Trajectory(torch.stack(latents), timesteps)
+    return Trajectory(torch.stack(latents), tuple(levels))
 
 
-def check_grid(timesteps: Sequence[int], alphas_bar: Tensor) -> None:
-    """Raise ValueError unless timesteps ascend within the schedule and are at least two."""
-    ascends = all(a < b for a, b in pairwise(timesteps))
-    if len(timesteps) < 2 or not ascends or timesteps[0] < 0 or timesteps[-1] >= len(alphas_bar):
+def _up(z: Latents, said: Prediction, here: Level, there: Level, kind: str) -> Latents:
+    """A step from one level to a noisier one, by what was said there."""
+    return move(split(target(*said, there, kind), z, here, kind), there)
+
+
+def check_grid(levels: Sequence[Level]) -> None:
+    """Raise ValueError unless levels ascend from less noise to more and are at least two."""
+    if len(levels) < 2 or not all(low.noise < high.noise for low, high in pairwise(levels)):
+        times = ", ".join(f"{level.t:g}" for level in levels)
         raise ValueError(
-            f"The timesteps {list(timesteps)} are no grid: at least two are needed, ascending, "
-            f"between 0 and {len(alphas_bar) - 1}."
+            f"The timesteps {times or 'none'} are no grid: at least two are needed, each with more "
+            "noise than the one before."
         )

@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from ..models.schedule import Latents
+from ..models.process import Latents, Level
 
 # What the authors' code multiplies the two losses with.
 TEMPORAL_WEIGHT, KEY_WEIGHT = 20000.0, 10000.0
@@ -32,7 +32,7 @@ class GuidanceSettings:
     keys_background: float = 0.5  # zeta_b
     strength: float = 1.0
     top_k: int = 1
-    sites: str = "up_blocks.[12].*"  # decoder blocks 1 and 2
+    sites: str = "late"  # decoder blocks 1 and 2
 
     def __post_init__(self) -> None:
         for name in (*_COEFFICIENTS, "strength"):
@@ -166,17 +166,17 @@ def guidance_loss(
 
 
 def guided_step(
-    z: Latents, guidance: Latents | None, a_from: float, a_to: float, strength: float
+    z: Latents, guidance: Latents | None, here: Level, there: Level, strength: float
 ) -> Latents:
-    """Latents after a DDIM step to `a_to`, moved against the guidance G.
+    """Latents after a step from one level to another, moved against the guidance G.
 
     G enters only the direction term of the step (VideoDirector, supplement; methods of
-    MotionClone): with eps - sqrt(1 - a_from) G there, and not in the prediction of the clean clip,
-    what a step gives moves by - strength sqrt((1 - a_to) (1 - a_from)) G.
+    MotionClone): with eps - n G there, n being the noise of the level it comes from, and not in the
+    prediction of the clean clip, what a step gives moves by - strength n_there n_here G.
     """
     if guidance is None or strength == 0:
         return z
-    return z - strength * math.sqrt((1 - a_to) * (1 - a_from)) * guidance
+    return z - strength * there.noise * here.noise * guidance
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:

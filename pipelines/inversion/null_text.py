@@ -13,9 +13,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from ..fingerprint import fingerprint
-from ..models.denoiser import EpsTheta
-from ..models.guidance import guide
-from ..models.schedule import Latents, ddim_step
+from ..models.denoiser import Cond, Denoiser, Predict, guided
+from ..models.process import Latents, Level, Prediction, move
 from ..windows import Windows, windowed
 from .ddim_inversion import check_grid
 from .decoupled_guidance import guided_step
@@ -65,10 +64,9 @@ class NullTextProgress(NamedTuple):
 
 def optimise_null_text(
     trajectory: Trajectory,
-    eps_theta: EpsTheta,
+    denoiser: Denoiser,
     cond: Float[Tensor, "1 l d"],
     uncond: Float[Tensor, "1 l d"],
-    alphas_bar: Float[Tensor, " T"],
     settings: NullTextSettings = NullTextSettings(),
     *,
     guidance: DriftGuidance | None = None,
@@ -97,17 +95,17 @@ def optimise_null_text(
         FloatingPointError: if a step or its guidance is not finite.
         MemoryError: if gradients do not fit; says what helps.
     """
-    check_grid(trajectory.timesteps, alphas_bar)
+    check_grid(trajectory.levels)
     cond, uncond = _plain(cond), _plain(uncond)
     frames = trajectory.latents.shape[3]
-    drift_of, strength, held = None, 0.0, None
+    drift_of, strength = None, 0.0
     if guidance is not None and guidance.settings.active:
-        drift_of = Drift(guidance, cond, eps_theta, windows)
+        drift_of = Drift(guidance, cond, denoiser, windows)
         strength = guidance.settings.strength
-        held = (guidance.settings, guidance.mask, guidance.shown)
-    made_with = fingerprint(cond, uncond, windows, held)
+    made_with = fingerprint(cond, uncond, windows, guidance if drift_of else None)
+    predict: Predict = denoiser
     if windows is not None and frames > windows.length:
-        eps_theta = windowed(_without_graph(eps_theta), windows)
+        predict = windowed(_without_graph(denoiser), windows)
     if state is None:
         z_T = trajectory.latents[-1]
         state = NullText(
@@ -124,20 +122,19 @@ def optimise_null_text(
 
     for i in range(state.done, last):
         level = trajectory.steps - i
-        t_from, t_to = trajectory.timesteps[level], trajectory.timesteps[level - 1]
-        a_from, a_to = alphas_bar[t_from].item(), alphas_bar[t_to].item()
+        down = trajectory.levels[level], trajectory.levels[level - 1]
         pivot, target = _plain(trajectory.latents[level]), _plain(trajectory.latents[level - 1])
         z = _plain(state.z.to(pivot))
         if drift_of is None:
             with torch.no_grad():
-                eps_cond, drift = eps_theta(z, t_from, cond), None
+                prompted, drift = predict(z, down[0], cond), None
         else:
-            eps_cond, drift = drift_of(z, pivot, t_from)
+            prompted, drift = drift_of(z, pivot, down[0])
 
         start = _plain(state.embeddings[-1].to(uncond)) if state.embeddings else uncond
-        here = _Step(z, t_from, a_from, a_to, eps_cond, drift, strength)
+        step = _Step(z, *down, prompted, drift, strength)
         start = start.expand(count, -1, -1)
-        null, z, loss = _fitted(here, eps_theta, start, target, i, settings, state.steps)
+        null, z, loss = _fitted(step, predict, start, target, i, settings, state.steps)
         if not (math.isfinite(loss) and bool(torch.isfinite(z).all())):
             raise FloatingPointError(
                 f"Null-text optimisation left the range of numbers at step {i + 1}: lower cfg (now "
@@ -162,22 +159,21 @@ class _Step(NamedTuple):
     """One guided step down, but for its unconditional prediction."""
 
     z: Latents
-    t: int
-    a_from: float
-    a_to: float
-    eps_cond: Latents
+    here: Level
+    there: Level
+    prompted: Prediction
     drift: Latents | None
     strength: float
 
-    def land(self, eps_uncond: Latents, cfg: float) -> Latents:
+    def land(self, without: Prediction, cfg: float) -> Latents:
         """Where the step leads."""
-        z = ddim_step(self.z, guide(eps_uncond, self.eps_cond, cfg), self.a_from, self.a_to)
-        return guided_step(z, self.drift, self.a_from, self.a_to, self.strength)
+        z = move(guided(without, self.prompted, cfg), self.there)
+        return guided_step(z, self.drift, self.here, self.there, self.strength)
 
 
 def _fitted(
-    here: _Step,
-    eps_theta: EpsTheta,
+    step: _Step,
+    predict: Predict,
     start: Float[Tensor, "k l d"],
     target: Latents,
     i: int,
@@ -196,7 +192,7 @@ def _fitted(
         try:
             with torch.set_grad_enabled(inner < settings.inner_steps):
                 shaped = null if len(null) == 1 else rearrange(null, "f l d -> 1 f l d")
-                z = here.land(eps_theta(here.z, here.t, shaped), settings.cfg)
+                z = step.land(predict(step.z, step.here, shaped), settings.cfg)
                 error = functional.mse_loss(z, target)
             loss = error.item()
             # With cfg 1 nothing depends on the embedding.
@@ -214,17 +210,17 @@ def _fitted(
     return null.detach(), z.detach(), loss
 
 
-def _without_graph(eps_theta: EpsTheta) -> EpsTheta:
+def _without_graph(predict: Predict) -> Predict:
     """The same predictions, of which only the arguments are kept: they are made again for the
     gradient. The models are in eval mode, so there is no random state to bring back.
     """
 
-    def predict(z: Latents, t: int, cond: Tensor) -> Latents:
+    def kept(z: Latents, level: Level, cond: Cond) -> Prediction:
         if not (torch.is_grad_enabled() and cond.requires_grad):
-            return eps_theta(z, t, cond)
-        return checkpoint(eps_theta, z, t, cond, use_reentrant=False, preserve_rng_state=False)
+            return predict(z, level, cond)
+        return checkpoint(predict, z, level, cond, use_reentrant=False, preserve_rng_state=False)
 
-    return predict
+    return kept
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -9,39 +9,40 @@ from hashlib import sha256
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.schedule import Latents
+from ..models.process import Latents, Level
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """Every latent DDIM inversion passed through: `latents[i]` belongs to `timesteps[i]`.
+    """Every latent DDIM inversion passed through: `latents[i]` is at `levels[i]`.
 
-    `timesteps` ascends from the clean end, so `latents[0]` is the clip. Whatever denoises along a
+    Levels ascend from the clean end, so `latents[0]` is the clip. Whatever denoises along a
     trajectory takes its grid from it: the step between levels i + 1 and i asks the model at
-    `timesteps[i + 1]` in both directions.
+    `levels[i + 1]` in both directions.
     """
 
     latents: Float[Tensor, "levels b c f h w"]
-    timesteps: tuple[int, ...]
+    levels: tuple[Level, ...]
     prompt: str = ""  # the text it was inverted with
     model: str = ""  # fingerprint of the model that made it
 
     def __post_init__(self) -> None:
-        if len(self.latents) != len(self.timesteps):
+        if len(self.latents) != len(self.levels):
             raise ValueError(
-                f"A trajectory of {len(self.latents)} latents cannot have {len(self.timesteps)} "
-                "timesteps; every latent belongs to one."
+                f"A trajectory of {len(self.latents)} latents cannot have {len(self.levels)} "
+                "levels; every latent is at one."
             )
 
     @property
     def steps(self) -> int:
         """The number of steps between the two ends."""
-        return len(self.timesteps) - 1
+        return len(self.levels) - 1
 
     @cached_property
     def fingerprint(self) -> str:
         """A short name of this very trajectory: equal for equal latents, grid, prompt and model."""
-        digest = sha256(repr((self.timesteps, self.prompt, self.model)).encode())
+        times = tuple(round(level.t) for level in self.levels)
+        digest = sha256(repr((times, self.prompt, self.model)).encode())
         digest.update(self.latents.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 

@@ -7,19 +7,19 @@ from functools import partial
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from ...attention.layers import Layers, Plan, Site
 from ...attention.recording import Recorder, forward_recorded
-from ...attention.sites import Site, find_sites
 from ...attention.word_maps import take_attention_to
 from ..distillation.inspection import energy_of
 from ..distillation.score_distillation import Descent, Settings, draw_step
 from ..distillation.terms import Draw, Weighted
-from ..models.denoiser import EpsTheta, Prompts
-from ..models.schedule import Latents, NoiseSchedule
+from ..models.denoiser import Denoiser, Prompts
+from ..models.grid import ClipGrid
+from ..models.process import Latents, Level, Prediction, Process
 from ..windows import Windows, blended
-from .shapes import token_grid
 
 _ROUNDING = 1e-3  # of noise predictions, which are about 1
 OnDraw = Callable[[int], None]  # told how many draws are done; may raise to stop
@@ -52,7 +52,7 @@ class Looks:
         """How many draws there are in all."""
         return self.timesteps * self.draws
 
-    def at(self, z: Latents, schedule: NoiseSchedule) -> Iterator[Draw]:
+    def at(self, z: Latents, process: Process) -> Iterator[Draw]:
         """The clip noised, once for each draw."""
         generator = torch.Generator().manual_seed(self.seed)
         times = torch.linspace(self.t_min, self.t_max, self.timesteps, dtype=torch.float64)
@@ -60,30 +60,27 @@ class Looks:
             times = times.new_tensor([(self.t_min + self.t_max) / 2])
         for t in times.tolist():
             for _ in range(self.draws):
-                yield draw_step(z, z, schedule, Settings(t_min=t, t_max=t), generator)
+                yield draw_step(z, z, process, Settings(t_min=t, t_max=t), generator)
 
 
 @torch.no_grad()
 def gradient_map(
     z: Latents,
     terms: Sequence[Weighted],
-    eps_theta: EpsTheta,
+    denoiser: Denoiser,
     prompts: Prompts,
-    schedule: NoiseSchedule,
     cfg: float | int,
     looks: Looks,
     *,
-    unet: nn.Module | None = None,
     windows: Windows | None = None,
-    shown: tuple[float, float] = (1.0, 1.0),
+    grid: ClipGrid | None = None,
     on_draw: OnDraw | None = None,
 ) -> Float[Tensor, "f h w"]:
     """Where terms would change a source clip: the energy of their gradient, averaged over draws.
 
     With Delta Denoising alone this is the map of DiffEdit (Couairon et al., 2023, Sec. 3.2): how
     much the predictions for two prompts differ. Energy is that of `inspect_gradient`, each draw
-    scaled to its strongest place, so that every noise level counts alike. `shown` is that of
-    `latent_mask`.
+    scaled to its strongest place, so that every level counts alike. `grid` is that of `distil`.
 
     Raises:
         ValueError: without terms.
@@ -92,13 +89,11 @@ def gradient_map(
     if not terms:
         raise ValueError("No term is connected; wire at least one, such as Delta Denoising.")
     settings = replace(Settings(), cfg=cfg)
-    descent = Descent(
-        terms, eps_theta, prompts, schedule, settings, z, unet, windows=windows, shown=shown
-    )
+    descent = Descent(terms, denoiser, prompts, settings, z, windows=windows, grid=grid)
     same = torch.equal(prompts.source, prompts.target)
     total = torch.zeros_like(z[0, 0])
-    for done, draw in enumerate(looks.at(z, schedule), start=1):
-        gradient, _ = descent.gradient(draw, z, z, range(len(terms)), 0)
+    for done, draw in enumerate(looks.at(z, denoiser.process), start=1):
+        gradient = descent.gradient(draw, z, z, range(len(terms)), 0).total
         # Equal rows of a batch do not give equal numbers on every processor.
         if not (same and float(gradient.abs().max()) < _ROUNDING):
             total += energy_of(gradient)
@@ -112,9 +107,7 @@ def word_map(
     z: Latents,
     positions: Sequence[int],
     text: Float[Tensor, "1 l d"],
-    eps_theta: EpsTheta,
-    schedule: NoiseSchedule,
-    unet: nn.Module,
+    denoiser: Denoiser,
     looks: Looks,
     *,
     sites: str = "*",
@@ -126,24 +119,24 @@ def word_map(
 
     Cross-attention maps, which place words in the picture (Prompt-to-Prompt, Hertz et al., 2022,
     Fig. 4), averaged over heads, layers and draws. The layers are those that `sites` names and of
-    these the finest with at most `max_tokens` tokens a frame: coarser ones only blur. `unet` is the
-    model within `eps_theta`, which is left after the last of them.
+    these the finest with at most `max_tokens` tokens a frame: coarser ones only blur. The model is
+    left after the last of them.
 
     Raises:
         ValueError: if `sites` names no cross-attention layer, or all have more tokens than allowed.
     """
-    chosen = find_sites(unet, sites, "cross")
+    chosen = denoiser.layers.find(sites, "cross")
     frames = z.shape[2]
     spans = [slice(0, frames)] if windows is None else windows.over(frames)
     total = torch.zeros_like(z[0, 0])
-    for done, draw in enumerate(looks.at(z, schedule), start=1):
+    for done, draw in enumerate(looks.at(z, denoiser.process), start=1):
         parts = []
         for span in spans:
             z_t = draw.z_t[:, :, span]
             recorder = Recorder(chosen, [0], take_attention_to(positions))
-            forward = partial(eps_theta, z_t, draw.t, text)
-            forward_recorded(unet, [recorder], forward, [0], z_t.shape[2], output=False)
-            parts.append(_finest(recorder, chosen, z.shape[3], z.shape[4], max_tokens).to(z))
+            run = partial(_run, denoiser, z_t, draw.level, text)
+            forward_recorded(run, [recorder], output=False)
+            parts.append(_finest(denoiser.layers, recorder, chosen, *z.shape[3:], max_tokens).to(z))
         maps = blended(parts, spans, frames)[0]
         # Some layers read words more than others do; here each counts alike.
         total += (maps / maps.mean(dim=(1, 2, 3), keepdim=True)).mean(dim=0)
@@ -152,8 +145,17 @@ def word_map(
     return total / looks.count
 
 
+def _run(denoiser: Denoiser, z_t: Latents, level: Level, text: Tensor, plan: Plan) -> Prediction:
+    return denoiser(z_t, level, text, plan=plan)
+
+
 def _finest(
-    recorder: Recorder, sites: Sequence[Site], height: int, width: int, max_tokens: int
+    layers: Layers,
+    recorder: Recorder,
+    sites: Sequence[Site],
+    height: int,
+    width: int,
+    max_tokens: int,
 ) -> Float[Tensor, "1 layers f {height} {width}"]:
     """The maps of the finest layers allowed, on the grid of the latents."""
     maps = [recorder.at(site)[0] for site in sites]
@@ -164,7 +166,7 @@ def _finest(
             f"The layers chosen have {', '.join(map(str, sizes))} tokens a frame, and max_tokens "
             f"is {max_tokens}. Raise it to {sizes[0]} or more."
         )
-    rows, columns = token_grid(allowed[-1], height, width)
+    rows, columns = layers.map_size(allowed[-1], height, width)
     fine = torch.stack([seen for seen in maps if seen.shape[1] == allowed[-1]])
     grid = rearrange(fine, "l f (h w) -> l f h w", h=rows, w=columns)
     return functional.interpolate(grid, (height, width), mode="bilinear")[None]

@@ -161,25 +161,6 @@ def drawn_over(
     return torch.lerp(clip, tint.expand_as(clip), strength.expand_as(clip))
 
 
-def token_grid(tokens: int, height: int, width: int) -> tuple[int, int]:
-    """The rows and columns of a layer's tokens, for latents of a height and width.
-
-    A UNet halves the picture again and again, odd sizes rounded up.
-
-    Raises:
-        ValueError: if no number of halvings gives that many tokens.
-    """
-    h, w = height, width
-    while h * w > tokens and (h > 1 or w > 1):
-        h, w = -(-h // 2), -(-w // 2)
-    if h * w != tokens:
-        raise ValueError(
-            f"A layer has {tokens} tokens, which are no halving of {width} x {height} latents. "
-            "Masks for a UNet of another layout are not supported."
-        )
-    return h, w
-
-
 def foreground_tokens(covered: Float[Tensor, "f n"]) -> Bool[Tensor, "f n"]:
     """Which tokens count as foreground, from the share of each that a mask covers.
 

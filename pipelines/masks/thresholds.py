@@ -97,18 +97,3 @@ def smoothed(values: Float[Tensor, "f h w"], radius: float | int) -> Float[Tenso
     size = 2 * reach + 1
     blurred = gaussian_blur2d(padded, (size, size), (radius, radius), border_type="constant")
     return rearrange(blurred[..., reach:-reach, reach:-reach], "f 1 h w -> f h w")
-
-
-def on_pixels(
-    values: Float[Tensor, "f h w"], factor: int, size: tuple[int, int] | None
-) -> Float[Tensor, "f H W"]:
-    """A map of latent pixels on the pixels of the clip, bilinear.
-
-    `factor` pixels make a latent pixel. `size` is the clip's (height, width) before it was padded
-    to whole latent pixels; None if it was not.
-    """
-    whole = functional.interpolate(
-        rearrange(values, "f h w -> f 1 h w"), scale_factor=float(factor), mode="bilinear"
-    )
-    height, width = whole.shape[-2:] if size is None else size
-    return rearrange(whole[..., :height, :width], "f 1 h w -> f h w")

@@ -1,9 +1,89 @@
-"""Masks of any resolution, brought to the grid of the latents."""
+"""How a clip's pictures lie on the grid of its latents, and masks brought there."""
+
+from dataclasses import dataclass
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
+
+from .process import Latents
+
+
+@dataclass(frozen=True)
+class ClipGrid:
+    """The latents of a clip: `latent` = (frames, height, width), and the pictures they show.
+
+    A latent pixel is `factor` x `factor` pixels; pictures of another size are padded at their right
+    and lower edges. The first latent frame shows one picture, each later one `stride`: 1 of models
+    that encode picture by picture, 4 of Wan and HunyuanVideo.
+    """
+
+    latent: tuple[int, int, int]
+    pixels: tuple[int, int]  # height and width of the pictures, without padding
+    factor: int = 1
+    stride: int = 1
+
+    @classmethod
+    def of(cls, z: Latents) -> "ClipGrid":
+        """The grid of latents all of which are shown, a pixel each."""
+        return cls(tuple(z.shape[2:]), tuple(z.shape[3:]))
+
+    @property
+    def frames(self) -> int:
+        """How many pictures the latents show."""
+        return 1 + self.stride * (self.latent[0] - 1)
+
+    @property
+    def shown(self) -> tuple[float, float]:
+        """The share of the grid, vertical and horizontal, that pictures fill; the rest pads."""
+        height, width = (
+            size / (cells * self.factor)
+            for size, cells in zip(self.pixels, self.latent[1:], strict=True)
+        )
+        return height, width
+
+    def covered(self, mask: Float[Tensor, "n H W"]) -> Float[Tensor, "1 1 f h w"]:
+        """The share of each latent pixel that a mask covers, 0..1; see `latent_mask`.
+
+        Of a latent frame that shows several pictures, the most that the mask covers in any of them.
+
+        Raises:
+            ValueError: if the number of masks is neither 1 nor the number of pictures, or a value
+                lies outside 0..1.
+        """
+        return self._per_latent(latent_mask(mask, self.frames, *self.latent[1:], shown=self.shown))
+
+    def covered_tokens(
+        self, mask: Float[Tensor, "n H W"], height: int, width: int
+    ) -> Float[Tensor, "f tokens"]:
+        """The same of the tokens of an attention layer, a map of `height` x `width` a frame."""
+        shares = self._per_latent(latent_mask(mask, self.frames, height, width, shown=self.shown))
+        return rearrange(shares, "1 1 f h w -> f (h w)")
+
+    def cells(self, values: Float[Tensor, "f h w"]) -> Float[Tensor, "F H W"]:
+        """A map of latent pixels as blocks of the pixels of the pictures, without the padding."""
+        blocks = repeat(values, "f h w -> f (h a) (w b)", a=self.factor, b=self.factor)
+        return self._as_pictures(blocks)
+
+    def on_pixels(self, values: Float[Tensor, "f h w"]) -> Float[Tensor, "F H W"]:
+        """A map of latent pixels on the pixels of the pictures, bilinear, without the padding."""
+        whole = functional.interpolate(
+            rearrange(values, "f h w -> f 1 h w"), scale_factor=float(self.factor), mode="bilinear"
+        )
+        return self._as_pictures(rearrange(whole, "f 1 h w -> f h w"))
+
+    def _as_pictures(self, values: Float[Tensor, "f _ _"]) -> Float[Tensor, "F H W"]:
+        shown = values[:, : self.pixels[0], : self.pixels[1]]
+        later = repeat(shown[1:], "f h w -> (f n) h w", n=self.stride)
+        return torch.cat([shown[:1], later])
+
+    def _per_latent(self, shares: Float[Tensor, "1 1 F h w"]) -> Float[Tensor, "1 1 f h w"]:
+        if self.stride == 1:
+            return shares
+        later = rearrange(shares[:, :, 1:], "1 1 (f n) h w -> 1 1 f n h w", n=self.stride)
+        return torch.cat([shares[:, :, :1], later.amax(dim=3)], dim=2)
 
 
 def latent_mask(

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..models.schedule import Latents, NoiseSchedule
+from ..models.denoiser import Denoiser
+from ..models.process import Latents, Level, noised
 
 
 @dataclass(frozen=True)
@@ -67,18 +68,17 @@ class _Sums:
 @torch.no_grad()
 def covariate_shift(
     layers: Mapping[str, nn.Module],
-    eps_theta: Callable[[Latents, int, Tensor], Latents],
+    denoiser: Denoiser,
     z_0: Latents,
     cond: Float[Tensor, "b l d"],
-    schedule: NoiseSchedule,
-    timesteps: Sequence[int],
+    levels: Sequence[Level],
     *,
     seed: int = 0,
     on_step: Callable[[int], None] | None = None,
 ) -> tuple[LayerShift, ...]:
-    """The shift of every module in `layers`, in the order they run, while `eps_theta` predicts.
+    """The shift of every module in `layers`, in the order they run, while the model predicts.
 
-    Each module takes and gives features `[..., f, d]`. The clip is noised to each of `timesteps`
+    Each module takes and gives features `[..., f, d]`. The clip is noised to each of `levels`
     once. The modules are only watched, and no longer than this call.
 
     Raises:
@@ -97,9 +97,9 @@ def covariate_shift(
     watches = [layer.register_forward_hook(watching(name)) for name, layer in layers.items()]
     generator = torch.Generator().manual_seed(seed)
     try:
-        for done, t in enumerate(timesteps, start=1):
+        for done, level in enumerate(levels, start=1):
             noise = torch.randn(z_0.shape, generator=generator, dtype=z_0.dtype).to(z_0.device)
-            eps_theta(schedule.add_noise(z_0, noise, t), t, cond)
+            denoiser(noised(z_0, noise, level), level, cond)
             if on_step is not None:
                 on_step(done)
     finally:

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..models.schedule import Latents, NoiseSchedule
-from .inflation import Tuning, VideoUNet, frozen_sample, same_base
+from ..models.process import Latents, Process, noised, target
+from ..models.unet.inflation import Tuning, VideoUNet, frozen_sample, same_base
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class State:
     tuning: Tuning
     optimiser: dict[str, Any]
     scaler: dict[str, Any]  # empty unless it computes in float16
-    random: Tensor  # state of the CPU generator that draws timesteps and noise
+    random: Tensor  # state of the CPU generator that draws levels and noise
     losses: tuple[float, ...]  # one per step
     clip: Latents  # what is learned
     base: Float[Tensor, " n"]  # `frozen_sample` of the model that learns it
@@ -97,17 +97,19 @@ def tune(
     model: nn.Module,
     z_0: Latents,
     cond: Float[Tensor, "b l d"],
-    schedule: NoiseSchedule,
+    process: Process,
     settings: Settings,
     *,
+    predicts: str = "epsilon",
     prompt: str = "",
     state: State | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> State:
-    """Teach an inflated model a clip: E |target - model(z_t, t, cond)|^2 over timesteps and noise.
+    """Teach an inflated model a clip: E |target - model(z_t, t, cond)|^2 over levels and noise.
 
     The diffusion loss of EI2 (Zhang et al., 2023, Eq. 2), AdamW on `model.trainable()` alone. The
-    model passed in stays as it is. `settings.steps` is the total: with `state`, what is missing of
+    model passed in stays as it is. `predicts`, one of `process.KINDS`, is what it is to say.
+    `settings.steps` is the total: with `state`, what is missing of
     it follows; on the CPU the result is bit for bit that of one run. `on_step` is called after
     every step and may raise to stop; `Progress.state` then still gives what was learned.
 
@@ -118,7 +120,7 @@ def tune(
         MemoryError: if the device has too little memory, with what to do.
     """
     _check(model, z_0, settings, prompt, state)
-    run = _Run(model, z_0, schedule, settings, prompt, state)
+    run = _Run(model, z_0, process, predicts, settings, prompt, state)
     good = run.state()
     logger.info("%s", trained_summary(model))
     for step in range(run.step, settings.steps):
@@ -145,12 +147,14 @@ class _Run:
         self,
         model: VideoUNet,
         z_0: Tensor,
-        schedule: NoiseSchedule,
+        process: Process,
+        predicts: str,
         settings: Settings,
         prompt: str,
         state: State | None,
     ) -> None:
-        self.schedule, self.settings, self.prompt = schedule, settings, prompt
+        self.process, self.predicts = process, predicts
+        self.settings, self.prompt = settings, prompt
         self.clip = z_0.detach().to("cpu", copy=True)
         self.model = model.fork() if state is None else model.with_tuned(state.weights)
         self.model.checkpointing(settings.checkpointing)
@@ -183,18 +187,16 @@ class _Run:
         return len(self.losses)
 
     def loss(self, z_0: Tensor, cond: Tensor) -> Tensor:
-        """The diffusion loss at one timestep and one noise, both drawn on the CPU."""
-        t = int(torch.randint(len(self.schedule), (), generator=self.generator))
+        """The diffusion loss at one level and one noise, both drawn on the CPU."""
+        level = self.process.drawn(0, 1, self.generator)
         noise = torch.randn(z_0.shape, generator=self.generator, dtype=z_0.dtype).to(z_0.device)
-        z_t = self.schedule.add_noise(z_0, noise, t)
-        target = noise
-        if self.schedule.prediction_type == "v_prediction":
-            a_t = self.schedule.alphas_bar[t].item()
-            target = math.sqrt(a_t) * noise - math.sqrt(1 - a_t) * z_0
+        z_t = noised(z_0, noise, level)
+        wanted = target(z_0, noise, level, self.predicts)
         cast = torch.autocast(z_0.device.type, self.autocast) if self.autocast else nullcontext()
         with cast:
-            prediction = self.model(z_t.to(self.dtype), t, cond.to(z_0.device, self.dtype))
-        return functional.mse_loss(prediction.to(target.dtype), target)
+            here = cond.to(z_0.device, self.dtype)
+            output = self.model(z_t.to(self.dtype), round(level.t), here)
+        return functional.mse_loss(output.to(wanted.dtype), wanted)
 
     def descend(self, loss: Tensor) -> bool:
         """One step of AdamW; False, and no step, if a gradient is not finite."""

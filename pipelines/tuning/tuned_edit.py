@@ -6,17 +6,15 @@ import torch
 
 from ..inversion.ddim_inversion import ddim_invert
 from ..inversion.sampling import ddim_sample
-from ..models.denoiser import EpsTheta, Prompts
-from ..models.guidance import guide
-from ..models.schedule import Latents, NoiseSchedule
+from ..models.denoiser import Denoiser, Prompts
+from ..models.process import Latents, Level, Prediction
 
 
 @torch.no_grad()
 def invert_and_edit(
     z_0: Latents,
-    eps_theta: EpsTheta,
+    denoiser: Denoiser,
     prompts: Prompts,
-    schedule: NoiseSchedule,
     *,
     steps: int = 50,
     cfg: float = 7.5,
@@ -31,19 +29,15 @@ def invert_and_edit(
     `on_step` is called with the number of steps done, of `2 * steps`, and may raise to stop.
     """
     inverting = prompts.source if describe else prompts.negative
-    grid, tell = schedule.timesteps(steps), on_step or (lambda done: None)
+    grid, tell = denoiser.process.grid(steps), on_step or (lambda done: None)
     inverted = ddim_invert(
         z_0,
-        lambda z, t: eps_theta(z, t, inverting),
-        schedule.alphas_bar,
+        lambda z, level: denoiser(z, level, inverting),
         grid,
         lambda progress: tell(progress.step),
     )
 
-    def guided(z: Latents, t: int) -> Latents:
-        both = eps_theta(torch.cat([z, z]), t, torch.cat([prompts.negative, prompts.target]))
-        return guide(*both.chunk(2), cfg)
+    def predict(z: Latents, level: Level) -> Prediction:
+        return denoiser.guided(z, level, prompts.target, prompts.negative, cfg)
 
-    return ddim_sample(
-        inverted.latents[-1], guided, schedule.alphas_bar, grid, lambda done, _: tell(steps + done)
-    )
+    return ddim_sample(inverted.latents[-1], predict, grid, lambda done, _: tell(steps + done))

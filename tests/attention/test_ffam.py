@@ -9,8 +9,9 @@ from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from rescore.attention import ffam
 from rescore.attention.ffam import fine_coarse_tokens
-from rescore.attention.space_time import attend_over, frame_tokens, space_time_tokens
+from rescore.attention.space_time import frame_tokens, space_time_tokens
 from rescore.attention.sparse_causal import sparse_causal_tokens
+from rescore.attention.unet.video_block import attend_over
 
 B, F, H, W, D, HEADS = 2, 5, 7, 3, 6, 2
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from rescore.attention.fusion import AttentionFusion, fused_attention
-from rescore.attention.install import Entry, installed
-from rescore.attention.sites import find_sites, last_spatial_sites
+from rescore.attention.layers import Entry
+from rescore.attention.unet.install import installed
+from rescore.attention.unet.sites import find_sites, last_spatial_sites
 from tiny_unets import KINDS, call, inputs, unet
 
 FRAMES = 3
@@ -57,7 +58,7 @@ def kind(request):
 def fused(kind, z, cond, pairs, weight, sites, rows=None):
     plan = [Entry(sites, AttentionFusion(pairs, weight))]
     rows = range(len(z)) if rows is None else rows
-    with torch.no_grad(), installed(unet(kind), plan, rows, z.shape[2]):
+    with torch.no_grad(), installed(unet(kind), plan, rows):
         return call(kind, z, cond)
 
 
@@ -134,10 +135,10 @@ def test_references_from_an_earlier_call_are_the_same_ones(kind):
     whole = fused(kind, z, cond, {2: 0, 3: 1}, 0.3, sites)
 
     plan = [Entry(sites, AttentionFusion({2: 0, 3: 1}, 0.3))]
-    with torch.no_grad(), installed(unet(kind), plan, range(3), FRAMES):
+    with torch.no_grad(), installed(unet(kind), plan, range(3)):
         first = call(kind, z[:3], cond[:3])
     leaf = z[3:].clone().requires_grad_()
-    with installed(unet(kind), plan, [3], FRAMES):
+    with installed(unet(kind), plan, [3]):
         last = call(kind, leaf, cond[3:])
     result = torch.cat([first, last.detach()])
     torch.testing.assert_close(result, whole, rtol=1e-5, atol=1e-5)

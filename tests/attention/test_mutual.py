@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from rescore.attention.install import Entry, installed
+from rescore.attention.layers import Entry, attend
 from rescore.attention.mutual import mutual, mutual_attention, source_layout
-from rescore.attention.processor import attend
-from rescore.attention.sites import find_sites
+from rescore.attention.unet.install import installed
+from rescore.attention.unet.sites import find_sites
 from tiny_models import tiny_unet
 
 B, H, N, M, L, D = 2, 3, 5, 7, 11, 13
@@ -92,12 +92,16 @@ def inputs(same: bool, seed: int = 3):
     return z.flatten(0, 1), torch.tensor(500), text.flatten(0, 1)
 
 
-def run(unet, change, same=False, slices=1):
+def run(unet, change, same=False, calls=((SOURCE, EDIT),)):
+    """What the model predicts for both clips, the rows of each call in turn."""
     sites = find_sites(unet, kind="spatial")
     z, t, text = inputs(same)
-    with torch.no_grad(), installed(unet, [Entry(sites, change)], [SOURCE, EDIT], FRAMES):
-        pairs = zip(z.chunk(slices), text.chunk(slices), strict=True)
-        return torch.cat([unet(a, t, b).sample for a, b in pairs]).unflatten(0, (2, FRAMES))
+    slices = zip(calls, z.chunk(len(calls)), text.chunk(len(calls)), strict=True)
+    parts = []
+    for rows, part, texts in slices:
+        with torch.no_grad(), installed(unet, [Entry(sites, change)], rows):
+            parts.append(unet(part, t, texts).sample)
+    return torch.cat(parts).unflatten(0, (2, FRAMES))
 
 
 def plain(unet, same=False):
@@ -131,7 +135,7 @@ def test_an_edit_that_is_the_source_stays_it(unet, change):
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_slices_of_the_batch_give_the_same(unet, change):
-    torch.testing.assert_close(run(unet, change(), slices=2), run(unet, change()))
+    torch.testing.assert_close(run(unet, change(), calls=((SOURCE,), (EDIT,))), run(unet, change()))
 
 
 def test_nothing_is_kept_where_the_batch_is_whole(unet):
@@ -143,7 +147,7 @@ def test_nothing_is_kept_where_the_batch_is_whole(unet):
 def test_an_edit_before_its_source_is_refused(unet):
     change = mutual({SOURCE: EDIT}, none_hidden)
     with pytest.raises(ValueError, match="Counterparts come first"):
-        run(unet, change, slices=2)
+        run(unet, change, calls=((SOURCE,), (EDIT,)))
 
 
 def test_fine_layers_keep_their_layout(unet):

@@ -1,10 +1,13 @@
 """What is observed of a real video model, against maps formed by hand."""
 
+from functools import partial
+
 import pytest
 import torch
-from rescore.attention.install import Entry, installed
+from rescore.attention.layers import Entry
 from rescore.attention.observation import observe
-from rescore.attention.sites import find_sites
+from rescore.attention.unet.install import installed
+from rescore.attention.unet.sites import find_sites
 from tiny_unets import HEIGHT, WIDTH, call, inputs, unet
 
 FRAMES = 5
@@ -21,7 +24,7 @@ def sites(kind):
 
 
 def watched(kind, z, cond, **options):
-    return observe(unet(kind), lambda: call(kind, z, cond), *sites(kind), FRAMES, **options)
+    return observe(partial(call, kind, z, cond), *sites(kind), **options)
 
 
 def by_hand(kind, z, cond):
@@ -36,7 +39,7 @@ def by_hand(kind, z, cond):
             keys[layer.site.name] = k.transpose(1, 2).flatten(2)
         return attend(q, k, v)
 
-    with installed(unet(kind), [Entry([*temporal, *spatial], keep)], [0], FRAMES):
+    with installed(unet(kind), [Entry([*temporal, *spatial], keep)], [0]):
         call(kind, z, cond)
     return maps, keys
 
@@ -101,7 +104,7 @@ def test_a_run_without_output_stops_early(kind):
 def test_only_one_kind_may_be_wanted(kind):
     temporal, spatial = sites(kind)
     z, cond = inputs(1, FRAMES)
-    seen, _ = observe(unet(kind), lambda: call(kind, z, cond), [], spatial, FRAMES)
+    seen, _ = observe(partial(call, kind, z, cond), [], spatial)
     assert seen.rows == {} and len(seen.keys) == len(spatial)
-    seen, _ = observe(unet(kind), lambda: call(kind, z, cond), temporal, [], FRAMES)
+    seen, _ = observe(partial(call, kind, z, cond), temporal, [])
     assert seen.keys == {} and len(seen.rows) == len(temporal)

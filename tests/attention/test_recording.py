@@ -1,12 +1,14 @@
 """Keys out of a running model, with their graph, and no more of the model run than they need."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
-from rescore.attention.install import Entry
+from rescore.attention.layers import Entry
 from rescore.attention.recording import Recorder, forward_recorded
-from rescore.attention.sites import decoder_sites, find_sites
+from rescore.attention.unet.sites import find_sites
+from small_runs import LEVEL, backbone
 from tiny_unets import KINDS, call, inputs, unet
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -45,10 +47,6 @@ class Watched:
             hook.remove()
 
 
-def forward(kind, z, cond):
-    return partial(call, kind, z, cond)
-
-
 def saved_bytes(function):
     """The result, and what autograd kept for the way back, in bytes."""
     total = 0
@@ -64,13 +62,13 @@ def saved_bytes(function):
 
 @pytest.mark.parametrize("output", [True, False], ids=["with output", "keys only"])
 def test_it_keeps_what_to_k_gives(kind, output):
-    sites = decoder_sites(unet(kind))
+    sites = find_sites(unet(kind), "decoder", "spatial")
     z, cond = inputs(CLIPS, FRAMES)
     recorder = Recorder(sites, [11])
     with torch.no_grad(), Watched(kind, sites) as seen:
         expected = call(kind, z, cond)
         prediction = forward_recorded(
-            unet(kind), [recorder], forward(kind, z, cond), (10, 11), FRAMES, output=output
+            partial(call, kind, z, cond, rows=(10, 11)), [recorder], output=output
         )
     for site in sites:
         keys = seen.keys[site]
@@ -86,10 +84,7 @@ def test_it_keeps_what_to_k_gives(kind, output):
 def test_without_output_the_rest_is_never_run(kind):
     recorder = Recorder(find_sites(unet(kind), "up_blocks.1.*", "spatial"), range(CLIPS))
     with Watched(kind, ()) as seen:
-        forward_recorded(
-            unet(kind), [recorder], forward(kind, *inputs(CLIPS, FRAMES)), range(CLIPS), FRAMES,
-            output=False,
-        )  # fmt: skip
+        forward_recorded(partial(call, kind, *inputs(CLIPS, FRAMES)), [recorder], output=False)
     assert seen.ran == ["conv_in"]
 
 
@@ -108,9 +103,7 @@ def test_the_gradient_is_that_of_the_whole_graph(kind, pattern, output):
 
     z.requires_grad_()
     recorder = Recorder(sites, range(CLIPS))
-    prediction = forward_recorded(
-        unet(kind), [recorder], forward(kind, z, cond), range(CLIPS), FRAMES, output=output
-    )
+    prediction = forward_recorded(partial(call, kind, z, cond), [recorder], output=output)
     loss = sum(recorder.at(site).square().sum() for site in sites)
     gradient = torch.autograd.grad(loss, z)[0]
     scale = expected.abs().max()
@@ -128,23 +121,20 @@ def test_nothing_is_kept_for_the_way_back_after_the_last_layer_needed(kind):
     kept = {}
     for output in (True, False):
         recorder = Recorder(sites, range(CLIPS))
-        run = partial(
-            forward_recorded, unet(kind), [recorder], forward(kind, z, cond), range(CLIPS), FRAMES,
-            output=output,
-        )  # fmt: skip
+        run = partial(forward_recorded, partial(call, kind, z, cond), [recorder], output=output)
         _, kept[output] = saved_bytes(run)
-    _, whole = saved_bytes(forward(kind, z, cond))
+    _, whole = saved_bytes(partial(call, kind, z, cond))
     assert kept[True] == kept[False]
     assert 0 < kept[True] < 0.6 * whole
 
 
 def test_several_recorders_end_the_graph_together(kind):
     first = Recorder(find_sites(unet(kind), "down_blocks.*", "spatial"), [0])
-    last = Recorder(decoder_sites(unet(kind)), [1], take=lambda q, k, v: q.mean(dim=2))
-    z, cond = inputs(CLIPS, FRAMES)
-    forward_recorded(
-        unet(kind), [last, first], forward(kind, z.requires_grad_(), cond), range(CLIPS), FRAMES
+    last = Recorder(
+        find_sites(unet(kind), "decoder", "spatial"), [1], take=lambda q, k, v: q.mean(dim=2)
     )
+    z, cond = inputs(CLIPS, FRAMES)
+    forward_recorded(partial(call, kind, z.requires_grad_(), cond), [last, first])
     assert first.complete and last.complete
     assert last.at(last.sites[-1]).requires_grad
     heads = unet(kind).get_submodule(last.sites[0].name).heads
@@ -159,9 +149,7 @@ def test_a_plan_holds_meanwhile(kind):
     for entries in ((), plan):
         recorder = Recorder(sites, range(CLIPS))
         with torch.no_grad():
-            forward_recorded(
-                unet(kind), [recorder], forward(kind, z, cond), range(CLIPS), FRAMES, plan=entries
-            )
+            forward_recorded(partial(call, kind, z, cond), [recorder], plan=entries)
         keys.append([recorder.at(site) for site in sites])
     assert torch.equal(keys[0][0], keys[1][0])
     assert not any(map(torch.allclose, keys[0][1:], keys[1][1:]))
@@ -169,18 +157,19 @@ def test_a_plan_holds_meanwhile(kind):
 
 def test_clips_in_slices(kind):
     """The model takes two clips and then one; clip 5 is in the second slice."""
-    sites = decoder_sites(unet(kind))
+    sites = find_sites(unet(kind), "decoder", "spatial")
     z, cond = inputs(3, FRAMES)
 
-    def sliced():
-        return torch.cat([call(kind, z[:2], cond[:2]), call(kind, z[2:], cond[2:])])
+    def run(rows_per_call, plan):
+        model = replace(backbone(kind).denoiser, rows_per_call=rows_per_call)
+        return model(z, LEVEL, cond, plan=plan, rows=(3, 4, 5))
 
     for output in (True, False):
         records = []
-        for run in (sliced, forward(kind, z, cond)):
+        for rows_per_call in (2, None):
             recorder = Recorder(sites, [5, 3])
             with torch.no_grad():
-                forward_recorded(unet(kind), [recorder], run, (3, 4, 5), FRAMES, output=output)
+                forward_recorded(partial(run, rows_per_call), [recorder], output=output)
             records.append(torch.stack([recorder.at(site).mean() for site in sites]))
             assert recorder.at(sites[0]).shape[0] == 2
         torch.testing.assert_close(*records, rtol=1e-4, atol=1e-6)
@@ -196,21 +185,14 @@ def test_an_error_leaves_gradients_as_they_were(error):
 
     plan = [Entry(find_sites(unet("image"), "mid_block.*"), fail)]
     with pytest.raises(error, match="stop"):
-        forward_recorded(
-            unet("image"),
-            [Recorder(sites, [0])],
-            forward("image", *inputs(1, 1)),
-            [0],
-            1,
-            plan=plan,
-        )
+        forward_recorded(partial(call, "image", *inputs(1, 1)), [Recorder(sites, [0])], plan=plan)
     assert torch.is_grad_enabled()
 
 
 def test_a_forward_that_does_not_run_the_model():
-    recorder = Recorder(decoder_sites(unet("image")), [0])
+    recorder = Recorder(find_sites(unet("image"), "decoder", "spatial"), [0])
     with pytest.raises(RuntimeError, match="not through all layers"):
-        forward_recorded(unet("image"), [recorder], lambda: torch.zeros(1), [0], 1)
+        forward_recorded(lambda plan: torch.zeros(1), [recorder])
 
 
 @pytest.mark.parametrize("output", [True, False], ids=["with output", "keys only"])
@@ -227,9 +209,7 @@ def test_gradient_checkpointing(pattern, output):
                 model.enable_gradient_checkpointing()
             leaf = z.clone().requires_grad_()
             recorder = Recorder(sites, [0])
-            forward_recorded(
-                model, [recorder], forward("motion", leaf, cond), [0], FRAMES, output=output
-            )
+            forward_recorded(partial(call, "motion", leaf, cond), [recorder], output=output)
             loss = sum(recorder.at(site).square().mean() for site in sites)
             gradients.append(torch.autograd.grad(loss, leaf)[0])
     finally:

@@ -17,7 +17,7 @@ def test_the_trajectory_leads_from_the_clip_to_noise(run, load, clip, kind):
     before = latent["samples"].clone()
     found, noise = run("ReScoreDDIMInversion", model=model, prompts=prompts, latent=latent, steps=4)
     path = found.trajectory
-    assert path.steps == 4 and path.timesteps == (0, 250, 500, 749, 999)
+    assert path.steps == 4 and [level.t for level in path.levels] == [0, 250, 500, 749, 999]
     assert path.prompt == PROMPTS["source_prompt"] and path.model == model.fingerprint
     assert found.pixel_size == (21, 18)
     first = path.latents[0, 0].transpose(0, 1) / model.scaling_factor

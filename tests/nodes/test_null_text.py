@@ -110,13 +110,14 @@ def stopped(run, inverted, monkeypatch):
             **{name: spec[1]["default"] for name, spec in required if "default" in spec[1]},
             **given, "cfg": 3.0, "inner_steps": 2, **inputs,
         }  # fmt: skip
-        original = given["model"].eps_theta
+        denoiser = given["model"].denoiser
+        original = denoiser.output
 
         def counted(z, t, cond):
             calls.append(t)
             return original(z, t, cond)
 
-        monkeypatch.setattr(given["model"], "eps_theta", counted)
+        monkeypatch.setattr(denoiser, "output", counted)
         with monkeypatch.context() as patched, torch.inference_mode():
             cancels = iter([False] * steps + [True])
 

@@ -122,6 +122,21 @@ def test_a_gradient_is_inspected_without_editing(run, edit):
     assert not black.any()
 
 
+def test_what_is_inspected_of_a_padded_clip_has_the_size_of_the_clip(run, load, clip):
+    """25 x 11 pixels are padded to 26 x 12; a mask of the last column stays at the last column."""
+    model = load("text-to-video")
+    prompts = run("ReScoreEncodePromptPair", model=model, source_prompt="a", target_prompt="b")[0]
+    latent = run("ReScoreVideoVAEEncode", model=model, images=clip(3, 11, 25))[0]
+    mask = torch.zeros(1, 11, 25)
+    mask[..., -1] = 1
+    terms = run("ReScoreAdaptiveSliding", tau=0.0)[0]
+    masked = run("ReScoreGradientMask", terms=terms, mask=mask)[0]
+    given = {"model": model, "prompts": prompts, "latent": latent}
+    energy, smoothed, _ = run("ReScoreInspectGradient", **given, terms=masked)
+    assert energy.shape == (3, 11, 25, 3) and smoothed.shape == (3, 11, 25)
+    assert not energy[:, :, :-1].any() and energy[:, :, -1].any()
+
+
 def test_flow_is_shown(run, clip):
     flow = run("ReScoreOpticalFlow", images=clip(3, 20, 22))[0]
     pictures = run("ReScoreShowFlow", flow=flow)[0]

@@ -10,8 +10,9 @@ import torch
 from rescore.nodes import host
 from rescore.nodes.inflation import InflateImageModel
 from rescore.nodes.tuning import OneShotTune
-from rescore.pipelines.tuning.inflation import VARIANTS
+from rescore.pipelines.models.unet.inflation import VARIANTS
 from rescore.pipelines.tuning.one_shot_tuning import Diverged
+from tiny_models import eps_of
 
 PROMPTS = {
     "source_prompt": "a red circle moving right on a plain background",
@@ -46,7 +47,7 @@ def predict(model, seed: int = 1) -> torch.Tensor:
     z = torch.randn(1, 4, 3, 6, 7, generator=torch.Generator().manual_seed(seed))
     width = model.unet.config.cross_attention_dim
     cond = torch.randn(1, 5, width, generator=torch.Generator().manual_seed(2))
-    return model.eps_theta(z, 411, cond)
+    return eps_of(model, z, 411, cond)
 
 
 def test_every_variant_can_be_chosen():
@@ -278,7 +279,7 @@ def test_loaded_weights_edit_another_number_of_frames(run, scene, tune, folder):
     loaded, _ = run("ReScoreLoadTunedWeights", model=image, file="a.safetensors")
     z = torch.randn(1, 4, 5, 8, 6)
     cond = inputs["prompts"].embeddings.source
-    assert torch.isfinite(loaded.eps_theta(z, 411, cond)).all()
+    assert torch.isfinite(eps_of(loaded, z, 411, cond)).all()
 
 
 def test_weights_of_another_base_or_variant_are_refused(run, scene, tune, folder):

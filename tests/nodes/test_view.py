@@ -10,7 +10,7 @@ import pytest
 import torch
 from rescore.headless.runner import run_workflow
 from rescore.nodes import host, live
-from rescore.nodes.inversion import picture_of
+from rescore.nodes.running import picture_of
 from rescore.nodes.view import ViewComparison
 from torch.nn import functional
 

@@ -11,13 +11,13 @@ from itertools import pairwise
 import pytest
 import torch
 from live_memory import Watch
-from rescore.attention.checkpointing import checkpointed
 from rescore.attention.fusion import Fusion
+from rescore.attention.unet.checkpointing import checkpointed
 from rescore.pipelines.inversion.decoupled_guidance import GuidanceSettings
 from rescore.pipelines.inversion.drift import DriftGuidance
 from rescore.pipelines.inversion.null_text import NullTextSettings, optimise_null_text
 from rescore.pipelines.inversion.trajectory import Trajectory
-from rescore.pipelines.tuning.inflation import inflate
+from rescore.pipelines.models.unet.inflation import inflate
 from rescore.pipelines.tuning.one_shot_tuning import Settings as TuningSettings
 from rescore.pipelines.tuning.one_shot_tuning import tune
 from rescore.pipelines.windows import Windows
@@ -95,7 +95,7 @@ def holds_nothing(loop, layer: nn.Module, kept_per_step: int = 0) -> None:
     ("kind", "terms", "options"),
     [
         ("image", (SPATIAL,), {}),
-        ("video", (DDS, TEMPORAL), {"fusion": Fusion(2)}),
+        ("video", (DDS, TEMPORAL), {"controls": [Fusion(2)]}),
         ("motion", (DDS, CONSISTENCY), {"windows": Windows(2, 1)}),
     ],
     ids=["spatial", "temporal, fused", "consistency, windows"],
@@ -117,18 +117,17 @@ def test_null_text(guided, windows, blocks):
     latents = torch.stack(
         [(1 - i / STEPS) * z + i / STEPS * clip(seed=2) for i in range(STEPS + 1)]
     )
-    path = Trajectory(latents, (0, 200, 500, 700, 999))
+    path = Trajectory(latents, tuple(map(SCHEDULE.level, (0, 200, 500, 700, 999))))
     settings = NullTextSettings(3.0, inner_steps=1, early_stop=0.0, early_stop_growth=0.0)
-    guidance = DriftGuidance(unet("motion"), GuidanceSettings(sites="up_blocks.1.*"))
+    guidance = DriftGuidance(GuidanceSettings(sites="up_blocks.1.*"))
 
     def loop(steps, on_step):
         with checkpointed(unet("motion")) if blocks else nullcontext():
             optimise_null_text(
                 path,
-                backbone("motion").eps_theta,
+                backbone("motion").denoiser,
                 cond,
                 uncond,
-                SCHEDULE.alphas_bar,
                 settings,
                 guidance=guidance if guided else None,
                 windows=windows,

@@ -6,7 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rescore.pipelines.models.process import Level, Prediction
 from rescore.pipelines.windows import Windows, blended, windowed
+
+LEVEL = Level(5, 0.6, 0.8)
 
 
 @settings(max_examples=200, deadline=None)
@@ -26,13 +29,14 @@ def test_one_window_is_the_model_itself_bit_for_bit(frames):
     z = torch.randn(2, 3, frames, 5, 7)
     calls = []
 
-    def eps_theta(z, t, cond):
+    def predict(z, level, cond):
         calls.append(z.shape)
-        return z.sin()
+        return Prediction(z.sin(), z.cos())
 
-    assert torch.equal(windowed(eps_theta, Windows(8, 2))(z, 5, torch.zeros(2, 1, 1)), z.sin())
+    found = windowed(predict, Windows(8, 2))(z, LEVEL, torch.zeros(2, 1, 1))
+    assert torch.equal(found.z_0, z.sin()) and torch.equal(found.eps, z.cos())
     assert calls == [z.shape]
-    assert windowed(eps_theta, None) is eps_theta
+    assert windowed(predict, None) is predict
 
 
 @pytest.mark.parametrize(("frames", "length", "overlap"), [(11, 4, 1), (23, 8, 3), (9, 8, 0)])
@@ -40,11 +44,11 @@ def test_what_does_not_depend_on_the_window_is_kept(frames, length, overlap):
     z = torch.randn(2, 3, frames, 5, 7, dtype=torch.float64)
     cond = torch.randn(2, frames, 1, 1, dtype=torch.float64)
 
-    def eps_theta(z, t, cond):
-        return z * t + cond[:, None]
+    def predict(z, level, cond):
+        return Prediction(z * level.signal + cond[:, None], z * level.t)
 
-    found = windowed(eps_theta, Windows(length, overlap))(z, 5, cond)
-    torch.testing.assert_close(found, eps_theta(z, 5, cond))
+    found = windowed(predict, Windows(length, overlap))(z, LEVEL, cond)
+    torch.testing.assert_close(found, predict(z, LEVEL, cond))
 
 
 def test_the_blend_by_hand():

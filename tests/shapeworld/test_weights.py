@@ -53,7 +53,7 @@ def test_every_model_meets_the_noise_it_was_trained_on(name):
     config = json.loads((WEIGHTS / name / "scheduler" / "scheduler_config.json").read_text("utf-8"))
     trained = DDIMScheduler.from_config(config).alphas_cumprod
     torch.testing.assert_close(
-        models.load_shapeworld(name).schedule.alphas_bar, trained.double(), rtol=1e-4, atol=0
+        models.load_shapeworld(name).process.alphas_bar, trained.double(), rtol=1e-4, atol=0
     )
 
 

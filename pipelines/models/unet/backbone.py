@@ -1,22 +1,22 @@
-"""A loaded model as one callable: `eps_theta(z, t, cond) -> eps`, whatever its architecture."""
+"""A loaded UNet of diffusers, with its autoencoder and text encoder, as one model."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..schedule import NoiseSchedule
+from ....attention.unet.layers import UNetLayers
+from ..denoiser import Cond, Denoiser, LatentSpace
+from ..process import Latents, VariancePreserving
 from ..text import EncodedPrompt, encode_prompt
 
-logger = logging.getLogger(__name__)
-
+Result = TypeVar("Result")
 # Predicts what the model predicts: (unet, z [b,c,f,h,w], t [b], cond) -> [b,c,f,h,w].
 Call: TypeAlias = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
@@ -67,8 +67,8 @@ class Backbone:
     vae: nn.Module
     text_encoder: nn.Module
     tokenizer: Any
-    schedule: NoiseSchedule
-    rows_per_call: int | None = None  # clips the unet gets at once; None: all
+    process: VariancePreserving
+    predicts: str = "epsilon"  # one of process.KINDS
 
     def __post_init__(self) -> None:
         if self.kind not in _CALLS:
@@ -123,8 +123,8 @@ class Backbone:
         backbone of its own.
         """
         digest = sha256(self.kind.encode())
-        digest.update(self.schedule.prediction_type.encode())
-        digest.update(self.schedule.alphas_bar.numpy().tobytes())
+        digest.update(self.predicts.encode())
+        digest.update(self.process.alphas_bar.numpy().tobytes())
         settings = {key: v for key, v in self.unet.config.items() if not key.startswith("_")}
         digest.update(repr(sorted(settings.items())).encode())
         for module in self.modules().values():
@@ -153,50 +153,26 @@ class Backbone:
         weight = next(self.vae.parameters())
         return frames.to(weight.device, weight.dtype)
 
-    def eps_theta(
-        self,
-        z: Float[Tensor, "b c f h w"],
-        t: int | Int[Tensor, " b"],
-        cond: Float[Tensor, "..."],
-    ) -> Float[Tensor, "b c f h w"]:
-        """The noise the model sees in `z_t`, float32, on the device of `z`.
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        """The model as a loop sees it."""
+        space = LatentSpace(
+            self.unet.config.in_channels, self.vae_factor, self.scaling_factor, self.shift_factor
+        )
+        layers = UNetLayers(self.unet)
+        return Denoiser(self.name, self.process, self.predicts, self._output, space, layers)
 
-        `cond` is a text embedding for each clip `[b, l, d]`, or for each frame `[b, f, l, d]` (not
-        for text-to-video models). Differentiable in `z` and `cond` where gradients are enabled.
+    def run(self, work: Callable[[Denoiser], Result]) -> Result:
+        """Do a piece of work with the model, and return what it returns."""
+        return work(self.denoiser)
 
-        At most `rows_per_call` clips go through the model at once. Where no gradient is asked for
-        and memory runs out, that number is halved for good and the call is repeated.
-
-        Raises:
-            ValueError: if the shapes do not fit each other or the model.
-            MemoryError: if not even one clip fits.
-        """
+    def _output(self, z: Latents, t: float, cond: Cond) -> Latents:
+        """What the UNet itself says, float32, on the device of `z`; see `Denoiser`."""
         self._check(z, cond)
-        rows = z.shape[0]
-        times = torch.full((rows,), t) if isinstance(t, int) else t
-        with_graph = torch.is_grad_enabled() and (z.requires_grad or cond.requires_grad)
-        while True:
-            size = min(self.rows_per_call or rows, rows)
-            try:
-                return self._in_slices(z, times, cond, size)
-            except torch.OutOfMemoryError as error:
-                if with_graph or size <= 1:
-                    raise self._too_large(z, with_graph) from error
-            # Out here the exception is gone, and with it what the failed call had allocated.
-            self.rows_per_call = (size + 1) // 2
-            logger.warning(
-                "%s: no memory for %d clips at once, now %d", self.name, size, self.rows_per_call
-            )
-
-    def _in_slices(self, z: Tensor, t: Tensor, cond: Tensor, size: int) -> Tensor:
-        parts = zip(z.split(size), t.split(size), cond.split(size), strict=True)
-        slices = [self._eps(*part) for part in parts]
-        return slices[0] if len(slices) == 1 else torch.cat(slices)
-
-    def _eps(self, z: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         here = {"device": self.device, "dtype": self.dtype}
-        prediction = _CALLS[self.kind](self.unet, z.to(**here), t.to(self.device), cond.to(**here))
-        return self.schedule.eps_from(prediction.to(z.device, torch.float32), z.float(), t)
+        times = torch.full((len(z),), round(t), device=self.device)
+        output = _CALLS[self.kind](self.unet, z.to(**here), times, cond.to(**here))
+        return output.to(z.device, torch.float32)
 
     def _check(self, z: Tensor, cond: Tensor) -> None:
         b, channels, frames = z.shape[:3]
@@ -228,15 +204,6 @@ class Backbone:
                 f"The text embeddings are {cond.shape[-1]} wide, {self.name} takes {width}. Encode "
                 "the prompts with the same model's text encoder."
             )
-
-    def _too_large(self, z: Tensor, with_graph: bool) -> MemoryError:
-        _, _, frames, h, w = z.shape
-        size = f"{frames} frames of {w * self.vae_factor} x {h * self.vae_factor} pixels"
-        task = " with gradients" if with_graph else ""
-        return MemoryError(
-            f"{self.name} has no memory for one clip of {size}{task} on {self.device}. Use fewer "
-            "or smaller frames, load the model in half precision, or close other programs there."
-        )
 
 
 def _sample(parameter: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast
 
-from ..schedule import NoiseSchedule
+from ..process import VariancePreserving
 from ..tokenizer import load_tokenizer
 from .backbone import Backbone
 from .layout import SD1_CONFIGS, check_config, check_folder, problem, read_json, weight_files
@@ -18,6 +18,7 @@ from .motion import motion_unet
 from .single_file import check_checkpoint, text_weights, unet_weights, vae_weights
 from .weights import FindWeights, build, modern_names, read_weights, text_names
 
+_PREDICTS = {"epsilon": "epsilon", "v_prediction": "v"}  # by diffusers' names
 # AnimateDiff was trained with linear betas over models that had scaled-linear ones.
 ANIMATEDIFF_SCHEDULE = {
     "num_train_timesteps": 1000,
@@ -76,7 +77,7 @@ def load_image(
         backbone = _load_folder(path, "image", device, dtype, parts or {})
     if prediction_type is None:
         return backbone
-    return replace(backbone, schedule=replace(backbone.schedule, prediction_type=prediction_type))
+    return replace(backbone, predicts=_predicts(prediction_type))
 
 
 @normal_mode
@@ -105,7 +106,9 @@ def load_animatediff(
         )
     if isinstance(image, Path):
         image = load_image(image, **image_options)
-    settings.setdefault("prediction_type", image.schedule.prediction_type)
+    predicts = image.predicts
+    if "prediction_type" in settings:
+        predicts = _predicts(settings["prediction_type"])
     return Backbone(
         name=f"{image.name} with {adapter.name}",
         kind="animatediff",
@@ -113,7 +116,8 @@ def load_animatediff(
         vae=image.vae,
         text_encoder=image.text_encoder,
         tokenizer=image.tokenizer,
-        schedule=NoiseSchedule.from_config(settings),
+        process=VariancePreserving.from_config(settings),
+        predicts=predicts,
     )
 
 
@@ -197,7 +201,8 @@ def _assemble(
         "text_encoder": (lambda: CLIPTextModel(text_config), dtype),
     }
     # Small and early: what is wrong with it should not be told after gigabytes were read.
-    schedule = NoiseSchedule.from_config(configs["scheduler"])
+    process = VariancePreserving.from_config(configs["scheduler"])
+    predicts = _predicts(configs["scheduler"].get("prediction_type", "epsilon"))
     tokenizer = load_tokenizer(
         CLIPTokenizerFast, tokenizer_folder, text_config.vocab_size, kind, model
     )
@@ -205,7 +210,25 @@ def _assemble(
         part: build(make, stored(part), precision, kind, model, finders.get(part)).to(device)
         for part, (make, precision) in makers.items()
     }
-    return Backbone(name=model.name, kind=kind, tokenizer=tokenizer, schedule=schedule, **modules)
+    return Backbone(
+        name=model.name,
+        kind=kind,
+        tokenizer=tokenizer,
+        process=process,
+        predicts=predicts,
+        **modules,
+    )
+
+
+def _predicts(prediction_type: str) -> str:
+    """What diffusers' name of a prediction type means, one of process.KINDS."""
+    try:
+        return _PREDICTS[prediction_type]
+    except KeyError:
+        raise ValueError(
+            f"The model predicts {prediction_type!r}; ReScore can use UNets that predict "
+            f"{' or '.join(map(repr, _PREDICTS))}."
+        ) from None
 
 
 def _text_config(settings: dict[str, Any], kind: str, model: Path) -> CLIPTextConfig:

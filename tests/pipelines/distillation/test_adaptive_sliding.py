@@ -13,7 +13,8 @@ from rescore.pipelines.distillation.adaptive_sliding import (
     assd_gradient,
     sliding_window,
 )
-from rescore.pipelines.distillation.terms import Draw, Predictions
+from rescore.pipelines.distillation.terms import Draw, Needs, Predictions
+from rescore.pipelines.models.process import Level, Prediction
 
 SHAPE = (2, 3, 5, 7, 11)
 
@@ -170,12 +171,14 @@ def test_a_clip_of_one_frame_is_delta_denoising():
 def test_the_term():
     target, source = eps(1), eps(2)
     term = AdaptiveSliding((1.0, 1.0, 1.0), 0.3)
-    draw = Draw(7, *(torch.zeros_like(target) for _ in range(3)))
-    predictions = Predictions(eps_target=target, eps_source=source)
+    nothing = torch.zeros_like(target)
+    draw = Draw(Level(7, 0.6, 0.8), nothing, nothing, nothing)
+    predictions = Predictions(Prediction(nothing, target), Prediction(nothing, source))
     result = term(draw, predictions, target, source)
     assert torch.equal(result.gradient, assd_gradient(target, source, (1.0, 1.0, 1.0), 0.3))
     assert result.value == pytest.approx(result.gradient.square().mean().sqrt().item())
-    assert term.needs == {"eps_target", "eps_source"}
+    assert torch.equal(result.smoothed, adaptive_mask(target, source, 0.3))
+    assert term.needs == Needs(target=True, source=True)
 
 
 @pytest.mark.parametrize(

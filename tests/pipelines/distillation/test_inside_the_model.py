@@ -1,22 +1,22 @@
 """Terms that look into the model, and fusion inside it, on the loop: real models at tiny size."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
 from rescore.attention.fusion import Fusion
-from rescore.attention.sites import decoder_sites
-from rescore.pipelines.distillation.prediction import Inside, predict
+from rescore.attention.unet.sites import find_sites
+from rescore.pipelines.distillation.prediction import predict
 from rescore.pipelines.distillation.score_distillation import Settings, distil
 from rescore.pipelines.distillation.self_similarity import SpatialSelfSimilarity
-from rescore.pipelines.distillation.terms import Result, Weighted
+from rescore.pipelines.distillation.terms import Needs, Result, Weighted
 from rescore.pipelines.flow import Flow, FlowSmoothing, smooth_along_flow
 from small_runs import (
     DDS,
     FRAMES,
     KIND,
     ONE_STEP,
-    SCHEDULE,
     SPATIAL,
     TEMPORAL,
     backbone,
@@ -48,25 +48,27 @@ def state(model) -> tuple:
 
 def test_predictions_are_the_same_with_and_without_keys(kind):
     """And in fused layers, too: there the prompted target reads what its source had before."""
-    draw, eps = draw_of(clip(2), clip(2, seed=5)), frozenset({"eps_target", "eps_source"})
-    keys = eps | {"keys_target", "keys_source"}
-    sites = decoder_sites(unet(kind))
+    draw, model = draw_of(clip(2), clip(2, seed=5)), backbone(kind).denoiser
+    decoder = find_sites(unet(kind), "decoder", "spatial")
     found = {}
-    for fused in ((), sites[-3:]):
-        inside = Inside(unet(kind), sites, fused, 0.3)
-        with torch.no_grad():
-            for needs in (eps, keys):
-                found[needs, bool(fused)] = predict(
-                    needs, draw, backbone(kind).eps_theta, prompts(), 7.5, inside
-                )
     for fused in (False, True):
-        plain, with_keys = found[eps, fused], found[keys, fused]
-        torch.testing.assert_close(with_keys.eps_target, plain.eps_target, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(with_keys.eps_source, plain.eps_source, rtol=1e-4, atol=1e-4)
-        assert not with_keys.eps_target.requires_grad
-    unfused, fused = found[eps, False], found[eps, True]
-    torch.testing.assert_close(fused.eps_source, unfused.eps_source, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(fused.eps_target, unfused.eps_target, atol=1e-3)
+        controls = [Fusion(3, 0.3).on(model.layers)] if fused else []
+        with torch.no_grad():
+            for keys in ((), decoder):
+                seen = predict(
+                    Needs(target=True, source=True), draw, model, prompts(), 7.5,
+                    keys=keys, controls=controls,
+                ).predictions  # fmt: skip
+                assert set(seen.keys_target or ()) == {site.name for site in keys}
+                found[bool(keys), fused] = seen.target.eps, seen.source.eps
+    for fused in (False, True):
+        (target, source), (with_keys, its_source) = found[False, fused], found[True, fused]
+        torch.testing.assert_close(with_keys, target, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(its_source, source, rtol=1e-4, atol=1e-4)
+        assert not with_keys.requires_grad
+    (unfused, source), (fused, its_source) = found[False, False], found[False, True]
+    torch.testing.assert_close(its_source, source, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(fused, unfused, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -74,16 +76,16 @@ def test_predictions_are_the_same_with_and_without_keys(kind):
 )
 def test_fusion_costs_no_call(kind, terms, rows):
     """Where the source's rows are not asked for, they are there for the target to read."""
-    _, model = run(kind, terms, fusion=Fusion(2, 0.5))
+    _, model = run(kind, terms, controls=[Fusion(2, 0.5)])
     assert model.rows == rows
 
 
 def test_fusion_with_weight_1_is_none(kind):
     before = edited(kind)
-    fused, _ = run(kind, (DDS,), state=before, fusion=Fusion(2, 1.0))
+    fused, _ = run(kind, (DDS,), state=before, controls=[Fusion(2, 1.0)])
     plain, _ = run(kind, (DDS,), state=before)
     torch.testing.assert_close(fused.z, plain.z, rtol=1e-5, atol=1e-5)
-    half, _ = run(kind, (DDS,), state=before, fusion=Fusion(2, 0.5))
+    half, _ = run(kind, (DDS,), state=before, controls=[Fusion(2, 0.5)])
     assert not torch.allclose(half.z, plain.z, atol=1e-2)
 
 
@@ -91,11 +93,11 @@ def test_a_run_goes_on_where_it_stopped():
     kind = "video"
     settings = Settings(4, 0.1, 7.5, seed=3)
     terms = (DDS, replace(SPATIAL, weight=1e3, end=0.5), replace(TEMPORAL, weight=1e3))
-    whole, _ = run(kind, terms, settings, fusion=Fusion(1, 0.7))
+    whole, _ = run(kind, terms, settings, controls=[Fusion(1, 0.7)])
     terms_again = (DDS, replace(SPATIAL, weight=1e3, end=1.0), replace(TEMPORAL, weight=1e3))
-    first, _ = run(kind, terms_again, replace(settings, steps=2), fusion=Fusion(1, 0.7))
+    first, _ = run(kind, terms_again, replace(settings, steps=2), controls=[Fusion(1, 0.7)])
     then, _ = run(kind, (terms[0], terms[2]), replace(settings, steps=2), state=first,
-                  fusion=Fusion(1, 0.7))  # fmt: skip
+                  controls=[Fusion(1, 0.7)])  # fmt: skip
     assert torch.equal(whole.z, then.z)
     assert [list(v) for v in whole.values] == [
         ["delta denoising", "spatial self-similarity", "temporal self-similarity"]] * 2 + [
@@ -137,8 +139,7 @@ class Breaks:
     """A loss of keys whose gradient is not a number."""
 
     name: str = "breaks"
-    sites: str = "up_blocks.*"
-    needs: frozenset[str] = frozenset({"keys_target", "keys_source"})
+    needs: ClassVar[Needs] = Needs(keys="up_blocks.*")
 
     def __call__(self, draw, predictions, z, z_source):
         return Result(None, 0.0, {n: k.log() for n, k in predictions.keys_target.items()})
@@ -155,9 +156,12 @@ class Breaks:
             (Weighted(SpatialSelfSimilarity("*.temp_attentions.*")),), {}, ValueError,
             "matches no spatial self-attention",
         ),
-        ((DDS,), {"fusion": Fusion(8, 0.5)}, ValueError, r"last 8 .* choose 1 to 7"),
-        ((SPATIAL,), {"unet": None}, ValueError, "'spatial self-similarity' looks into the model"),
-        ((DDS,), {"unet": None, "fusion": Fusion()}, ValueError, "Attention fusion looks into"),
+        ((DDS,), {"controls": [Fusion(8, 0.5)]}, ValueError, r"last 8 .* choose 1 to 7"),
+        ((SPATIAL,), {"seen_into": False}, ValueError, "'spatial self-similarity' looks into"),
+        (
+            (DDS,), {"seen_into": False, "controls": [Fusion()]}, ValueError,
+            "Attention control looks into",
+        ),
         ((Weighted(Breaks()),), {}, FloatingPointError, "'breaks' is not finite at step 1"),
         (
             (replace(DDS, refinements=(FlowSmoothing(flow()),)),),
@@ -183,12 +187,11 @@ def test_stopping_in_a_step_takes_the_plan_out(kind):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(kind, (DDS, SPATIAL), fusion=Fusion(), on_step=stop)
-    model = backbone(kind)
+        run(kind, (DDS, SPATIAL), controls=[Fusion()], on_step=stop)
+    model = backbone(kind).denoiser
     hook = unet(kind).get_submodule("up_blocks.1.resnets.0").register_forward_hook(stop)
     try:
         with pytest.raises(KeyboardInterrupt):
-            distil(clip(), (DDS, SPATIAL), model.eps_theta, prompts(), SCHEDULE, ONE_STEP,
-                   unet=unet(kind), fusion=Fusion())  # fmt: skip
+            distil(clip(), (DDS, SPATIAL), model, prompts(), ONE_STEP, controls=[Fusion()])
     finally:
         hook.remove()

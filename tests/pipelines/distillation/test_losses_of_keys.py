@@ -5,31 +5,31 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rescore.attention.checkpointing import checkpointed
 from rescore.attention.fusion import Fusion
-from rescore.attention.sites import decoder_sites
+from rescore.attention.unet.checkpointing import checkpointed
+from rescore.attention.unet.sites import find_sites
 from rescore.pipelines.distillation.consistency import GlobalConsistency, global_consistency_loss
-from rescore.pipelines.distillation.prediction import Inside, predict
+from rescore.pipelines.distillation.prediction import predict
 from rescore.pipelines.distillation.self_similarity import (
     SpatialSelfSimilarity,
     TemporalSelfSimilarity,
     spatial_self_similarity_loss,
     temporal_self_similarity_loss,
 )
-from rescore.pipelines.distillation.terms import Draw, Weighted
+from rescore.pipelines.distillation.terms import Draw, Needs, Weighted
 from rescore.pipelines.flow import Flow, FlowSmoothing
-from rescore.pipelines.models.unet.backbone import Backbone
+from rescore.pipelines.models.process import noised
 from small_runs import (
     CONSISTENCY,
     DDS,
     KIND,
+    LEVEL,
     ONE_STEP,
-    SCHEDULE,
     SPATIAL,
     TEMPORAL,
     Pull,
-    T,
     backbone,
+    backbone_of,
     clip,
     draw_of,
     edited,
@@ -37,13 +37,15 @@ from small_runs import (
     run,
 )
 from tiny_unets import BUILD, HEIGHT, WIDTH, unet
-from torch import nn
 
 LOSSES = {
     SpatialSelfSimilarity: spatial_self_similarity_loss,
     TemporalSelfSimilarity: temporal_self_similarity_loss,
     GlobalConsistency: global_consistency_loss,
 }
+
+
+BOTH = Needs(target=True, source=True)
 
 
 @pytest.fixture(params=KIND)
@@ -60,7 +62,7 @@ def keys_of(kind, z_t, cond, sites) -> dict[str, torch.Tensor]:
         .register_forward_hook(lambda _, __, out, name=site.name: seen.__setitem__(name, out))
         for site in sites
     ]
-    backbone(kind).eps_theta(z_t, T, cond)
+    backbone(kind).denoiser(z_t, LEVEL, cond)
     for hook in hooks:
         hook.remove()
     return seen
@@ -68,12 +70,12 @@ def keys_of(kind, z_t, cond, sites) -> dict[str, torch.Tensor]:
 
 def whole_gradient(kind, term, z, z_source, noise) -> tuple[torch.Tensor, float]:
     """The gradient of a term's loss on z, through the whole graph, noising and all."""
-    sites, loss = decoder_sites(unet(kind)), LOSSES[type(term)]
+    sites, loss = find_sites(unet(kind), "decoder", "spatial"), LOSSES[type(term)]
     z = z.clone().requires_grad_()
     texts = prompts()
-    target = keys_of(kind, SCHEDULE.add_noise(z, noise, T), texts.target, sites)
+    target = keys_of(kind, noised(z, noise, LEVEL), texts.target, sites)
     with torch.no_grad():
-        source = keys_of(kind, SCHEDULE.add_noise(z_source, noise, T), texts.source, sites)
+        source = keys_of(kind, noised(z_source, noise, LEVEL), texts.source, sites)
     value = sum(loss(source[site.name], target[site.name]) for site in sites) / len(sites)
     return torch.autograd.grad(value, z)[0], value.item()
 
@@ -143,15 +145,17 @@ def test_losses_go_back_through_the_model_together(kind, monkeypatch):
 def test_clips_of_a_batch_do_not_know_each_other(kind):
     """Predictions, losses and gradients of two clips at once are those of one after the other."""
     whole = draw_of(clip(2), clip(2, seed=5))
-    parts = [Draw(T, *(part[i : i + 1] for part in whole[1:])) for i in range(2)]
-    sites = decoder_sites(unet(kind))
-    inside = Inside(unet(kind), sites, sites[-2:], 0.3)
-    needs = SPATIAL.term.needs | DDS.term.needs
+    parts = [Draw(LEVEL, *(part[i : i + 1] for part in whole[1:])) for i in range(2)]
+    sites = find_sites(unet(kind), "decoder", "spatial")
+    model = backbone(kind).denoiser
+    control = Fusion(2, 0.3).on(model.layers)
     seen, values = [], []
     for draw in (whole, *parts):
-        p = predict(needs, draw, backbone(kind).eps_theta, prompts(), 7.5, inside)
-        result = SPATIAL.term(draw, p, draw.z_t, draw.z_t)
-        seen.append(torch.stack([p.eps_target, p.eps_source, 1e4 * p.pull_back(result.on_keys)]))
+        step = predict(BOTH, draw, model, prompts(), 7.5, keys=sites, controls=[control])
+        said = step.predictions
+        result = SPATIAL.term(draw, said, draw.z_t, draw.z_t)
+        gradient = 1e4 * step.pull_back(result.on_keys)
+        seen.append(torch.stack([said.target.eps, said.source.eps, gradient]))
         values.append(result.value)
     torch.testing.assert_close(seen[0], torch.cat(seen[1:], dim=1), rtol=1e-3, atol=1e-4)
     assert seen[0][2].abs().max() > 0.1
@@ -178,14 +182,13 @@ def test_half_precision_does_not_lose_small_gradients():
     in_full.load_state_dict(in_half.state_dict())
     draw, gradients = draw_of(clip() + 0.3 * clip(seed=4), clip()), []
     for model in (in_full, in_half):
-        none = nn.Identity()
-        eps_theta = Backbone("tiny", KIND["video"], model, none, none, None, SCHEDULE).eps_theta
-        needs, inside = SPATIAL.term.needs, Inside(model, decoder_sites(model))
-        predictions = predict(needs, draw, eps_theta, prompts(), 7.5, inside)
-        on_keys = SPATIAL.term(draw, predictions, draw.z_t, draw.z_t).on_keys
+        denoiser = backbone_of("video", model).denoiser
+        sites = find_sites(model, "decoder", "spatial")
+        seen = predict(Needs(), draw, denoiser, prompts(), 7.5, keys=sites)
+        on_keys = SPATIAL.term(draw, seen.predictions, draw.z_t, draw.z_t).on_keys
         small = {name: 1e-6 * gradient for name, gradient in on_keys.items()}
         assert not any(gradient.half().any() for gradient in small.values())
-        gradients.append(predictions.pull_back(small))
+        gradients.append(seen.pull_back(small))
     full, half = gradients
     assert half.dtype == torch.float32
     assert (half - full).norm() < 0.02 * full.norm()
@@ -205,11 +208,11 @@ def test_a_clip_of_one_frame_has_nothing_to_compare(caplog):
     assert one.values[0]["temporal self-similarity"] == 0
 
 
-@pytest.mark.parametrize("fusion", [None, Fusion(2)], ids=["plain", "fused"])
-def test_checkpointing_leaves_the_edit_as_it_is(kind, fusion):
+@pytest.mark.parametrize("controls", [(), (Fusion(2),)], ids=["plain", "fused"])
+def test_checkpointing_leaves_the_edit_as_it_is(kind, controls):
     terms = (DDS, SPATIAL, TEMPORAL, CONSISTENCY)
-    plain, _ = run(kind, terms, fusion=fusion)
+    plain, _ = run(kind, terms, controls=controls)
     with checkpointed(unet(kind)):
-        again, _ = run(kind, terms, fusion=fusion)
+        again, _ = run(kind, terms, controls=controls)
     torch.testing.assert_close(again.z, plain.z)
-    assert not torch.equal(plain.z, run(kind, (DDS,), fusion=fusion)[0].z)
+    assert not torch.equal(plain.z, run(kind, (DDS,), controls=controls)[0].z)

@@ -7,7 +7,8 @@ from rescore.pipelines.distillation.preservation import (
     accumulated_edit_mask,
     preservation_gradient,
 )
-from rescore.pipelines.distillation.terms import Draw, Predictions
+from rescore.pipelines.distillation.terms import Draw, Needs, Predictions
+from rescore.pipelines.models.process import Level
 
 SHAPE = (2, 3, 5, 13, 17)
 
@@ -84,7 +85,7 @@ def test_nothing_is_edited_before_anything_has_changed():
 @pytest.mark.parametrize("threshold", [0.3, None])
 def test_the_term(threshold):
     source, z, _ = edited_clip()
-    draw = Draw(7, *(torch.zeros_like(z) for _ in range(3)))
+    draw = Draw(Level(7, 0.6, 0.8), *(torch.zeros_like(z) for _ in range(3)))
     term = ContentPreservation(threshold)
     result = term(draw, Predictions(), z, source)
     mask = torch.zeros_like(z[:, :1])
@@ -92,7 +93,7 @@ def test_the_term(threshold):
         mask = accumulated_edit_mask(z, source, threshold)
     torch.testing.assert_close(result.gradient, preservation_gradient(z, source, mask))
     assert result.value == pytest.approx(result.gradient.square().mean().item())
-    assert term.needs == frozenset()
+    assert term.needs == Needs()
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0])

@@ -2,17 +2,18 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
-from gaussian_world import SPREAD, GaussianModel, prompt
+from gaussian_world import SPREAD, gaussian_model, prompt, variance
 from rescore.pipelines.distillation.delta_denoising import DeltaDenoising, delta_denoising_gradient
 from rescore.pipelines.distillation.score_distillation import Settings, distil
-from rescore.pipelines.distillation.terms import Result, Weighted
+from rescore.pipelines.distillation.terms import Needs, Result, Weighted
 from rescore.pipelines.models.denoiser import Prompts
-from rescore.pipelines.models.schedule import NoiseSchedule
+from rescore.pipelines.models.process import RectifiedFlow, VariancePreserving
 
-SCHEDULE = NoiseSchedule.from_config(
+SCHEDULE = VariancePreserving.from_config(
     {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 )
 SOURCE, TARGET, NEGATIVE = 0.3, 1.9, -0.7
@@ -25,24 +26,30 @@ def clip(seed: int = 0) -> torch.Tensor:
     return SOURCE + SPREAD * torch.randn(1, 2, 3, 5, 7, generator=generator, dtype=torch.float64)
 
 
-def run(z_source, settings, terms=DDS, **options):
-    model = GaussianModel(SCHEDULE.alphas_bar)
-    return distil(z_source, terms, model, PROMPTS, SCHEDULE, settings, **options), model
+def run(z_source, settings, terms=DDS, process=SCHEDULE, kind="epsilon", **options):
+    model = gaussian_model(process, kind)
+    return distil(z_source, terms, model, PROMPTS, settings, **options), model.output
 
 
 @pytest.mark.parametrize("cfg", [0.0, 1.0, 7.5])
-@pytest.mark.parametrize("t", [50, 500, 949])
-def test_every_step_is_the_exact_one(cfg, t):
-    """At a fixed t the noise cancels, and z - z_source follows a linear recurrence.
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+@pytest.mark.parametrize(
+    ("process", "kind"),
+    [(SCHEDULE, "epsilon"), (SCHEDULE, "v"), (SCHEDULE, "denoised"), (RectifiedFlow(3.0), "flow")],
+    ids=["epsilon", "v", "denoised", "flow"],
+)
+def test_every_step_is_the_exact_one(cfg, share, process, kind):
+    """At a fixed level the noise cancels, and z - z_source follows a linear recurrence.
 
-    With k = 1 / (a s^2 + 1 - a), one step is d <- d - eta sqrt(1-a) k (sqrt(a) d - sqrt(a) cfg D),
-    D the distance of the two prompts' means; so d_n = cfg D (1 - (1 - eta sqrt(a (1-a)) k)^n).
+    One step is d <- d - eta n / V (s d - s cfg D), V the variance of z_t and D the distance of the
+    two prompts' means; so d_n = cfg D (1 - (1 - eta s n / V)^n), whatever the model predicts.
     """
-    share, eta, n = t / 999, 0.05, 23
+    eta, n = 0.05, 23
     z = clip()
-    state, _ = run(z, Settings(n, eta, cfg, seed=5, t_min=share, t_max=share))
-    a = SCHEDULE.alphas_bar[t].item()
-    rate = eta * math.sqrt(a * (1 - a)) / (a * SPREAD**2 + 1 - a)
+    settings = Settings(n, eta, cfg, seed=5, t_min=share, t_max=share)
+    state, _ = run(z, settings, process=process, kind=kind)
+    level = process.at(share)
+    rate = eta * level.signal * level.noise / variance(level)
     expected = cfg * (TARGET - SOURCE) * (1 - (1 - rate) ** n)
     torch.testing.assert_close(state.z - z, torch.full_like(z, expected), rtol=1e-9, atol=1e-9)
 
@@ -56,9 +63,8 @@ def test_it_converges_to_the_target_where_the_source_lay():
 
 def test_equal_prompts_change_nothing():
     z = clip()
-    model = GaussianModel(SCHEDULE.alphas_bar)
     same = Prompts(prompt(SOURCE), prompt(SOURCE), prompt(NEGATIVE))
-    state = distil(z, DDS, model, same, SCHEDULE, Settings(11, 0.4, 9.0))
+    state = distil(z, DDS, gaussian_model(SCHEDULE), same, Settings(11, 0.4, 9.0))
     assert torch.equal(state.z, z)
 
 
@@ -82,7 +88,7 @@ class Pull:
 
     to: float
     name: str = "pull"
-    needs: frozenset[str] = frozenset()
+    needs: ClassVar[Needs] = Needs()
 
     def __call__(self, draw, predictions, z, z_source):
         return Result(z - self.to, 1.0)
@@ -190,7 +196,7 @@ def test_stopping_from_on_step():
 @dataclass(frozen=True)
 class Breaks:
     name: str = "breaks"
-    needs: frozenset[str] = frozenset()
+    needs: ClassVar[Needs] = Needs()
 
     def __call__(self, draw, predictions, z, z_source):
         return Result(z.log(), 0.0)
@@ -232,7 +238,7 @@ def test_a_state_of_another_clip_or_optimiser_is_refused():
      ("t_max", 1.5), ("optimiser", "lion")],
 )  # fmt: skip
 def test_settings_are_checked(setting, value):
-    with pytest.raises(ValueError, match=setting if setting[:2] != "t_" else "Timesteps"):
+    with pytest.raises(ValueError, match=setting if setting[:2] != "t_" else "Levels"):
         Settings(**{setting: value})
 
 

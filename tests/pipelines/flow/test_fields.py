@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from rescore.pipelines.flow import resize_flow, visibility, warp
+from rescore.pipelines.flow import Flow, resize_flow, visibility, warp
 from rescore.shapeworld.render import render
 from rescore.shapeworld.scene import sample_scene
 
@@ -152,3 +152,27 @@ def test_padding_of_the_clip_is_not_stretched_over():
     flow = steady(4, 2, height=44, width=60)
     resized = resize_flow(flow, 6, 8, shown=(44 / 48, 60 / 64))
     torch.testing.assert_close(resized, steady(0.5, 0.25, height=6, width=8))
+
+
+def test_flows_are_chained():
+    """Four steps of a steady motion are one of four times its length, there and back."""
+    still = Flow.of(steady(0.25, -0.5, 8), steady(-0.25, 0.5, 8))
+    chained = still.every(4)
+    assert chained.frames == 3
+    torch.testing.assert_close(chained.forward, steady(1.0, -2.0, 2))
+    torch.testing.assert_close(chained.backward, steady(-1.0, 2.0, 2))
+    inside = (slice(None), slice(3, -3), slice(3, -3))
+    assert bool((chained.visible_forward[inside] == 1).all())
+    assert bool((chained.visible_backward[inside] == 1).all())
+    assert float(chained.visible_forward[:, 0].max()) == 0  # has left at the upper edge
+    assert still.every(1) is still
+
+
+def test_a_chain_goes_on_from_where_it_has_led():
+    """Motion that grows to the right: x -> 1.25 x, and so x -> 1.25^2 x after two steps."""
+    forward = torch.zeros(2, 2, H, W, dtype=torch.float64)
+    forward[:, 0] = 0.25 * torch.arange(W)
+    chained = Flow.of(forward, torch.zeros_like(forward)).every(2)
+    expected = (1.25**2 - 1) * torch.arange(W, dtype=torch.float64)
+    inside = slice(0, int(W / 1.25))
+    torch.testing.assert_close(chained.forward[0, 0, :, inside], expected.expand(H, -1)[:, inside])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from rescore.pipelines.flow import Flow, FlowSmoothing, smooth_along_flow, visibility
+from rescore.pipelines.models.grid import ClipGrid
 
 H, W = 11, 17
 
@@ -163,6 +164,9 @@ def test_settings_that_cannot_be(strength, radius, sentence):
         FlowSmoothing(Flow(*still(3)), strength, radius)
 
 
+GRID = ClipGrid((3, 3, 4), (24, 32), 8)
+
+
 def pixel_flow() -> Flow:
     """The flow of three frames of 32 x 24 pixels that drift 4 pixels a frame to the right."""
     forward, backward = (steady(x, 0, 2, 24, 32) for x in (4, -4))
@@ -182,7 +186,7 @@ def test_a_flow_knows_where_it_holds():
 
 def test_smoothing_at_pixel_size_is_used_at_latent_size():
     gradient, flow = random(2, 4, 3, 3, 4), pixel_flow()
-    smooth = FlowSmoothing(flow, 0.6, 2).on_grid(gradient)
+    smooth = FlowSmoothing(flow, 0.6, 2).on_grid(gradient, GRID)
     small = flow.resized(3, 4)
     expected = smooth_along_flow(
         gradient, small.forward, small.backward, small.visible_forward, small.visible_backward,
@@ -191,7 +195,8 @@ def test_smoothing_at_pixel_size_is_used_at_latent_size():
     torch.testing.assert_close(smooth(gradient), expected)
     # A flow in float64 serves latents in float32.
     torch.testing.assert_close(
-        FlowSmoothing(flow, 0.6, 2).on_grid(gradient.float())(gradient.float()), expected.float()
+        FlowSmoothing(flow, 0.6, 2).on_grid(gradient.float(), GRID)(gradient.float()),
+        expected.float(),
     )
 
 
@@ -200,4 +205,4 @@ def test_a_flow_of_another_clip_is_refused(shape):
     with pytest.raises(
         ValueError, match=r"another clip's: it has 3 frames of 32 x 24, and the lat"
     ):
-        FlowSmoothing(pixel_flow()).on_grid(random(1, 4, *shape))
+        FlowSmoothing(pixel_flow()).on_grid(random(1, 4, *shape), ClipGrid.of(random(1, 4, *shape)))

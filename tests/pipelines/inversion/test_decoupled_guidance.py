@@ -17,7 +17,7 @@ from rescore.pipelines.inversion.decoupled_guidance import (
     temporal_map_loss,
     top_frames,
 )
-from rescore.pipelines.models.schedule import ddim_step
+from rescore.pipelines.models.process import Level, move, split
 
 P, H, F, N, C = 5, 3, 7, 5, 11
 
@@ -164,14 +164,17 @@ def test_guidance_enters_the_direction_term_only(a_from, apart, strength):
     clean = (z - math.sqrt(1 - a_from) * eps) / math.sqrt(a_from)
     direction = eps - strength * math.sqrt(1 - a_from) * G
     expected = math.sqrt(a_to) * clean + math.sqrt(1 - a_to) * direction
-    stepped = guided_step(ddim_step(z, eps, a_from, a_to), G, a_from, a_to, strength)
+    here, there = (Level(0.0, math.sqrt(a), math.sqrt(1 - a)) for a in (a_from, a_to))
+    plain = move(split(eps, z, here, "epsilon"), there)
+    stepped = guided_step(plain, G, here, there, strength)
     torch.testing.assert_close(stepped, expected)
 
 
 def test_without_guidance_a_step_is_left_as_it_is():
     z = torch.randn(1, 2, 3, 5, 7)
-    assert guided_step(z, None, 0.3, 0.4, 1.0) is z
-    assert guided_step(z, torch.ones_like(z), 0.3, 0.4, 0.0) is z
+    here, there = Level(9.0, 0.6, 0.8), Level(3.0, 0.8, 0.6)
+    assert guided_step(z, None, here, there, 1.0) is z
+    assert guided_step(z, torch.ones_like(z), here, there, 0.0) is z
 
 
 def test_swapping_is_for_the_background():

@@ -1,7 +1,6 @@
 """Null-text optimisation in a world known in closed form, and guidance on a real video model."""
 
 import math
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -9,30 +8,27 @@ import pytest
 import torch
 from einops import rearrange
 from gaussian_world import SPREAD, exact_eps, prompt
-from rescore.attention.checkpointing import checkpointed
-from rescore.attention.sites import attention_sites
+from rescore.attention.unet.sites import attention_sites
 from rescore.benchmarks.memory import peak_memory
 from rescore.pipelines.inversion.ddim_inversion import ddim_invert
 from rescore.pipelines.inversion.decoupled_guidance import GuidanceSettings
 from rescore.pipelines.inversion.drift import DriftGuidance
 from rescore.pipelines.inversion.null_text import NullTextSettings, optimise_null_text
 from rescore.pipelines.inversion.trajectory import Trajectory
-from rescore.pipelines.models.guidance import guide
-from rescore.pipelines.models.schedule import NoiseSchedule, ddim_step
+from rescore.pipelines.models.denoiser import Denoiser, guided
+from rescore.pipelines.models.process import VariancePreserving, move
 from rescore.pipelines.windows import Windows, windowed
-from tiny_animatediff import TEXT_WIDTH, unet
-from tiny_animatediff import eps_theta as real
+from tiny_animatediff import TEXT_WIDTH, denoiser, unet
 
-SCHEDULE = NoiseSchedule.from_config(
+SCHEDULE = VariancePreserving.from_config(
     {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
 )
-A = SCHEDULE.alphas_bar
 SOURCE, NEGATIVE, FRAMES = 0.4, 0.3, 3
 # How strongly each frame takes up the unconditional embedding: only one per frame can fit all.
 GAINS = torch.tensor([0.8, 1.0, 1.25], dtype=torch.float64)
 
 
-class World:
+class Frames:
     """Every frame is Gaussian; its mean is the prompt's, times the frame's gain if per frame."""
 
     def __init__(self):
@@ -44,7 +40,11 @@ class World:
             mean = torch.full((1, 1, FRAMES, 1, 1), SOURCE, dtype=torch.float64)
         else:
             mean = rearrange(cond.view(-1).expand(FRAMES) * GAINS, "f -> 1 1 f 1 1")
-        return exact_eps(z, A[t], mean)
+        return exact_eps(z, SCHEDULE.level(round(t)), mean)
+
+
+def world(output=None):
+    return Denoiser("frames", SCHEDULE, "epsilon", output or Frames())
 
 
 def clip():
@@ -55,15 +55,13 @@ def clip():
 
 @pytest.fixture(scope="module")
 def trajectory():
-    return ddim_invert(
-        clip(), lambda z, t: World()(z, t, prompt(SOURCE)), A, SCHEDULE.timesteps(20)
-    )
+    return ddim_invert(clip(), partial(world(), cond=prompt(SOURCE)), SCHEDULE.grid(20))
 
 
-def optimise(trajectory, settings=None, world=None, **options):
+def optimise(trajectory, settings=None, output=None, **options):
     settings = settings or NullTextSettings(cfg=3.0)
     prompts = prompt(SOURCE), prompt(NEGATIVE)
-    return optimise_null_text(trajectory, world or World(), *prompts, A, settings, **options)
+    return optimise_null_text(trajectory, world(output), *prompts, settings, **options)
 
 
 def error(found):
@@ -101,17 +99,17 @@ def test_shapes_and_bookkeeping(trajectory):
 
 
 def test_the_conditional_prediction_is_made_once_a_step(trajectory):
-    world = World()
+    frames = Frames()
     settings = NullTextSettings(3.0, inner_steps=4, early_stop=0.0, early_stop_growth=0.0)
-    optimise(trajectory, settings, world, steps=3)
-    assert world.calls == [False, *[True] * 4, False] * 3
+    optimise(trajectory, settings, frames, steps=3)
+    assert frames.calls == [False, *[True] * 4, False] * 3
 
 
 def test_it_stops_early(trajectory):
     """A step that lands close enough at once costs two predictions and moves nothing."""
-    world = World()
-    found = optimise(trajectory, NullTextSettings(3.0, early_stop=1e9), world)
-    assert len(world.calls) == 2 * 20
+    frames = Frames()
+    found = optimise(trajectory, NullTextSettings(3.0, early_stop=1e9), frames)
+    assert len(frames.calls) == 2 * 20
     assert all(torch.equal(e, prompt(NEGATIVE).expand(FRAMES, 1, 1)) for e in found.embeddings)
 
 
@@ -140,10 +138,10 @@ def test_a_run_in_two_parts_is_the_same_bit_for_bit(trajectory):
 
 
 def test_a_finished_run_has_nothing_left_to_do(trajectory):
-    world = World()
+    frames = Frames()
     done = optimise(trajectory)
-    assert optimise(trajectory, world=world, state=done) is done
-    assert world.calls == []
+    assert optimise(trajectory, output=frames, state=done) is done
+    assert frames.calls == []
 
 
 def test_progress_can_be_resumed_from_where_it_was_stopped(trajectory):
@@ -171,7 +169,7 @@ def test_it_takes_what_was_made_in_inference_mode(trajectory):
     with torch.inference_mode():
         inside = replace(trajectory, latents=trajectory.latents.clone())
         prompts = prompt(SOURCE), prompt(NEGATIVE)
-    found = optimise_null_text(inside, World(), *prompts, A, NullTextSettings(3.0), steps=2)
+    found = optimise_null_text(inside, world(), *prompts, NullTextSettings(3.0), steps=2)
     assert torch.equal(found.z, optimise(trajectory, steps=2).z)
 
 
@@ -198,7 +196,7 @@ def test_what_it_is_used_with_is_checked(trajectory):
     state.require(trajectory, 3.0)
     with pytest.raises(ValueError, match="another trajectory"):
         state.require(replace(trajectory, model="another"))
-    shorter = replace(trajectory, latents=trajectory.latents[:4], timesteps=(0, 1, 2, 3))
+    shorter = replace(trajectory, latents=trajectory.latents[:4], levels=trajectory.levels[:4])
     with pytest.raises(ValueError, match="another trajectory, of 20 steps where this one has 3"):
         state.require(shorter)
     for latents, size in (
@@ -231,7 +229,7 @@ def test_without_memory_it_says_what_helps(trajectory, kind):
         return z
 
     with pytest.raises(MemoryError, match=r"Switch checkpointing on, use fewer .*, or make"):
-        optimise(trajectory, world=full)
+        optimise(trajectory, output=full)
 
 
 def test_a_step_that_is_not_finite_is_told(trajectory):
@@ -239,12 +237,14 @@ def test_a_step_that_is_not_finite_is_told(trajectory):
         return z / 0 if cond.requires_grad else z
 
     with pytest.raises(FloatingPointError, match="at step 1: lower cfg"):
-        optimise(trajectory, world=broken)
+        optimise(trajectory, output=broken)
 
 
 # --- with guidance, on a real video model -------------------------------------------------------
 
 STEPS, WORDS = 3, 7
+REAL = denoiser(SCHEDULE)
+ENDS = SCHEDULE.level(0), SCHEDULE.level(999)
 
 
 @pytest.fixture(scope="module")
@@ -252,8 +252,8 @@ def real_world():
     generator = torch.Generator().manual_seed(4)
     z = torch.randn(1, 4, FRAMES, 4, 6, generator=generator)
     cond, uncond = torch.randn(2, 1, WORDS, TEXT_WIDTH, generator=generator)
-    path = ddim_invert(z, lambda z, t: real(z, t, cond), A, SCHEDULE.timesteps(STEPS))
-    return path, real, cond, uncond, A
+    path = ddim_invert(z, partial(REAL, cond=cond), SCHEDULE.grid(STEPS))
+    return path, REAL, cond, uncond
 
 
 MASK = torch.zeros(1, 16, 24)
@@ -262,7 +262,7 @@ SETTINGS = NullTextSettings(3.0, inner_steps=0)
 
 
 def held(mask=MASK, **options):
-    return DriftGuidance(unet(), GuidanceSettings(**options), mask)
+    return DriftGuidance(GuidanceSettings(**options), mask)
 
 
 def test_guidance_is_the_gradient_of_its_four_parts(real_world):
@@ -284,19 +284,20 @@ def test_guidance_moves_the_step_and_nothing_else(real_world):
     guidance = held(strength=2.0)
     found = optimise_null_text(*real_world, SETTINGS, guidance=guidance, steps=2)
     plain = optimise_null_text(*real_world, SETTINGS, steps=2)
-    times = real_world[0].timesteps
-    a_from, a_to = A[times[-2]].item(), A[times[-3]].item()
-    push = 2.0 * math.sqrt((1 - a_to) * (1 - a_from)) * found.guidance[1]
+    levels = real_world[0].levels
+    push = 2.0 * levels[-2].noise * levels[-3].noise * found.guidance[1]
     torch.testing.assert_close(found.z, plain.z - push, rtol=1e-4, atol=1e-4)
 
 
 def test_coefficients_of_zero_run_no_pass(real_world):
-    path, _, *rest = real_world
+    path, model, *rest = real_world
     calls = []
 
-    def counted(z, t, cond):
+    def watched(z, t, cond):
         calls.append(z.requires_grad)
-        return real(z, t, cond)
+        return model.output(z, t, cond)
+
+    counted = replace(model, output=watched)
 
     none = held(
         temporal_foreground=0.0, temporal_background=0.0, keys_foreground=0.0, keys_background=0.0
@@ -326,21 +327,27 @@ def test_a_mask_of_other_frames_is_refused(real_world):
 
 
 def test_a_long_clip_goes_through_in_windows(real_world):
-    path, _, *rest = real_world
+    path, model, *rest = real_world
     seen = set()
 
-    def model(z, t, cond):
+    def watched(z, t, cond):
         seen.add((z.shape[2], cond.shape[1] if cond.ndim == 4 else None))
-        return real(z, t, cond)
+        return model.output(z, t, cond)
 
     settings = replace(SETTINGS, inner_steps=1)
     found = optimise_null_text(
-        path, model, *rest, settings, guidance=held(), windows=Windows(2, 1), steps=2
+        path,
+        replace(model, output=watched),
+        *rest,
+        settings,
+        guidance=held(),
+        windows=Windows(2, 1),
+        steps=2,
     )
     assert seen == {(2, None), (2, 2)}
     assert float(found.guidance[1].abs().min(dim=2).values.max()) > 0
     whole, same = (
-        optimise_null_text(path, real, *rest, settings, guidance=held(), windows=w, steps=2)
+        optimise_null_text(path, model, *rest, settings, guidance=held(), windows=w, steps=2)
         for w in (None, Windows(FRAMES, 1))
     )
     assert torch.equal(whole.z, same.z)
@@ -358,9 +365,9 @@ def test_memory_is_that_of_one_window(blocks):
     for frames in (5, 9):
         z = torch.randn(1, 4, frames, 4, 6, generator=torch.Generator().manual_seed(4))
         cond, uncond = torch.randn(2, 1, WORDS, TEXT_WIDTH)
-        path = Trajectory(torch.stack([z, -z]), (0, 999))
-        work = partial(optimise_null_text, path, real, cond, uncond, A, settings, windows=windows)
-        with checkpointed(unet()) if blocks else nullcontext():
+        path = Trajectory(torch.stack([z, -z]), ENDS)
+        work = partial(optimise_null_text, path, REAL, cond, uncond, settings, windows=windows)
+        with REAL.checkpointed(blocks):
             peaks.append(peak_memory(work))
     assert peaks[1] < (1.5 if blocks else 1.2) * peaks[0]
 
@@ -370,14 +377,14 @@ def test_a_move_along_the_gradient_of_all_windows():
     generator = torch.Generator().manual_seed(4)
     z = torch.randn(1, 4, 5, 4, 6, generator=generator)
     cond, uncond = torch.randn(2, 1, WORDS, TEXT_WIDTH, generator=generator)
-    path, windows = Trajectory(torch.stack([z, -z]), (0, 999)), Windows(3, 1)
+    path, windows = Trajectory(torch.stack([z, -z]), ENDS), Windows(3, 1)
     settings = NullTextSettings(3.0, inner_steps=1)
-    found = optimise_null_text(path, real, cond, uncond, A, settings, windows=windows)
+    found = optimise_null_text(path, REAL, cond, uncond, settings, windows=windows)
 
-    model, a_from, a_to = windowed(real, windows), A[999].item(), A[0].item()
+    model = windowed(REAL, windows)
     null = uncond.expand(5, -1, -1).clone().requires_grad_()
-    eps = guide(model(-z, 999, null[None]), model(-z, 999, cond), 3.0)
-    loss = (ddim_step(-z, eps, a_from, a_to) - z).square().mean()
+    said = guided(model(-z, ENDS[1], null[None]), model(-z, ENDS[1], cond), 3.0)
+    loss = (move(said, ENDS[0]) - z).square().mean()
     (gradient,) = torch.autograd.grad(loss, null)
     sure = gradient.abs() > 1e-3 * gradient.abs().max()
     moved = found.embeddings[0] - uncond
@@ -390,13 +397,12 @@ def test_what_is_kept_of_each_step_does_not_stay_on_the_device(device):
     try:
         z = torch.randn(1, 4, FRAMES, 4, 6, device=device)
         cond, uncond = torch.randn(2, 1, WORDS, TEXT_WIDTH, device=device)
-        path = Trajectory(torch.stack([z, 0.5 * z, -z]), (0, 300, 999))
-        first = optimise_null_text(path, real, cond, uncond, A, SETTINGS, guidance=held(), steps=1)
+        levels = ENDS[0], SCHEDULE.level(300), ENDS[1]
+        path = Trajectory(torch.stack([z, 0.5 * z, -z]), levels)
+        first = optimise_null_text(path, REAL, cond, uncond, SETTINGS, guidance=held(), steps=1)
         # As from a file.
         first = replace(first, z=first.z.cpu())
-        found = optimise_null_text(
-            path, real, cond, uncond, A, SETTINGS, guidance=held(), state=first
-        )
+        found = optimise_null_text(path, REAL, cond, uncond, SETTINGS, guidance=held(), state=first)
     finally:
         model.to("cpu")
     assert {e.device.type for e in (*found.embeddings, *found.guidance)} == {"cpu"}
@@ -428,9 +434,9 @@ def test_no_patch_stays(real_world):
     ],
 )
 def test_a_state_that_was_made_with_others_cannot_go_on(real_world, other):
-    path, model, cond, uncond, a = real_world
+    path, model, cond, uncond = real_world
     same = {"guidance": held(strength=2.0), "windows": None, "uncond": uncond}
-    made = partial(optimise_null_text, path, model, cond, alphas_bar=a, settings=SETTINGS)
+    made = partial(optimise_null_text, path, model, cond, settings=SETTINGS)
     first = made(**same, steps=1)
     assert made(**same, state=first).finished
     with pytest.raises(ValueError, match=r"another negative prompt.* windows or.* guidance"):

@@ -1,44 +1,45 @@
-"""Plain DDIM sampling against a distribution whose samples are known."""
+"""Plain sampling against distributions whose samples are known."""
 
-import math
+from functools import partial
 
 import pytest
 import torch
-from gaussian_world import SPREAD, exact_eps
+from gaussian_world import carried, gaussian_model, prompt
 from rescore.pipelines.inversion.sampling import ddim_sample
-from rescore.pipelines.models.schedule import NoiseSchedule
+from rescore.pipelines.models.process import Prediction, RectifiedFlow, VariancePreserving
 
-SCHEDULE = NoiseSchedule.from_config(
+SCHEDULE = VariancePreserving.from_config(
     {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 )
+WORLDS = {
+    "epsilon": (SCHEDULE, 999, 5e-3),
+    "v": (SCHEDULE, 999, 5e-3),
+    "v, zero SNR": (VariancePreserving.from_config({"rescale_betas_zero_snr": True}), 999, 2e-2),
+    "flow": (RectifiedFlow(), 1000, 5e-3),
+    "flow, shifted": (RectifiedFlow(8.0), 1000, 1.2e-2),
+}
 
 
-def test_noise_becomes_the_sample_the_exact_flow_leads_to():
-    mean, grid = 1.3, list(range(1000))
-    z = torch.randn(1, 2, 3, 5, 7, dtype=torch.float64)
-    sample = ddim_sample(
-        z, lambda z, t: exact_eps(z, SCHEDULE.alphas_bar[t], mean), SCHEDULE.alphas_bar, grid
-    )
-    first, last = SCHEDULE.alphas_bar[999].item(), SCHEDULE.alphas_bar[0].item()
-
-    def deviation(a):
-        return math.sqrt(a * SPREAD**2 + 1 - a)
-
-    exact = math.sqrt(last) * mean + (z - math.sqrt(first) * mean) * deviation(last) / deviation(
-        first
-    )
-    torch.testing.assert_close(sample, exact, rtol=0, atol=5e-3)
+@pytest.mark.parametrize("world", WORLDS)
+def test_noise_becomes_the_sample_the_exact_flow_leads_to(world):
+    process, steps, error = WORLDS[world]
+    mean, grid = 1.3, process.grid(steps)
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(1, 2, 3, 5, 7, generator=generator, dtype=torch.float64)
+    model = gaussian_model(process, world.split(",")[0])
+    sample = ddim_sample(z, partial(model, cond=prompt(mean)), grid)
+    torch.testing.assert_close(sample, carried(z, grid[-1], grid[0], mean), rtol=0, atol=error)
 
 
-def test_the_model_is_asked_at_the_timestep_it_leaves():
+def test_the_model_is_asked_at_the_level_it_leaves():
     asked, done = [], []
-    ddim_sample(
-        torch.zeros(1, 1, 1, 1, 1),
-        lambda z, t: asked.append(t) or z,
-        SCHEDULE.alphas_bar,
-        [0, 300, 999],
-        lambda step, z: done.append(step),
-    )
+
+    def ask(z, level):
+        asked.append(level.t)
+        return Prediction(z, z)
+
+    grid = tuple(map(SCHEDULE.level, (0, 300, 999)))
+    ddim_sample(torch.zeros(1, 1, 1, 1, 1), ask, grid, lambda step, z: done.append(step))
     assert (asked, done) == ([999, 300], [1, 2])
 
 
@@ -47,4 +48,6 @@ def test_it_stops_when_told_to():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ddim_sample(torch.zeros(1, 1, 1, 1, 1), lambda z, t: z, SCHEDULE.alphas_bar, [0, 9], stop)
+        ddim_sample(
+            torch.zeros(1, 1, 1, 1, 1), lambda z, level: Prediction(z, z), SCHEDULE.grid(2), stop
+        )

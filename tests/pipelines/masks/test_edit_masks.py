@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from einops import rearrange
-from rescore.attention.sites import find_sites
+from rescore.attention.unet.sites import find_sites
 from rescore.attention.word_maps import take_attention_to
 from rescore.pipelines.distillation.inspection import inspect_gradient
 from rescore.pipelines.distillation.score_distillation import Settings
@@ -18,9 +18,8 @@ ONE = Looks(0.4, 0.4, timesteps=1)
 
 
 def words(kind, positions, looks=ONE, z=None, **options):
-    model, z = backbone(kind), clip() if z is None else z
-    text = inputs(1, 1, 1)[1]
-    return word_map(z, positions, text, model.eps_theta, SCHEDULE, unet(kind), looks, **options)
+    z, text = clip() if z is None else z, inputs(1, 1, 1)[1]
+    return word_map(z, positions, text, backbone(kind).denoiser, looks, **options)
 
 
 def test_attention_to_tokens_is_their_share_averaged_over_heads():
@@ -50,7 +49,7 @@ def test_a_word_map_is_that_of_the_finest_layers(kind):
     try:
         draw = next(ONE.at(z, SCHEDULE))
         with torch.no_grad():
-            backbone(kind).eps_theta(draw.z_t, draw.t, inputs(1, 1, 1)[1])
+            backbone(kind).denoiser(draw.z_t, draw.level, inputs(1, 1, 1)[1])
     finally:
         for hook in hooks:
             hook.remove()
@@ -73,7 +72,7 @@ def test_all_words_together_are_seen_everywhere():
 def test_draws_are_averaged_and_told():
     told = []
     looks = Looks(0.2, 0.6, timesteps=3, draws=2, seed=7)
-    assert [draw.t for draw in looks.at(clip(), SCHEDULE)] == [200, 200, 400, 400, 599, 599]
+    assert [draw.level.t for draw in looks.at(clip(), SCHEDULE)] == [200, 200, 400, 400, 599, 599]
     words("image", [1], looks, on_draw=told.append)
     assert told == [1, 2, 3, 4, 5, 6]
 
@@ -93,19 +92,14 @@ def test_layers_that_are_not_there_are_told():
 
 
 def gradients(kind, looks, cfg=1.0, **options):
-    model = backbone(kind)
-    return gradient_map(
-        clip(), (DDS,), model.eps_theta, prompts(), SCHEDULE, cfg, looks, unet=unet(kind), **options
-    )
+    model = backbone(kind).denoiser
+    return gradient_map(clip(), (DDS,), model, prompts(), cfg, looks, **options)
 
 
 @pytest.mark.parametrize("kind", KIND)
 def test_one_draw_is_what_inspection_shows(kind):
-    model = backbone(kind)
     settings = Settings(1, 1.0, 7.5, 3, 0.4, 0.4)
-    energy, _, _ = inspect_gradient(
-        clip(), (DDS,), model.eps_theta, prompts(), SCHEDULE, settings, unet=unet(kind)
-    )
+    energy, _, _ = inspect_gradient(clip(), (DDS,), backbone(kind).denoiser, prompts(), settings)
     torch.testing.assert_close(gradients(kind, replace(ONE, seed=3), cfg=7.5), energy)
 
 
@@ -123,6 +117,6 @@ def test_settings_are_checked():
         Looks(0.6, 0.2)
     with pytest.raises(ValueError, match="0 timesteps with 1 draws"):
         Looks(timesteps=0)
-    model = backbone("image")
+    model = backbone("image").denoiser
     with pytest.raises(ValueError, match="No term is connected"):
-        gradient_map(clip(), (), model.eps_theta, prompts(), SCHEDULE, 1.0, ONE)
+        gradient_map(clip(), (), model, prompts(), 1.0, ONE)

@@ -13,7 +13,6 @@ from rescore.pipelines.masks.shapes import (
     feather,
     foreground_tokens,
     grow,
-    token_grid,
 )
 
 
@@ -132,21 +131,6 @@ def test_feathering_wider_than_the_picture():
     soft = feather(painted("#....", "#...."), 50.0)
     assert soft.shape == (1, 2, 5)
     assert bool(torch.isfinite(soft).all())
-
-
-@pytest.mark.parametrize(
-    ("tokens", "grid"),
-    [(64 * 40, (40, 64)), (32 * 20, (20, 32)), (16 * 10, (10, 16)), (8 * 5, (5, 8))],
-)
-def test_the_grid_of_a_layer(tokens, grid):
-    assert token_grid(tokens, 40, 64) == grid
-
-
-def test_odd_grids_are_rounded_up():
-    assert token_grid(4 * 3, 7, 5) == (4, 3)
-    assert token_grid(2 * 2, 7, 5) == (2, 2)
-    with pytest.raises(ValueError, match="11 tokens"):
-        token_grid(11, 7, 5)
 
 
 def test_tokens_of_a_mask():

@@ -6,7 +6,6 @@ import pytest
 import torch
 from rescore.pipelines.masks.thresholds import (
     Threshold,
-    on_pixels,
     otsu,
     quantile,
     smoothed,
@@ -80,13 +79,3 @@ def test_smoothing_keeps_what_is_even_and_spreads_a_point():
     # A Gaussian: one cell away it is exp(-1/2) of its height.
     torch.testing.assert_close(spread[0, 5, 7] / spread[0, 5, 6], torch.tensor(math.exp(-0.5)))
     torch.testing.assert_close(spread[0], spread[0].flip(0).flip(1))
-
-
-def test_a_map_comes_to_the_pixels_of_a_clip_that_was_padded():
-    values = torch.rand(2, 3, 5)
-    whole = on_pixels(values, 4, None)
-    assert whole.shape == (2, 12, 20)
-    assert torch.equal(on_pixels(values, 4, (11, 17)), whole[:, :11, :17])
-    # The middle of a latent pixel of even width lies between two pixels.
-    ramp = torch.tensor([[[0.0, 1.0]]])
-    assert on_pixels(ramp, 4, None)[0, 0].tolist() == [0, 0, 0.125, 0.375, 0.625, 0.875, 1, 1]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rescore.pipelines.models.grid import latent_mask
+from rescore.pipelines.models.grid import ClipGrid, latent_mask
 
 
 def test_covered_area_by_hand():
@@ -64,3 +64,55 @@ def test_padding_of_the_clip_is_not_covered():
 def test_mistakes_are_told(mask, sentence):
     with pytest.raises(ValueError, match=sentence):
         latent_mask(mask, 5, 2, 2)
+
+
+PADDED = ClipGrid((3, 2, 5), (7, 17), 4)  # of 8 x 20 pixels, 7 x 17 show the clip
+
+
+def test_the_grid_of_latents_that_are_all_shown():
+    grid = ClipGrid.of(torch.zeros(2, 4, 3, 5, 7))
+    assert (grid.latent, grid.pixels, grid.frames, grid.shown) == ((3, 5, 7), (5, 7), 3, (1, 1))
+    mask = torch.rand(3, 5, 7)
+    torch.testing.assert_close(grid.covered(mask)[0, 0], mask)
+
+
+def test_masks_lie_on_what_is_shown():
+    assert PADDED.shown == (7 / 8, 17 / 20)
+    mask = torch.rand(3, 7, 17)
+    expected = latent_mask(mask, 3, 2, 5, shown=(7 / 8, 17 / 20))
+    assert torch.equal(PADDED.covered(mask), expected)
+    right = PADDED.covered(torch.ones(1, 7, 17))[0, 0, 0, 0]
+    torch.testing.assert_close(right, torch.tensor([1, 1, 1, 1, 0.25]))
+    assert PADDED.covered_tokens(mask, 1, 3).shape == (3, 3)
+
+
+def test_a_map_comes_to_the_pixels_of_a_clip_that_was_padded():
+    values = torch.rand(3, 2, 5)
+    whole = ClipGrid((3, 2, 5), (8, 20), 4).on_pixels(values)
+    assert whole.shape == (3, 8, 20)
+    assert torch.equal(PADDED.on_pixels(values), whole[:, :7, :17])
+    # The middle of a latent pixel of even width lies between two pixels.
+    ramp = ClipGrid((1, 1, 2), (4, 8), 4).on_pixels(torch.tensor([[[0.0, 1.0]]]))
+    assert ramp[0, 0].tolist() == [0, 0, 0.125, 0.375, 0.625, 0.875, 1, 1]
+
+
+def test_cells_are_blocks_of_pixels():
+    values = torch.rand(3, 2, 5)
+    cells = PADDED.cells(values)
+    assert cells.shape == (3, 7, 17)
+    assert torch.equal(cells[:, 3::4, ::4], values[:, :1])
+    assert torch.equal(cells[:, 6], values[:, 1].repeat_interleave(4, 1)[:, :17])
+
+
+def test_latents_that_compress_time():
+    """The first latent frame shows one picture, each later one four."""
+    grid = ClipGrid((3, 1, 1), (1, 1), 1, stride=4)
+    assert grid.frames == 9
+    mask = torch.zeros(9, 1, 1)
+    mask[2], mask[8] = 0.25, 0.75
+    assert grid.covered(mask).flatten().tolist() == [0, 0.25, 0.75]
+    assert grid.covered_tokens(mask, 1, 1).flatten().tolist() == [0, 0.25, 0.75]
+    shown = grid.cells(torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1))
+    assert shown.flatten().tolist() == [1, 2, 2, 2, 2, 3, 3, 3, 3]
+    with pytest.raises(ValueError, match="mask has 3 frames and the clip has 9"):
+        grid.covered(torch.zeros(3, 1, 1))

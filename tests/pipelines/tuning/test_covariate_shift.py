@@ -4,15 +4,16 @@ import math
 
 import pytest
 import torch
-from rescore.pipelines.models.schedule import NoiseSchedule
+from rescore.pipelines.models.denoiser import Denoiser
+from rescore.pipelines.models.process import VariancePreserving
+from rescore.pipelines.models.unet.inflation import inflate
 from rescore.pipelines.tuning.covariate_shift import LayerShift, covariate_shift, shift_table
-from rescore.pipelines.tuning.inflation import inflate
 from tiny_models import SCHEDULE as SCHEDULE_CONFIG
 from tiny_models import TEXT_WIDTH, tiny_unet
 from torch import Tensor, nn
 
 F, D = 5, 3
-SCHEDULE = NoiseSchedule.from_config(SCHEDULE_CONFIG)
+SCHEDULE = VariancePreserving.from_config(SCHEDULE_CONFIG)
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -31,22 +32,22 @@ class Affine(nn.Module):
 
 
 def through(layers: dict[str, nn.Module], features: list[Tensor]):
-    """An `eps_theta` that runs the layers over given features, one set per call."""
+    """A model that runs the layers over given features, one set per call."""
     waiting = iter(features)
 
-    def eps_theta(z, t, cond):
+    def output(z, t, cond):
         x = next(waiting)
         for layer in layers.values():
             x = layer(x)
         return z
 
-    return eps_theta
+    return Denoiser("layers", SCHEDULE, "epsilon", output)
 
 
 def measure(layers, features) -> tuple[LayerShift, ...]:
     z, cond = draw(1, 4, F, 2, 3), draw(1, 2, D)
-    times = list(range(100, 100 + len(features)))
-    return covariate_shift(layers, through(layers, features), z, cond, SCHEDULE, times)
+    levels = [SCHEDULE.level(t) for t in range(100, 100 + len(features))]
+    return covariate_shift(layers, through(layers, features), z, cond, levels)
 
 
 def test_a_known_map_has_the_known_shift():
@@ -107,10 +108,9 @@ def test_real_models_with_moved_weights(variant):
     model = model.with_tuned(state)
     model.refine_norms()
     z, cond = draw(1, 4, F, 7, 6), draw(1, 3, TEXT_WIDTH)
-    seen = []
-    shifts = covariate_shift(
-        model.temporal, model, z, cond, SCHEDULE, (100, 500, 900), on_step=seen.append
-    )
+    seen, levels = [], [SCHEDULE.level(t) for t in (100, 500, 900)]
+    denoiser = Denoiser("tiny", SCHEDULE, "epsilon", lambda z, t, cond: model(z, round(t), cond))
+    shifts = covariate_shift(model.temporal, denoiser, z, cond, levels, on_step=seen.append)
     assert seen == [1, 2, 3]
     assert {s.name for s in shifts} == model.temporal.keys()
     assert all(s.covariance_shift > 1e-3 for s in shifts)
@@ -126,8 +126,7 @@ def test_watching_ends_also_after_an_error():
             through({"a": layer}, []),
             draw(1, 4, F, 2, 3),
             draw(1, 2, D),
-            SCHEDULE,
-            (100,),
+            [SCHEDULE.level(100)],
         )
     assert not layer._forward_hooks
 
@@ -138,7 +137,7 @@ def test_models_without_modules_along_time_are_told():
     other = {"a": Affine(1.0, 0.0)}
     z, cond = draw(1, 4, F, 2, 3), draw(1, 2, D)
     with pytest.raises(ValueError, match="ran without any"):
-        covariate_shift(other, lambda z, t, c: z, z, cond, SCHEDULE, (100,))
+        covariate_shift(other, through({}, [z]), z, cond, [SCHEDULE.level(100)])
 
 
 def test_labels_and_table():

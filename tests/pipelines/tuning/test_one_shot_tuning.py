@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rescore.pipelines.models.schedule import NoiseSchedule
+from rescore.pipelines.models.process import VariancePreserving, noised
+from rescore.pipelines.models.unet.inflation import VARIANTS, VideoUNet, inflate
 from rescore.pipelines.tuning import one_shot_tuning
-from rescore.pipelines.tuning.inflation import VARIANTS, VideoUNet, inflate
 from rescore.pipelines.tuning.one_shot_tuning import (
     Diverged,
     Settings,
@@ -23,7 +23,7 @@ from tiny_models import TEXT_WIDTH, tiny_unet
 from torch import Tensor, nn
 
 F, H, W, L = 3, 5, 6, 3
-SCHEDULE = NoiseSchedule.from_config(SCHEDULE_CONFIG)
+SCHEDULE = VariancePreserving.from_config(SCHEDULE_CONFIG)
 FAST = Settings(steps=5, learning_rate=1e-3, seed=5)
 
 
@@ -71,7 +71,7 @@ def test_a_clip_is_learned(model):
             total = 0.0
             for t in range(50, 1000, 200):
                 noise = draw(*CLIP.shape, seed=t)
-                z_t = SCHEDULE.add_noise(CLIP, noise, t)
+                z_t = noised(CLIP, noise, SCHEDULE.level(t))
                 total += float((model(z_t, t, COND) - noise).square().mean())
         return total
 
@@ -178,7 +178,7 @@ def test_the_first_step_by_hand(image):
     parameters = twin.trainable()
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    loss = (twin(SCHEDULE.add_noise(CLIP, noise, t), t, COND) - noise).square().mean()
+    loss = (twin(noised(CLIP, noise, SCHEDULE.level(t)), t, COND) - noise).square().mean()
     gradients = dict(
         zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True)
     )
@@ -192,15 +192,14 @@ def test_the_first_step_by_hand(image):
 
 def test_a_model_that_predicts_v_learns_v(image):
     model = inflate(image, "tune-a-video")
-    schedule = NoiseSchedule(SCHEDULE.alphas_bar, "v_prediction")
-    state = tune(model, CLIP, COND, schedule, replace(FAST, steps=1))
+    state = tune(model, CLIP, COND, SCHEDULE, replace(FAST, steps=1), predicts="v")
     generator = torch.Generator().manual_seed(5)
     t = int(torch.randint(1000, (), generator=generator))
     noise = torch.randn(CLIP.shape, generator=generator)
-    a = schedule.alphas_bar[t].item()
+    a = SCHEDULE.alphas_bar[t].item()
     v = math.sqrt(a) * noise - math.sqrt(1 - a) * CLIP
     with torch.no_grad():
-        expected = (model(schedule.add_noise(CLIP, noise, t), t, COND) - v).square().mean()
+        expected = (model(noised(CLIP, noise, SCHEDULE.level(t)), t, COND) - v).square().mean()
     assert state.losses == pytest.approx((float(expected),), rel=1e-5)
 
 

@@ -1,22 +1,23 @@
 """Inverting without a prompt and sampling with one, where the right answer is known."""
 
+from functools import partial
+
 import torch
-from gaussian_world import GaussianModel, prompt
+from gaussian_world import gaussian_model, prompt
 from rescore.pipelines.inversion.ddim_inversion import ddim_invert
 from rescore.pipelines.inversion.sampling import ddim_sample
 from rescore.pipelines.models.denoiser import Prompts
-from rescore.pipelines.models.guidance import guide
-from rescore.pipelines.models.schedule import NoiseSchedule
+from rescore.pipelines.models.process import VariancePreserving
 from rescore.pipelines.tuning.tuned_edit import invert_and_edit
 
-SCHEDULE = NoiseSchedule.from_config({"beta_schedule": "scaled_linear"})
+SCHEDULE = VariancePreserving.from_config({"beta_schedule": "scaled_linear"})
 Z = torch.randn(1, 2, 3, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def edit(target: float, **options) -> tuple[torch.Tensor, GaussianModel]:
-    model = GaussianModel(SCHEDULE.alphas_bar)
+def edit(target: float, **options) -> tuple[torch.Tensor, list[int]]:
+    model = gaussian_model(SCHEDULE)
     prompts = Prompts(source=prompt(9.0), target=prompt(target), negative=prompt(0.0))
-    return invert_and_edit(Z, model, prompts, SCHEDULE, **options), model
+    return invert_and_edit(Z, model, prompts, **options), model.output.rows
 
 
 def test_a_target_like_the_empty_prompt_finds_the_clip_back():
@@ -37,17 +38,12 @@ def test_inverted_with_the_source_prompt_the_same_target_finds_the_clip_back():
 
 
 def test_it_is_inversion_and_guided_sampling_on_one_grid():
-    edited, model = edit(2.0, steps=7, cfg=4.0)
-    twin, grid = GaussianModel(SCHEDULE.alphas_bar), SCHEDULE.timesteps(7)
-    up = ddim_invert(Z, lambda z, t: twin(z, t, prompt(0.0)), SCHEDULE.alphas_bar, grid)
-    expected = ddim_sample(
-        up.latents[-1],
-        lambda z, t: guide(twin(z, t, prompt(0.0)), twin(z, t, prompt(2.0)), 4.0),
-        SCHEDULE.alphas_bar,
-        grid,
-    )
-    torch.testing.assert_close(edited, expected)
-    assert model.rows == [1] * 7 + [2] * 7
+    edited, rows = edit(2.0, steps=7, cfg=4.0)
+    twin, grid = gaussian_model(SCHEDULE), SCHEDULE.grid(7)
+    up = ddim_invert(Z, partial(twin, cond=prompt(0.0)), grid)
+    guided = partial(twin.guided, cond=prompt(2.0), uncond=prompt(0.0), cfg=4.0)
+    torch.testing.assert_close(edited, ddim_sample(up.latents[-1], guided, grid))
+    assert rows == [1] * 7 + [2] * 7
 
 
 def test_steps_are_counted_over_both_halves():

@@ -1,13 +1,12 @@
-"""Each adapter equals the diffusers module called directly, sliced or not, with graph or not."""
+"""Each adapter equals the diffusers module called directly, with graph or not."""
 
-import logging
 import math
 from dataclasses import replace
 
 import pytest
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNet3DConditionModel, UNetMotionModel
-from tiny_models import SCHEDULE, TEXT_WIDTH, VAE_FACTOR
+from tiny_models import SCHEDULE, TEXT_WIDTH, VAE_FACTOR, eps_of
 
 KINDS = ("text-to-video", "image", "animatediff")
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -49,109 +48,48 @@ def alpha_bar(t, kind):
 @torch.no_grad()
 def test_adapter_equals_the_diffusers_module(models, load, draw, kind, prediction, frames):
     z, cond = draw(2, 4, frames, 7, 11), draw(2, 5, TEXT_WIDTH, seed=1)
-    times = torch.tensor([37, 801])
-    expected = direct(models, kind, prediction)(z, times, cond)
-    if prediction == "v_prediction":
-        for row, t in enumerate(times.tolist()):
+    model = load(kind, prediction)
+    for t in (37, 801):
+        expected = direct(models, kind, prediction)(z, torch.tensor([t, t]), cond)
+        if prediction == "v_prediction":
             a = alpha_bar(t, kind)
-            expected[row] = math.sqrt(a) * expected[row] + math.sqrt(1 - a) * z[row]
-
-    eps = load(kind, prediction).eps_theta(z, times, cond)
-
-    assert eps.shape == z.shape and eps.dtype == torch.float32
-    assert (eps - expected).abs().max() <= 1e-5
-    assert expected.std() > 0.05  # a dead model would be equal too
+            expected = math.sqrt(a) * expected + math.sqrt(1 - a) * z
+        eps = eps_of(model, z, t, cond)
+        assert eps.shape == z.shape and eps.dtype == torch.float32
+        assert (eps - expected).abs().max() <= 1e-5
+        assert expected.std() > 0.05  # a dead model would be equal too
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_one_timestep_for_all_rows_is_that_timestep_for_each(load, draw, kind):
+def test_rows_do_not_know_each_other(load, draw, kind):
     backbone, z, cond = load(kind), draw(3, 4, 2, 5, 7), draw(3, 5, TEXT_WIDTH, seed=1)
-    at_once = backbone.eps_theta(z, 411, cond)
-    assert torch.equal(at_once, backbone.eps_theta(z, torch.tensor([411] * 3), cond))
+    at_once = eps_of(backbone, z, 411, cond)
     for row in range(3):
-        alone = backbone.eps_theta(z[row : row + 1], 411, cond[row : row + 1])
+        alone = eps_of(backbone, z[row : row + 1], 411, cond[row : row + 1])
         torch.testing.assert_close(at_once[row : row + 1], alone, atol=1e-5, rtol=0)
-    assert not torch.allclose(at_once, backbone.eps_theta(z, 412, cond), atol=1e-5)
+    assert not torch.allclose(at_once, eps_of(backbone, z, 412, cond), atol=1e-5)
 
 
 @torch.no_grad()
 def test_text_per_frame_is_each_frame_with_its_own_text(load, draw):
     backbone, z, cond = load("image"), draw(2, 4, 3, 7, 5), draw(2, 3, 5, TEXT_WIDTH, seed=1)
-    eps = backbone.eps_theta(z, 300, cond)
+    eps = eps_of(backbone, z, 300, cond)
     for frame in range(3):
-        alone = backbone.eps_theta(z[:, :, frame : frame + 1], 300, cond[:, frame])
+        alone = eps_of(backbone, z[:, :, frame : frame + 1], 300, cond[:, frame])
         torch.testing.assert_close(eps[:, :, frame : frame + 1], alone, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_text_per_frame_reaches_an_animatediff_model(load, draw):
     backbone, z, cond = load("animatediff"), draw(2, 4, 3, 7, 5), draw(2, 5, TEXT_WIDTH, seed=1)
-    for_all = backbone.eps_theta(z, 300, cond)
+    for_all = eps_of(backbone, z, 300, cond)
     per_frame = cond[:, None].repeat(1, 3, 1, 1)
-    assert torch.equal(for_all, backbone.eps_theta(z, 300, per_frame))
+    assert torch.equal(for_all, eps_of(backbone, z, 300, per_frame))
     per_frame[1, 2] = draw(5, TEXT_WIDTH, seed=2)
-    changed = (for_all - backbone.eps_theta(z, 300, per_frame)).abs().amax(dim=(1, 3, 4))
+    changed = (for_all - eps_of(backbone, z, 300, per_frame)).abs().amax(dim=(1, 3, 4))
     assert changed[0].max() == 0  # the other clip
     assert changed[1, 2] == changed[1].max() > 1e-3
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rows", [1, 2, 3, 5])
-@torch.no_grad()
-def test_slicing_changes_nothing(load, draw, kind, rows):
-    backbone, z, cond = load(kind), draw(3, 4, 2, 7, 5), draw(3, 5, TEXT_WIDTH, seed=1)
-    times = torch.tensor([1, 500, 998])
-    whole = backbone.eps_theta(z, times, cond)
-    sliced = replace(backbone, rows_per_call=rows).eps_theta(z, times, cond)
-    torch.testing.assert_close(sliced, whole, atol=1e-5, rtol=0)
-
-
-def with_room_for(backbone, rows):
-    """Make the unet run out of memory with more than `rows` clips; returns the sizes it gets."""
-    sizes = []
-
-    def hook(module, inputs):
-        sizes.append(inputs[0].shape[0])
-        if inputs[0].shape[0] > rows:
-            raise torch.OutOfMemoryError("out of memory")
-
-    backbone.unet.register_forward_pre_hook(hook)
-    return sizes
-
-
-@torch.no_grad()
-def test_rows_are_halved_until_they_fit(load, draw, caplog):
-    backbone, z, cond = load("text-to-video"), draw(7, 4, 2, 5, 7), draw(7, 5, TEXT_WIDTH, seed=1)
-    whole = backbone.eps_theta(z, 500, cond)
-    sizes = with_room_for(backbone, 2)
-    with caplog.at_level(logging.WARNING, "rescore"):
-        eps = backbone.eps_theta(z, 500, cond)
-    torch.testing.assert_close(eps, whole, atol=1e-5, rtol=0)
-    assert sizes == [7, 4, 2, 2, 2, 1]
-    assert backbone.rows_per_call == 2
-    assert [record.args[1:] for record in caplog.records] == [(7, 4), (4, 2)]
-    sizes.clear()
-    backbone.eps_theta(z, 500, cond)
-    assert sizes == [2, 2, 2, 1]  # what was learnt is kept
-
-
-@torch.no_grad()
-def test_a_clip_that_does_not_fit_alone_is_a_clear_error(load, draw):
-    backbone = load("text-to-video")
-    with_room_for(backbone, 0)
-    with pytest.raises(
-        MemoryError, match=r"t2v has no memory .* 2 frames of 14 x 10 pixels on cpu"
-    ):
-        backbone.eps_theta(draw(3, 4, 2, 5, 7), 500, draw(3, 5, TEXT_WIDTH))
-
-
-def test_a_graph_is_not_built_in_slices_behind_the_callers_back(load, draw):
-    backbone = load("text-to-video")
-    sizes = with_room_for(backbone, 1)
-    with pytest.raises(MemoryError, match="with gradients"):
-        backbone.eps_theta(draw(2, 4, 2, 5, 7).requires_grad_(), 500, draw(2, 5, TEXT_WIDTH))
-    assert sizes == [2] and backbone.rows_per_call is None
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -160,15 +98,14 @@ def test_gradients_reach_latents_and_text(models, load, draw, kind, prediction):
     z, cond, weight = draw(1, 4, 3, 7, 5), draw(1, 5, TEXT_WIDTH, seed=1), draw(1, 4, 3, 7, 5)
     z.requires_grad_()
     cond.requires_grad_()
-    t = torch.tensor([600])
-    expected = direct(models, kind, prediction)(z, t, cond)
+    expected = direct(models, kind, prediction)(z, torch.tensor([600]), cond)
     if prediction == "v_prediction":
         a = alpha_bar(600, kind)
         expected = math.sqrt(a) * expected + math.sqrt(1 - a) * z
     expected = torch.autograd.grad((expected * weight).sum(), (z, cond))
 
     backbone = load(kind, prediction)
-    found = torch.autograd.grad((backbone.eps_theta(z, t, cond) * weight).sum(), (z, cond))
+    found = torch.autograd.grad((eps_of(backbone, z, 600, cond) * weight).sum(), (z, cond))
 
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert not any(p.requires_grad for m in backbone.modules().values() for p in m.parameters())
@@ -176,9 +113,9 @@ def test_gradients_reach_latents_and_text(models, load, draw, kind, prediction):
 
 def test_there_is_no_graph_unless_asked_for(load, draw):
     backbone, z, cond = load("image"), draw(1, 4, 2, 5, 7), draw(1, 5, TEXT_WIDTH)
-    assert not backbone.eps_theta(z, 500, cond).requires_grad
+    assert not eps_of(backbone, z, 500, cond).requires_grad
     with torch.no_grad():
-        assert not backbone.eps_theta(z.requires_grad_(), 500, cond).requires_grad
+        assert not eps_of(backbone, z.requires_grad_(), 500, cond).requires_grad
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -187,7 +124,7 @@ def test_a_model_loaded_in_inference_mode_can_be_differentiated_through(load, dr
         backbone = load(kind)
         backbone.to("cpu")
     z = draw(1, 4, 3, 7, 5).requires_grad_()
-    backbone.eps_theta(z, 500, draw(1, 5, TEXT_WIDTH)).square().sum().backward()
+    eps_of(backbone, z, 500, draw(1, 5, TEXT_WIDTH)).square().sum().backward()
     assert z.grad.abs().max() > 0
 
 
@@ -205,9 +142,9 @@ def test_half_precision_stays_inside(load, draw):
     backbone = load("text-to-video", dtype=torch.bfloat16)
     assert backbone.dtype == torch.bfloat16
     assert next(backbone.vae.parameters()).dtype == torch.float32  # force_upcast
-    eps = backbone.eps_theta(z, 500, cond)
+    eps = eps_of(backbone, z, 500, cond)
     assert eps.dtype == torch.float32
-    whole = load("text-to-video").eps_theta(z, 500, cond)
+    whole = eps_of(load("text-to-video"), z, 500, cond)
     assert 0 < (eps - whole).abs().max() < 0.1
     mean, _ = backbone.encode_frames(draw(1, 3, 6, 4))
     assert mean.dtype == backbone.decode_frames(mean).dtype == torch.float32
@@ -218,12 +155,12 @@ def test_half_precision_stays_inside(load, draw):
 @torch.no_grad()
 def test_backbone_moves_to_a_device_as_a_whole(load, draw, device, kind):
     backbone, z, cond = load(kind), draw(2, 4, 3, 7, 5), draw(2, 5, TEXT_WIDTH)
-    here, fingerprint = backbone.eps_theta(z, 500, cond), backbone.fingerprint
+    here, fingerprint = eps_of(backbone, z, 500, cond), backbone.fingerprint
     backbone.to(device)
     assert backbone.device.type == device.type
     places = {p.device.type for m in backbone.modules().values() for p in m.parameters()}
     assert places == {device.type}
-    there = backbone.eps_theta(z, 500, cond)
+    there = eps_of(backbone, z, 500, cond)
     assert there.device == z.device
     torch.testing.assert_close(there, here, atol=1e-3, rtol=1e-3)
     del backbone.__dict__["fingerprint"]
@@ -244,7 +181,7 @@ def test_backbone_moves_to_a_device_as_a_whole(load, draw, device, kind):
 )
 def test_shapes_that_do_not_fit_are_told(load, draw, kind, z_shape, cond_shape, complaint):
     with pytest.raises(ValueError, match=complaint):
-        load(kind).eps_theta(draw(*z_shape), 500, draw(*cond_shape))
+        eps_of(load(kind), draw(*z_shape), 500, draw(*cond_shape))
 
 
 def test_a_kind_that_is_none_is_told(load):
@@ -257,6 +194,7 @@ def test_fingerprint_is_the_same_for_the_same_model_only(models, load):
     assert len(set(marks.values())) == 6
     assert load("image").fingerprint == marks["image", "epsilon"]
     other = load("image", prediction_type="v_prediction")
+    assert other.predicts == "v"
     assert other.fingerprint != marks["image", "epsilon"]
     tuned = load("image")
     key = tuned.unet.up_blocks[1].attentions[0].transformer_blocks[0].attn1.to_q.weight

@@ -8,7 +8,7 @@ import socket
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
-from rescore.pipelines.models.schedule import NoiseSchedule
+from rescore.pipelines.models.process import VariancePreserving
 from rescore.pipelines.models.unet.layout import ModelError
 from rescore.pipelines.models.unet.load import load_animatediff, load_image, load_text_to_video
 from safetensors.torch import load_file, save_file
@@ -56,7 +56,7 @@ def test_folder_loads_as_by_the_classes_own_loaders(models, name, loader, unet):
     assert same_weights(backbone.vae, AutoencoderKL.from_pretrained(models / name / "vae"))
     text = CLIPTextModel.from_pretrained(models / name / "text_encoder")
     assert same_weights(backbone.text_encoder, text)
-    assert backbone.schedule == NoiseSchedule.from_config(SCHEDULE)
+    assert backbone.process == VariancePreserving.from_config(SCHEDULE)
     positions = dict(backbone.text_encoder.named_buffers())  # not stored, so made by the loader
     assert len(positions) == 1
     for name, buffer in text.named_buffers():
@@ -96,9 +96,9 @@ def test_sharded_weights_are_put_together(sd):
 def test_schedule_and_prediction_come_from_the_models_own_settings(models, tmp_path):
     schedule = {**SCHEDULE, "beta_end": 0.02, "prediction_type": "v_prediction"}
     folder = write_tiny_sd(tmp_path / "sd", schedule=schedule)
-    assert load_image(folder).schedule == NoiseSchedule.from_config(schedule)
-    asked = load_image(folder, prediction_type="epsilon").schedule
-    assert asked == NoiseSchedule.from_config({**schedule, "prediction_type": "epsilon"})
+    own, asked = load_image(folder), load_image(folder, prediction_type="epsilon")
+    assert own.process == asked.process == VariancePreserving.from_config(schedule)
+    assert (own.predicts, asked.predicts) == ("v", "epsilon")
     with pytest.raises(ValueError, match="predicts 'sample'"):
         load_image(models / "sd", prediction_type="sample")
 

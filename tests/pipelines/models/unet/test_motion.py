@@ -6,13 +6,14 @@ import shutil
 import pytest
 import torch
 from diffusers import MotionAdapter, UNetMotionModel
-from rescore.pipelines.models.schedule import NoiseSchedule
+from rescore.pipelines.models.process import VariancePreserving
 from rescore.pipelines.models.unet.layout import ModelError
 from rescore.pipelines.models.unet.load import load_animatediff, load_image
 from safetensors.torch import save_file
 from tiny_models import (
     SCHEDULE,
     TEXT_WIDTH,
+    eps_of,
     tiny_adapter,
     write_tiny_adapter,
     write_tiny_motion_file,
@@ -48,7 +49,7 @@ def test_folder_gives_what_diffusers_makes_of_it(models, tmp_path, mid_block):
     assert found.unet.config == expected.config
     # The image model is as it was and still works.
     assert all(torch.equal(before[k], v) for k, v in image.unet.state_dict().items())
-    image.eps_theta(torch.zeros(1, 4, 2, 6, 6), 1, torch.zeros(1, 3, TEXT_WIDTH))
+    eps_of(image, torch.zeros(1, 4, 2, 6, 6), 1, torch.zeros(1, 3, TEXT_WIDTH))
     assert found.unet.conv_in.weight.data_ptr() == image.unet.conv_in.weight.data_ptr()
     assert found.vae is image.vae and found.tokenizer is image.tokenizer
 
@@ -84,13 +85,13 @@ def test_a_single_file_may_have_diffusers_names(wide, tmp_path):
 
 def test_betas_are_linear_whatever_the_image_model_has(models):
     found = load_animatediff(models / "sd", models / "motion")
-    assert found.schedule == NoiseSchedule.from_config(LINEAR)
-    assert found.schedule != load_image(models / "sd").schedule
-    v = load_animatediff(models / "sd-v", models / "motion").schedule
-    assert v == NoiseSchedule.from_config({**LINEAR, "prediction_type": "v_prediction"})
+    assert found.process == VariancePreserving.from_config(LINEAR)
+    assert found.process != load_image(models / "sd").process
+    v = load_animatediff(models / "sd-v", models / "motion")
+    assert (v.process, v.predicts) == (found.process, "v")
     own = {**LINEAR, "beta_end": 0.02}
     told = load_animatediff(models / "sd", models / "motion", schedule_config=own)
-    assert told.schedule == NoiseSchedule.from_config(own)
+    assert told.process == VariancePreserving.from_config(own)
     with pytest.raises(ValueError, match="have linear betas, and not 'scaled_linear'"):
         load_animatediff(models / "sd", models / "motion", schedule_config=SCHEDULE)
 

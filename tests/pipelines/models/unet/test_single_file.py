@@ -82,9 +82,9 @@ def settings(part):
 
 def test_a_file_predicts_noise_unless_told_otherwise(deep):
     file, folder = deep
-    assert load(file, folder).schedule.prediction_type == "epsilon"
+    assert load(file, folder).predicts == "epsilon"
     told = load(file, folder, prediction_type="v_prediction")
-    assert told.schedule.prediction_type == "v_prediction"
+    assert told.predicts == "v"
     assert told.name == "sd.safetensors"
 
 

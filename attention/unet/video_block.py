@@ -7,16 +7,18 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from diffusers import Transformer2DModel, UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .ffam import fine_coarse_tokens
-from .linear import TrainedLinear
-from .sites import Site
-from .space_time import attend_over, frame_tokens, space_time_tokens
-from .sparse_causal import sparse_causal_tokens
-from .temporal import TemporalAttention
+from ..ffam import fine_coarse_tokens
+from ..layers import Site
+from ..linear import TrainedLinear
+from ..space_time import frame_tokens, space_time_tokens
+from ..sparse_causal import sparse_causal_tokens
+from ..temporal import TemporalAttention
+from .sites import map_size
 
 # What each frame reads in self-attention: (z [b, f, n, d], height, width, ratio) -> [b, f, m, d].
 Spatial: TypeAlias = Callable[[Tensor, int, int, int], Tensor]
@@ -76,7 +78,7 @@ class VideoBlock(nn.Module):
         """The features `[(b f), n, d]` of one layer of a UNet; called as an image model's block."""
         clip: ClipSize = (cross_attention_kwargs or {})[CLIP]
         frames = clip.frames
-        height, width = _map_size(clip, hidden_states.shape[1])
+        height, width = map_size(hidden_states.shape[1], clip.height, clip.width)
 
         z = rearrange(self.norm1(hidden_states), "(b f) n d -> b f n d", f=frames)
         read = attend_over(self.attn1, z, self.context(z, height, width))
@@ -99,6 +101,21 @@ class VideoBlock(nn.Module):
         """Follow the spectral norms that the block holds, after a change of its weights."""
         if self.temporal is not None:
             self.temporal.refine_norms()
+
+
+def attend_over(
+    attn: Attention, z: Float[Tensor, "b f n d"], context: Float[Tensor, "b f m d"]
+) -> Float[Tensor, "b f n d"]:
+    """A self-attention layer in which each frame's tokens read those of its `context`.
+
+    Keys and values are projected from the context with the layer's own maps (EI2, Zhang et al.,
+    2023, Eq. 10).
+    """
+    read = attn(
+        rearrange(z, "b f n d -> (b f) n d"),
+        encoder_hidden_states=rearrange(context, "b f m d -> (b f) m d"),
+    )
+    return rearrange(read, "(b f) n d -> b f n d", b=len(z))
 
 
 def image_blocks(unet: nn.Module) -> list[nn.ModuleList]:
@@ -159,16 +176,3 @@ def marked_of_read(
         return marked
     own = rearrange(marked.float(), "f n -> 1 f n 1")
     return rearrange(block.context(own, height, width) > 0, "1 f m 1 -> f m")
-
-
-def _map_size(clip: ClipSize, tokens: int) -> tuple[int, int]:
-    """Height and width of a layer's map: those of the latents, halved until the tokens fit."""
-    height, width = clip.height, clip.width
-    while height * width > tokens and (height, width) != (1, 1):
-        height, width = -(-height // 2), -(-width // 2)
-    if height * width != tokens:
-        raise ValueError(
-            f"A layer has {tokens} tokens, which is no halving of latents of {clip.height} x "
-            f"{clip.width}. Use a Stable Diffusion 1.x model."
-        )
-    return height, width

@@ -14,9 +14,9 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ...attention.stam import TEMPORAL
-from ...attention.temporal import TemporalAttention
-from ...attention.video_block import (
+from ....attention.stam import TEMPORAL
+from ....attention.temporal import TemporalAttention
+from ....attention.unet.video_block import (
     CLIP,
     SPATIAL,
     ClipSize,

@@ -6,9 +6,10 @@ import weakref
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0, FusedAttnProcessor2_0
-from rescore.attention.install import Entry, installed
-from rescore.attention.processor import HeadsProcessor
-from rescore.attention.sites import Site, attention_sites, find_sites
+from rescore.attention.layers import Entry, Site
+from rescore.attention.unet.install import installed
+from rescore.attention.unet.processor import HeadsProcessor
+from rescore.attention.unet.sites import attention_sites, find_sites
 from tiny_unets import KINDS, call, inputs, unet
 
 CLIPS, FRAMES = 2, 3
@@ -51,7 +52,7 @@ def test_nothing_special_at_all_layers_is_what_diffusers_computes(kind):
     sites = attention_sites(unet(kind))
     assert all(type(p) is AttnProcessor2_0 for p in unet(kind).attn_processors.values())
     expected = run(kind)
-    with installed(unet(kind), [Entry(sites, plain)], range(CLIPS), FRAMES):
+    with installed(unet(kind), [Entry(sites, plain)], range(CLIPS)):
         assert not any(type(p) is AttnProcessor2_0 for p in unet(kind).attn_processors.values())
         torch.testing.assert_close(run(kind), expected, rtol=1e-6, atol=1e-6)
     assert torch.equal(run(kind), expected)
@@ -61,7 +62,7 @@ def test_every_layer_matters(kind):
     """So the equality above says something about each of them."""
     expected = run(kind)
     for site in attention_sites(unet(kind)):
-        with installed(unet(kind), [Entry([site], zeros)], range(CLIPS), FRAMES):
+        with installed(unet(kind), [Entry([site], zeros)], range(CLIPS)):
             assert not torch.allclose(run(kind), expected, rtol=1e-4, atol=1e-4), site.name
 
 
@@ -81,7 +82,7 @@ def test_a_layer_is_told_its_clips_and_gets_their_heads(kind):
     z, cond = inputs(2, FRAMES)
     other = torch.cat([z[:1], z[1:] + 1])
     for latents in (z, other):
-        with torch.no_grad(), installed(unet(kind), [Entry(sites, look)], (5, 3), FRAMES):
+        with torch.no_grad(), installed(unet(kind), [Entry(sites, look)], (5, 3)):
             call(kind, latents, cond)
     assert seen.keys() == set(sites)
     for (first, second), (same, changed) in seen.values():
@@ -101,7 +102,7 @@ def test_several_changes_at_a_layer_nest_in_the_order_of_the_plan():
         return change
 
     plan = [Entry(site, named("inner")), Entry(site, named("outer"))]
-    with installed(unet("image"), plan, range(CLIPS), FRAMES):
+    with installed(unet("image"), plan, range(CLIPS)):
         run("image")
     assert calls == ["outer", "inner"]
 
@@ -114,7 +115,7 @@ def test_a_change_starts_from_the_heads_processor_that_was_there():
     try:
         layer.set_processor(HeadsProcessor(lambda q, k, v: torch.zeros_like(q)))
         expected = run("image")
-        with installed(unet("image"), [Entry([site], plain)], range(CLIPS), FRAMES):
+        with installed(unet("image"), [Entry([site], plain)], range(CLIPS)):
             changed = run("image")
     finally:
         layer.set_processor(before)
@@ -130,7 +131,7 @@ def test_it_is_gone_after_an_error_inside_the_model(kind, error):
     sites = attention_sites(unet(kind))
     with (
         pytest.raises(error, match="stop"),
-        installed(unet(kind), [Entry(sites[3:5], fail)], range(CLIPS), FRAMES),
+        installed(unet(kind), [Entry(sites[3:5], fail)], range(CLIPS)),
     ):
         run(kind)
 
@@ -147,7 +148,7 @@ def test_what_a_change_holds_goes_with_its_plan():
     z, cond = inputs(1, FRAMES)
     gc.disable()
     try:
-        with installed(unet("image"), [Entry(attention_sites(unet("image")), change)], [0], FRAMES):
+        with installed(unet("image"), [Entry(attention_sites(unet("image")), change)], [0]):
             call("image", z, cond)
         del change
         assert gone() is None
@@ -164,13 +165,13 @@ def test_another_with_may_change_other_layers():
         [Entry([sites[0], *sites[4:]], zeros)],
     )
     for plan in plans[:2]:
-        with installed(unet("video"), plan, range(CLIPS), FRAMES):
+        with installed(unet("video"), plan, range(CLIPS)):
             expected.append(run("video"))
-    with installed(unet("video"), plans[0], range(CLIPS), FRAMES):
-        with installed(unet("video"), plans[1], range(CLIPS), FRAMES):
+    with installed(unet("video"), plans[0], range(CLIPS)):
+        with installed(unet("video"), plans[1], range(CLIPS)):
             both = run("video")
         one = run("video")
-    with installed(unet("video"), [*plans[0], *plans[1]], range(CLIPS), FRAMES):
+    with installed(unet("video"), [*plans[0], *plans[1]], range(CLIPS)):
         torch.testing.assert_close(run("video"), both, rtol=0, atol=0)
     assert torch.equal(one, expected[1])
     assert not torch.allclose(both, expected[1])
@@ -179,9 +180,9 @@ def test_another_with_may_change_other_layers():
 def test_but_not_the_same_ones():
     sites = find_sites(unet("video"), kind="spatial")
     with (
-        installed(unet("video"), [Entry(sites[:2], plain)], range(CLIPS), FRAMES),
+        installed(unet("video"), [Entry(sites[:2], plain)], range(CLIPS)),
         pytest.raises(ValueError, match=r"down_blocks\.1.* is already changed .* one plan"),
-        installed(unet("video"), [Entry(sites[1:], plain)], range(CLIPS), FRAMES),
+        installed(unet("video"), [Entry(sites[1:], plain)], range(CLIPS)),
     ):
         pass
 
@@ -190,7 +191,7 @@ def test_the_sites_of_another_model():
     sites = find_sites(unet("video"), kind="temporal")
     with (
         pytest.raises(ValueError, match=r"no attention layer transformer_in.* another model's"),
-        installed(unet("image"), [Entry(sites, plain)], range(CLIPS), FRAMES),
+        installed(unet("image"), [Entry(sites, plain)], range(CLIPS)),
     ):
         pass
 
@@ -203,43 +204,11 @@ def test_attention_that_does_more_is_not_replaced():
     try:
         with (
             pytest.raises(ValueError, match=r"mid_block.* not plain .*FusedAttnProcessor2_0"),
-            installed(unet("image"), [Entry([site], plain)], range(CLIPS), FRAMES),
+            installed(unet("image"), [Entry([site], plain)], range(CLIPS)),
         ):
             pass
     finally:
         layer.set_processor(before)
-
-
-def test_a_model_short_of_memory_takes_the_clips_in_slices(kind):
-    """The first slice fails, as when memory runs out; then clips come one by one, and all over."""
-    seen = []
-
-    def look(layer, q, k, v, attend):
-        seen.append(layer.rows)
-        if len(layer.rows) > 1:
-            raise torch.OutOfMemoryError
-        return attend(q, k, v)
-
-    site = find_sites(unet(kind), "mid_block.*.attn1", "spatial")
-    z, cond = inputs(3, FRAMES)
-    with torch.no_grad(), installed(unet(kind), [Entry(site, look)], (7, 8, 9), FRAMES):
-        with pytest.raises(torch.OutOfMemoryError):
-            call(kind, z[:2], cond[:2])
-        for i in range(3):
-            call(kind, z[i : i + 1], cond[i : i + 1])
-        call(kind, z[:1], cond[:1])
-    assert seen == [(7, 8), (7,), (8,), (9,), (7,)]
-
-
-@pytest.mark.parametrize(("clips", "frames"), [(CLIPS - 1, FRAMES), (CLIPS, FRAMES - 1)])
-def test_more_clips_than_announced(clips, frames):
-    site = find_sites(unet("image"), "mid_block.*.attn1")
-    sentence = rf"batch of 6, but {clips} clips of {frames} frames were announced"
-    with (
-        pytest.raises(ValueError, match=sentence),
-        installed(unet("image"), [Entry(site, plain)], range(clips), frames),
-    ):
-        run("image")
 
 
 def test_an_attention_mask_is_refused():
@@ -247,7 +216,7 @@ def test_an_attention_mask_is_refused():
     z, cond = inputs(1, 1)
     with (
         pytest.raises(ValueError, match="attention mask"),
-        installed(unet("image"), [Entry(site, plain)], (0,), 1),
+        installed(unet("image"), [Entry(site, plain)], (0,)),
     ):
         unet("image")(
             z[:, :, 0], torch.tensor(7), cond, encoder_attention_mask=torch.ones(cond.shape[:2])
@@ -257,6 +226,6 @@ def test_an_attention_mask_is_refused():
 def test_a_layer_of_an_unknown_name():
     with (
         pytest.raises(ValueError, match=r"no attention layer nowhere\.attn1"),
-        installed(unet("image"), [Entry([Site("nowhere.attn1", "spatial")], plain)], (0,), 1),
+        installed(unet("image"), [Entry([Site("nowhere.attn1", "spatial")], plain)], (0,)),
     ):
         pass

@@ -3,12 +3,7 @@
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
-from rescore.attention.sites import (
-    attention_sites,
-    decoder_sites,
-    find_sites,
-    last_spatial_sites,
-)
+from rescore.attention.unet.sites import attention_sites, find_sites, last_spatial_sites, map_size
 from tiny_unets import HEIGHT, KINDS, WIDTH, WORDS, call, inputs, unet
 
 FRAMES = 3
@@ -76,12 +71,10 @@ def test_every_layer_has_one_kind(kind, counts):
 
 
 def test_names_of_the_decoder(kind):
-    names = [site.name for site in decoder_sites(unet(kind))]
+    decoder = find_sites(unet(kind), "decoder", "spatial")
     expected = [ATTN1(f"up_blocks.{block}", layer) for block in (1, 2) for layer in (0, 1)]
-    assert names == expected
-    assert decoder_sites(unet(kind)) == find_sites(
-        unet(kind), "up_blocks.*.attentions.*.attn1", "spatial"
-    )
+    assert [site.name for site in decoder] == expected
+    assert decoder == find_sites(unet(kind), "up_blocks.*.attentions.*.attn1", "spatial")
 
 
 def test_attentions_do_not_mean_temp_attentions():
@@ -125,3 +118,18 @@ def test_an_image_model_has_no_temporal_attention():
 def test_an_unknown_kind():
     with pytest.raises(ValueError, match="'self' is no kind of attention; choose spatial, cross"):
         find_sites(unet("image"), kind="self")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "grid"),
+    [(64 * 40, (40, 64)), (32 * 20, (20, 32)), (16 * 10, (10, 16)), (8 * 5, (5, 8))],
+)
+def test_the_map_of_a_layer(tokens, grid):
+    assert map_size(tokens, 40, 64) == grid
+
+
+def test_odd_maps_are_rounded_up():
+    assert map_size(4 * 3, 7, 5) == (4, 3)
+    assert map_size(2 * 2, 7, 5) == (2, 2)
+    with pytest.raises(ValueError, match="11 tokens"):
+        map_size(11, 7, 5)

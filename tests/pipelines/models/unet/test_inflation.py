@@ -3,18 +3,19 @@
 import copy
 import logging
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from einops import rearrange, repeat
 from rescore.attention import ffam
-from rescore.attention.install import Entry, installed
-from rescore.attention.sites import attention_sites, find_sites
-from rescore.attention.video_block import marked_of_read
+from rescore.attention.layers import Entry
+from rescore.attention.unet.install import installed
+from rescore.attention.unet.sites import attention_sites, find_sites
+from rescore.attention.unet.video_block import marked_of_read
 from rescore.pipelines.inversion.ddim_inversion import ddim_invert
-from rescore.pipelines.models.unet.load import load_image, load_text_to_video
-from rescore.pipelines.tuning.inflation import (
+from rescore.pipelines.models.unet.inflation import (
     VARIANTS,
     Variant,
     VideoUNet,
@@ -23,7 +24,8 @@ from rescore.pipelines.tuning.inflation import (
     inflate_backbone,
     same_base,
 )
-from tiny_models import TEXT_WIDTH, tiny_adapter, tiny_unet, write_tiny_sd, write_tiny_t2v
+from rescore.pipelines.models.unet.load import load_image, load_text_to_video
+from tiny_models import TEXT_WIDTH, eps_of, tiny_adapter, tiny_unet, write_tiny_sd, write_tiny_t2v
 from torch import Tensor, nn
 
 B, F, H, W, L = 2, 5, 7, 6, 3
@@ -240,7 +242,7 @@ def test_attention_control_finds_and_changes_the_layers(image):
         return attend(q, k, 2 * v)
 
     spatial = find_sites(model, "up_blocks.*", "spatial")
-    with installed(model, [Entry(spatial, change)], rows=(0, 1), frames=F):
+    with installed(model, [Entry(spatial, change)], rows=(0, 1)):
         changed = model(z, TIMES, COND)
     assert seen == [((0, 1), B * F, True)] * len(spatial)
     assert (changed - before).abs().max() > 1e-4
@@ -333,12 +335,12 @@ def loaded(tmp_path):
 def test_an_inflated_model_is_a_backbone(loaded):
     video = inflate_backbone(loaded, "per-frame")
     z = clip()
-    assert torch.equal(video.eps_theta(z, 411, COND), loaded.eps_theta(z, 411, COND))
+    assert torch.equal(eps_of(video, z, 411, COND), eps_of(loaded, z, 411, COND))
     assert (video.kind, loaded.kind) == ("inflated", "image")
     assert video.vae is loaded.vae
     assert video.unet.base == loaded.fingerprint
     cond = draw(B, F, L, TEXT_WIDTH)
-    assert video.eps_theta(z, 411, cond).shape == z.shape
+    assert eps_of(video, z, 411, cond).shape == z.shape
 
 
 def test_fingerprints_tell_variants_and_tuned_models_apart(loaded):
@@ -370,11 +372,9 @@ def test_backbones_that_are_no_image_models_are_refused(loaded, tmp_path):
 def test_a_video_model_inverts_and_samples_like_any_other(loaded):
     video = inflate_backbone(loaded, "ei2")
     z_0 = clip()[:1]
-    grid = video.schedule.timesteps(5)
+    grid = video.process.grid(5)
     cond = COND[:1]
-    trajectory = ddim_invert(
-        z_0, lambda z, t: video.eps_theta(z, t, cond), video.schedule.alphas_bar, grid
-    )
+    trajectory = ddim_invert(z_0, partial(video.denoiser, cond=cond), grid)
     assert torch.isfinite(trajectory.latents).all()
 
 

@@ -1,31 +1,19 @@
 """Where the attention layers of a diffusers UNet are: by name, by kind, in the order they run."""
 
 import re
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
-KINDS = MappingProxyType(
-    {
-        "spatial": "spatial self-attention",
-        "cross": "text cross-attention",
-        "temporal": "temporal self-attention",
-    }
-)
+from ..layers import KINDS, Site
+
+# Sets of layers by name: every layer of the upsampling half, and those of its blocks 1 and 2.
+SETS = MappingProxyType({"decoder": "up_blocks.*", "late": "up_blocks.[12].*"})
 # The parts of a UNet in the order they run; modules are registered in another one.
 _STAGES = ("transformer_in", "down_blocks", "mid_block", "up_blocks")
 _TEMPORAL = ("temp_attentions", "motion_modules", "transformer_in")
-
-
-@dataclass(frozen=True)
-class Site:
-    """An attention layer: the full name of its module, and its kind, a key of `KINDS`."""
-
-    name: str
-    kind: str
 
 
 def attention_sites(unet: nn.Module) -> tuple[Site, ...]:
@@ -41,9 +29,9 @@ def attention_sites(unet: nn.Module) -> tuple[Site, ...]:
 def find_sites(unet: nn.Module, pattern: str = "*", kind: str | None = None) -> tuple[Site, ...]:
     """The attention layers whose full name matches a pattern, in the order in which they run.
 
-    `pattern` is matched as file names are (`*`, `?`, `[12]`), `*` reaching across dots: the decoder
-    is `up_blocks.*`, its blocks 1 and 2 are `up_blocks.[12].*`. Several patterns are separated by
-    blanks or commas. `kind` restricts to a key of `KINDS`; None is any.
+    `pattern` is a key of `SETS`, or is matched as file names are (`*`, `?`, `[12]`), `*` reaching
+    across dots. Several are separated by blanks or commas. `kind` restricts to a key of `KINDS`;
+    None is any.
 
     Raises:
         ValueError: if `kind` is unknown, or a pattern matches no layer of that kind.
@@ -51,7 +39,7 @@ def find_sites(unet: nn.Module, pattern: str = "*", kind: str | None = None) -> 
     if kind is not None and kind not in KINDS:
         raise ValueError(f"{kind!r} is no kind of attention; choose {', '.join(KINDS)}.")
     there = [site for site in attention_sites(unet) if kind in (None, site.kind)]
-    patterns = pattern.replace(",", " ").split()
+    patterns = [SETS.get(part, part) for part in pattern.replace(",", " ").split()]
     for part in patterns or [pattern]:
         if not any(fnmatchcase(site.name, part) for site in there):
             raise ValueError(
@@ -59,11 +47,6 @@ def find_sites(unet: nn.Module, pattern: str = "*", kind: str | None = None) -> 
                 f"It has {_listed(there)}."
             )
     return tuple(site for site in there if any(fnmatchcase(site.name, part) for part in patterns))
-
-
-def decoder_sites(unet: nn.Module, kind: str = "spatial") -> tuple[Site, ...]:
-    """The attention layers of one kind in the upsampling half, in the order in which they run."""
-    return find_sites(unet, "up_blocks.*", kind)
 
 
 def last_spatial_sites(unet: nn.Module, count: int) -> tuple[Site, ...]:
@@ -79,6 +62,25 @@ def last_spatial_sites(unet: nn.Module, count: int) -> tuple[Site, ...]:
             f"{len(there)}, for this model has {_listed(there)}."
         )
     return there[-count:]
+
+
+def map_size(tokens: int, height: int, width: int) -> tuple[int, int]:
+    """Height and width of a layer's map of tokens, for latents of a height and width.
+
+    A UNet halves the picture again and again, odd sizes rounded up.
+
+    Raises:
+        ValueError: if no number of halvings gives that many tokens.
+    """
+    h, w = height, width
+    while h * w > tokens and (h, w) != (1, 1):
+        h, w = -(-h // 2), -(-w // 2)
+    if h * w != tokens:
+        raise ValueError(
+            f"A layer has {tokens} tokens, which are no halving of {width} x {height} latents. "
+            "UNets of another layout are not supported; use a Stable Diffusion 1.x model."
+        )
+    return h, w
 
 
 def _kind(name: str, layer: Attention) -> str:

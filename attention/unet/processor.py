@@ -1,23 +1,12 @@
 """The attention processor through which every change is made: queries, keys, values per head."""
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 from diffusers.models.attention_processor import Attention
 from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
-# Queries `[b, h, n, d]`, keys and values `[b, h, m, d]`, to what the heads read `[b, h, n, d]`.
-Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def attend(
-    q: Float[Tensor, "b h n d"], k: Float[Tensor, "b h m d"], v: Float[Tensor, "b h m d"]
-) -> Float[Tensor, "b h n d"]:
-    """softmax(q k^T / sqrt(d)) v, through torch's fused kernels, which never store the maps."""
-    return functional.scaled_dot_product_attention(q, k, v)
+from ..layers import Attend, attend
 
 
 class HeadsProcessor:

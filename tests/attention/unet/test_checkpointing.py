@@ -1,11 +1,13 @@
 """Checkpointed blocks give the same numbers, keep less, and are gone afterwards."""
 
+from functools import partial
+
 import pytest
 import torch
-from rescore.attention.checkpointing import checkpointed
-from rescore.attention.install import Entry, installed
+from rescore.attention.layers import Entry
 from rescore.attention.observation import observe
-from rescore.attention.sites import find_sites
+from rescore.attention.unet.checkpointing import checkpointed
+from rescore.attention.unet.sites import find_sites
 from tiny_unets import call, inputs, unet
 
 FRAMES = 3
@@ -52,9 +54,7 @@ def test_observed_layers_have_their_gradient_all_the_same():
     temporal = find_sites(unet("motion"), "up_blocks.1.*", "temporal")
 
     def gradient_of_seen():
-        seen, _ = observe(
-            unet("motion"), lambda: call("motion", z, cond), temporal, spatial, FRAMES
-        )
+        seen, _ = observe(partial(call, "motion", z, cond), temporal, spatial)
         parts = [*seen.keys.values(), *seen.rows.values()]
         return torch.autograd.grad(sum(part.square().sum() for part in parts), z)[0]
 
@@ -77,10 +77,7 @@ def test_a_changed_layer_is_run_again_as_it_was(kind):
 
     def gradient_of_changed():
         plan = [Entry(sites, twice_for_the_second)]
-        with installed(unet(kind), plan, [0, 1], FRAMES):
-            halves = [
-                call(kind, part, text) for part, text in zip(z.chunk(2), cond.chunk(2), strict=True)
-            ]
+        halves = [call(kind, z[i : i + 1], cond[i : i + 1], plan, rows=[i]) for i in (0, 1)]
         return torch.autograd.grad(torch.cat(halves).square().sum(), cond)[0]
 
     plain = gradient_of_changed()

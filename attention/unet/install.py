@@ -1,0 +1,94 @@
+"""The one place where attention is patched: a plan holds for the length of a `with`, no longer."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from torch import Tensor, nn
+
+from ..layers import Attend, Change, Entry, Layer, Plan, Site, attend
+from .processor import HeadsProcessor
+
+# What may be replaced without losing what it does: plain attention.
+_PLAIN = (AttnProcessor, AttnProcessor2_0, HeadsProcessor)
+
+
+@contextmanager
+def installed(unet: nn.Module, plan: Plan, rows: Sequence[int]) -> Iterator[None]:
+    """Within the `with`, the model's attention is changed by a plan; then it is as it was.
+
+    At a layer that several entries name, the later one is asked first and reaches the earlier ones
+    through its `attend`. `rows` are the numbers of the clips in every call of the model within.
+
+    Exactly the processors that were there come back, also after an exception. A `with` inside this
+    one may change other layers, but none of these.
+
+    Raises:
+        ValueError: if a layer does not exist, already is changed, or does more than plain
+            attention, so that a change would lose something.
+    """
+    layers = {site: _layer(unet, site) for entry in plan for site in entry.sites}
+    before = {site: layer.processor for site, layer in layers.items()}
+    try:
+        for site, layer in layers.items():
+            here = [entry for entry in plan if site in entry.sites]
+            layer.set_processor(Installed(site, here, before[site], tuple(rows)))
+        yield
+    finally:
+        for site, layer in layers.items():
+            layer.set_processor(before[site])
+
+
+class Installed(HeadsProcessor):
+    """What stands in a layer while a plan is installed."""
+
+    def __init__(self, site: Site, plan: Plan, before: object, rows: tuple[int, ...]) -> None:
+        # `attend` is a method here: held as an attribute it would be a circle, and everything that
+        # the changes recorded, a whole graph perhaps, would wait for Python's garbage collector.
+        self.site, self.plan, self.before, self.rows = site, plan, before, rows
+
+    def again(self) -> "Installed":
+        """What runs the layer a second time as it is at the moment.
+
+        For a graph to hold: it reaches nothing that has been kept with a graph.
+        """
+        plan = [Entry(entry.sites, entry.again or entry.change) for entry in self.plan]
+        return Installed(self.site, plan, self.before, self.rows)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What the layer did before, as the changes change it."""
+        layer = Layer(self.site, self.rows)
+        inner = self.before.attend if isinstance(self.before, HeadsProcessor) else attend
+        for entry in self.plan:
+            inner = partial(_change, entry.change, layer, inner)
+        return inner(q, k, v)
+
+
+def _change(change: Change, layer: Layer, inner: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return change(layer, q, k, v, inner)
+
+
+def _layer(unet: nn.Module, site: Site) -> Attention:
+    """The layer at a site, if its attention can be changed."""
+    try:
+        layer = unet.get_submodule(site.name)
+    except AttributeError:
+        raise ValueError(
+            f"This model has no attention layer {site.name}: the sites are another model's."
+        ) from None
+    if isinstance(layer.processor, Installed):
+        raise ValueError(
+            f"The attention of {site.name} is already changed by another plan. Put both changes "
+            "into one plan."
+        )
+    kind = type(layer.processor)
+    # AttnProcessor2_0 has no other scale than the usual one, whatever the layer says.
+    unusual = kind is AttnProcessor and layer.scale != (layer.inner_dim // layer.heads) ** -0.5
+    if kind not in _PLAIN or unusual:
+        raise ValueError(
+            f"The attention of {site.name} is not plain attention ({kind.__name__}"
+            f"{' with a scale of its own' if unusual else ''}), and a change would lose what it "
+            "does. Load the model without attention add-ons."
+        )
+    return layer
