@@ -10,8 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class _Storages(TorchDispatchMode):
-    """Counts the bytes of every storage that an operation makes, for as long as it lives."""
+class Storages(TorchDispatchMode):
+    """Counts the bytes of every storage that an operation makes, for as long as it lives.
+
+    Also where no Python object holds it: a tensor that is kept in an autograd graph is none.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,6 +51,6 @@ def peak_memory(work: Callable[[], object]) -> int:
 
     Temporary memory within an operation is not seen.
     """
-    with _Storages() as storages:
+    with Storages() as storages:
         work()
     return storages.peak

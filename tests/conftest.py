@@ -37,6 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="cpu",
         help="torch device of the tests that take one, e.g. cuda; they are skipped if it is absent",
     )
+    parser.addoption(
+        "--every-graph",
+        action="store_true",
+        help="run every shipped graph ten times in a real ComfyUI and watch its memory: 15 minutes",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -96,6 +96,12 @@ class ComfyUI:
         """All that the host has printed."""
         return self._log_file.read_text(encoding="utf-8", errors="replace")
 
+    def resident(self) -> int:
+        """The memory that the host's process has, in bytes."""
+        import psutil  # the host needs it too
+
+        return psutil.Process(self._process.pid).memory_info().rss
+
     def fetch(self, path: str, payload: dict | None = None) -> bytes:
         """The body that `path` answers; a payload makes the request a POST of JSON."""
         body = None if payload is None else json.dumps(payload).encode()
