@@ -30,6 +30,11 @@ class Storages(TorchDispatchMode):
                 self._made(part.untyped_storage(), _key(part))
         return output
 
+    def lap(self) -> tuple[int, int]:
+        """The most bytes since the last lap, and those that live now."""
+        peak, self.peak = self.peak, self.now
+        return peak, self.now
+
     def _made(self, storage: torch.UntypedStorage, key: int) -> None:
         size = storage.nbytes()
         self.living.add(key)

@@ -5,6 +5,8 @@
     python benchmarks/real_sizes.py --device cuda     run for real on the card here, and timed
     python benchmarks/real_sizes.py --report          also writes benchmarks/real_sizes_report
     python benchmarks/real_sizes.py --tiny            on the shape world's models
+    python benchmarks/real_sizes.py --run             three steps of DreamMotion and a null-text
+                                                      step with numbers, on the CPU; writes run.md
 
 ZeroScope, Stable Diffusion 1.5 and AnimateDiff v3 as published, with random weights: nothing is
 downloaded. By default nothing is computed either: the pack's own loops run on tensors that have a
@@ -28,6 +30,7 @@ import torch
 from measuring import add_settings, made, markdown, settings_of, write_report
 from memory import peak_memory
 from real_sizes_rows import GROUPS, ROWS, TINY, Case, Lab, Run
+from real_sizes_run import run
 from torch import nn
 from without_numbers import on_meta
 
@@ -179,6 +182,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, L
         help="meta computes nothing and takes no memory",
     )
     parser.add_argument("--tiny", action="store_true", help="the shape world's models and clips")
+    parser.add_argument("--run", action="store_true", help="two methods for real, on the CPU")
     parser.add_argument("--report", action="store_true", help=f"write {REPORT.name}")
     add_settings(parser, Run)
     options = parser.parse_args(arguments)
@@ -191,6 +195,9 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, L
 
 def main() -> None:
     options, lab = parse()
+    if options.run:
+        command = shlex.join(["python", f"benchmarks/{Path(__file__).name}", *sys.argv[1:]])
+        return run(replace(lab, device="cpu"), REPORT, command)
     found: dict[str, Both] = {}
     for row in options.rows:
         found[row] = costs(row, lab)

@@ -154,10 +154,11 @@ def _random(make: Callable[[], nn.Module], device: str, dtype: torch.dtype) -> n
     """A module with random weights, made where they are to lie."""
     with torch.device("meta"):
         module = make()
-    weights = {
-        name: torch.empty(place.shape, device=device, dtype=dtype).normal_(std=0.02)
-        for name, place in module.state_dict().items()
-    }
+    weights = {}
+    for name, place in module.state_dict().items():
+        weights[name] = torch.empty(place.shape, device=device, dtype=dtype).normal_(std=0.02)
+        if place.ndim == 1 and name.endswith("weight"):
+            weights[name].fill_(1)  # of a norm: features go through as they would
     module.load_state_dict(weights, assign=True)
     return module.eval().requires_grad_(False)
 

@@ -18,7 +18,8 @@ def command(root) -> ModuleType:
         import real_sizes
 
         yield real_sizes
-        for name in ("real_sizes", "real_sizes_rows", "without_numbers", "measuring", "memory"):
+        names = ("real_sizes", "real_sizes_rows", "real_sizes_run", "without_numbers", "measuring")
+        for name in (*names, "memory"):
             sys.modules.pop(name, None)
 
 
