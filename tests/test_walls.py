@@ -5,6 +5,7 @@ that a rule which no longer catches anything is seen.
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -32,7 +33,8 @@ ARRAYS = {"einops", "jaxtyping", "numpy", "torch"}
 MODELS = {"diffusers", "safetensors", "transformers"}
 PACKAGES = {
     "": set(),
-    "attention": ARRAYS | {"diffusers"},
+    "attention": {"einops", "jaxtyping", "torch"},
+    "attention/unet": {"diffusers", "einops", "jaxtyping", "torch"},
     "headless": ARRAYS | {"PIL", "av", "matplotlib", "tqdm"},
     "headless/batch": ARRAYS | {"filelock", "ray", "tqdm"},
     # The one file that opens connections: to the ComfyUI servers its user has named.
@@ -68,6 +70,22 @@ LOOPS = {
     "masks": {"edit_masks"},
     "tuning": {"one_shot_tuning", "tuned_edit"},
 }
+# Words of one family of models: how its noise is told, what its parts and layers are called. Room
+# or file -> those that it may say. A loop and a technique know levels, denoisers and layers alone.
+FAMILY_WORDS = {"alphas_bar", "attn1", "unet", "up_blocks"}
+MAY_SAY = {
+    "attention": set(),
+    "attention/unet": FAMILY_WORDS,
+    "nodes": FAMILY_WORDS - {"alphas_bar"},
+    "pipelines": set(),
+    "pipelines/models": {"unet"},  # what the folder of a model calls a part
+    "pipelines/models/denoiser.py": set(),
+    "pipelines/models/process.py": {"alphas_bar"},
+    "pipelines/models/unet": FAMILY_WORDS,
+    "pipelines/tuning/one_shot_tuning.py": {"unet"},  # it tunes an inflated one
+}
+# The attention of a family: room -> who builds its models, and alone may import it.
+BUILDERS = {"attention.unet": "pipelines/models/unet"}
 
 UNSAFE_MODULES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 PROCESS_MODULES = {"multiprocessing", "pty", "subprocess"}
@@ -89,13 +107,13 @@ def room_of(path: PurePosixPath) -> str:
     return path.parts[0] if len(path.parts) > 1 else ""
 
 
-def allowed_packages(path: PurePosixPath) -> set[str]:
-    """What the file may import from outside: its own entry, else its nearest folder's."""
+def allowed(table: dict[str, set[str]], path: PurePosixPath) -> set[str] | None:
+    """What a table grants the file: its own entry, else its nearest folder's; None without any."""
     for place in (path, *path.parents):
         name = "" if str(place) == "." else str(place)
-        if name in PACKAGES:
-            return PACKAGES[name]
-    raise AssertionError(f"{path} lies in no room")
+        if name in table:
+            return table[name]
+    return None
 
 
 def imports(tree: ast.AST, path: PurePosixPath) -> Iterator[Import]:
@@ -140,7 +158,7 @@ def import_faults(found: Import, path: PurePosixPath) -> Iterator[str]:
         yield f"imports {top}, which the pack never does"
     elif top in NETWORK_MODULES - CONNECTING.get(str(path), set()):
         yield f"imports {found.target}; nothing here may reach the network"
-    elif top not in sys.stdlib_module_names and top not in allowed_packages(path):
+    elif top not in sys.stdlib_module_names and top not in allowed(PACKAGES, path):
         yield f"imports {top}, which {room or 'the root'} must not know"
 
 
@@ -150,6 +168,9 @@ def neighbour_faults(found: Import, path: PurePosixPath) -> Iterator[str]:
     target_room, _, inner = found.target.partition(".")
     if target_room != room and target_room not in NEIGHBOURS[room]:
         yield f"imports {found.target or 'the root'}; {room or 'the root'} may not look there"
+    for family, builder in BUILDERS.items():
+        if found.target.startswith(family) and room != "attention" and builder not in str(path):
+            yield f"imports {found.target}, which only {builder} may"
     if room != "pipelines" or path.name == "__init__.py":
         return
     own, loops = path.parts[1].removesuffix(".py"), LOOPS.get(path.parts[1], set())
@@ -161,6 +182,14 @@ def neighbour_faults(found: Import, path: PurePosixPath) -> Iterator[str]:
             yield f"lies in {own}, which may not look into {there or 'the whole package'}"
         elif path.stem not in loops and name.split(".")[0] in LOOPS.get(there, set()):
             yield f"holds formulas, but imports the loop {name}"
+
+
+def word_faults(line: str, path: PurePosixPath) -> Iterator[str]:
+    """The words of one family of models in a file that is for all of them."""
+    known = allowed(MAY_SAY, path)
+    for word in sorted(FAMILY_WORDS - known) if known is not None else ():
+        if re.search(rf"(?<![a-z]){word}(?![a-z])", line):
+            yield f"says {word}, which only one family of models has"
 
 
 def call_faults(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -190,6 +219,7 @@ def faults(name: str, source: bytes) -> list[str]:
         check = neighbour_faults if item.inside else import_faults
         found += [(item.line, fault) for fault in check(item, path)]
     for number, line in enumerate(text.splitlines(), start=1):
+        found += [(number, fault) for fault in word_faults(line, path)]
         try:
             line.encode("cp1252")
         except UnicodeEncodeError as error:
@@ -257,6 +287,20 @@ def test_every_folder_with_code_is_a_known_room():
         ("pipelines/models/unet/sd.py", "torch.load(path)", "without weights_only=True"),
         ("nodes/load.py", "torch.load(path, weights_only=False)", "without weights_only=True"),
         ("nodes/load.py", "# \u03b5 is the noise", "cp1252"),
+        ("attention/fusion.py", "import diffusers", "attention must not know"),
+        ("attention/layers.py", "import numpy", "attention must not know"),
+        ("attention/unet/sites.py", "import transformers", "attention must not know"),
+        ("attention/fusion.py", "from .unet.install import installed", "says unet"),
+        ("attention/fusion.py", "SITES = 'up_blocks.*'", "says up_blocks"),
+        ("nodes/load.py", "from ..attention.unet.sites import x", "only pipelines/models/unet may"),
+        ("pipelines/models/words.py", "from ...attention.unet.sites import x", "only pipelines/mo"),
+        ("pipelines/windows.py", "from .models.unet.backbone import Backbone", "says unet"),
+        ("pipelines/inversion/drift.py", "a = model.process.alphas_bar[t]", "says alphas_bar"),
+        ("pipelines/inversion/drift.py", "model._unet(z)", "says unet"),
+        ("pipelines/masks/edit_masks.py", "name.endswith('.attn1')", "says attn1"),
+        ("pipelines/models/denoiser.py", "def run(unet): ...", "says unet"),
+        ("pipelines/models/text.py", "1 - alphas_bar", "says alphas_bar"),
+        ("nodes/tuning.py", "model.process.alphas_bar", "says alphas_bar"),
     ],
 )
 def test_an_offence_is_seen(name: str, source: str, complaint: str):
@@ -281,6 +325,11 @@ def test_an_offence_is_seen(name: str, source: str, complaint: str):
         ("headless/run.py", "from ..nodes import NODE_CLASS_MAPPINGS\nimport av, json"),
         ("headless/batch/worker.py", "from ..runner import run_workflow\nimport ray"),
         ("shapeworld/check.py", "from ..pipelines import inversion\nimport diffusers"),
+        ("attention/unet/sites.py", "import diffusers\nfrom ..layers import Site\nX = 'attn1'"),
+        ("pipelines/models/unet/sd.py", "from ....attention.unet.layers import UNetLayers"),
+        ("pipelines/models/process.py", "self.alphas_bar[t]"),
+        ("pipelines/models/words.py", "from .unet.layout import problem"),
+        ("pipelines/inversion/drift.py", "# Of a UNet; unetched, reattn1"),
         ("nodes/load.py", "model.eval()\nre.compile('x')  # caf\u00e9"),
     ],
 )

@@ -66,7 +66,7 @@ class Drift:
             raise MemoryError(
                 "There is not enough memory for the gradient of decoupled guidance. Switch "
                 "checkpointing on, use fewer frames (or a shorter window), or make the clip "
-                "smaller; sites of a single decoder block (up_blocks.1.*) need less."
+                "smaller; sites that name fewer layers need less."
             ) from failed
         said, drifts = zip(*parts, strict=True)
         drift = blended(drifts, spans, frames)
