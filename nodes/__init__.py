@@ -1,8 +1,9 @@
 """The shells: one file per stage of a graph, collected here into what ComfyUI registers.
 
 A module with nodes lists them in its own `NODE_CLASS_MAPPINGS`, id to class; a new module needs no
-entry here. `widgets.py` says an input in one line. `host.py` is the only file of the pack that
-touches ComfyUI. Nothing here may import torch while the pack is loading.
+entry here. `widgets.py` declares an input in one line, `shared.py` has those that several nodes
+share, and `running.py` prepares a run. `host.py` is the only file of the pack that touches ComfyUI.
+Nothing here may import torch while the pack is loading.
 """
 
 from importlib import import_module

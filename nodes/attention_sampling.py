@@ -103,7 +103,7 @@ class AttentionControlledSampling(Node):
 
 
 def _token_map(model, prompts, prompt_control: str, word_weights: str):
-    """Which token of the source prompt each one of the target's follows; None without control."""
+    """For each token of the target prompt the source token it follows; None without control."""
     from ..attention.prompt_to_prompt import refine_mapper, reweighted, swap_mapper
     from ..pipelines.models.words import find_word, parse_weights, words_of
 

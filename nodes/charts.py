@@ -81,7 +81,7 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """Where an axis begins and ends: at 0, unless values are negative."""
+    """The lowest and the highest value of an axis, which always includes 0."""
     seen = [value for value in values if isfinite(value)] or [1.0]
     low, high = min(0.0, *seen, 0.0), max(0.0, *seen, 0.0)
     return low, high if high > low else low + 1

@@ -1,4 +1,4 @@
-"""The node that shows what modules along time do to features."""
+"""The node that measures how modules along time shift the statistics of features."""
 
 from . import host
 from .inflation import CATEGORY

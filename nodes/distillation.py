@@ -96,7 +96,7 @@ class ScoreDistillation(Node):
                 on_step=show,
             )
         edited = ready.latent(state.z)["samples"]
-        # Scaling there and back rounds: what was not edited is handed on as it came, to the bit.
+        # Scaling to model latents and back rounds: what was not edited is returned as it came.
         untouched = rearrange(state.z == ready.z, "1 c f h w -> f c h w").to(edited.device)
         edited = torch.where(untouched, latent["samples"].to(edited), edited)
         losses = {"loss": [sum(values.values()) for values in state.values]}

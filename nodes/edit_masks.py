@@ -1,4 +1,4 @@
-"""Nodes that make masks of what the model itself knows, without any other model."""
+"""Nodes that make a mask from the predictions and the attention of the model itself."""
 
 from . import host
 from .masks import CATEGORY
@@ -50,7 +50,7 @@ def _threshold(level: float, smooth: float) -> dict[str, Input]:
 
 
 def _cut(values, threshold, smooth: float, grid):
-    """The mask of a map, the map as pictures of 0..1, and a sentence; all of the clip's size."""
+    """The mask of a map, the map as pictures in 0..1, both of the clip's size, and a report."""
     from einops import rearrange
 
     from ..pipelines.masks.thresholds import smoothed

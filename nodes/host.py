@@ -1,4 +1,4 @@
-"""The one seam to ComfyUI: memory, folders, progress, Cancel. Plain torch without it."""
+"""All that touches ComfyUI: folders, memory, progress, Cancel. Without it, plain torch."""
 
 import importlib
 import os
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 CATEGORY = "ReScore"
 MODELS_VARIABLE = "RESCORE_MODELS"  # where models lie when ComfyUI is absent; default ./models
-# What graphs of the pack load, in the layout of the host's models folder; nothing writes there.
+# Files that shipped graphs load, laid out like the host's models folder. Nothing writes here.
 SHIPPED = Path(__file__).resolve().parent.parent / "workflows" / "models"
 
 
 def _host(name: str) -> ModuleType | None:
-    """A module of the host, None outside of it."""
+    """A module of ComfyUI; None where the pack runs without it."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -50,9 +50,9 @@ def files_in(category: str, *suffixes: str) -> list[str]:
 
 
 def own_folders(category: str) -> list[Path]:
-    """Where files lie that nodes of ours write and read again; the first is the one to write to.
+    """The folders of files that nodes of ours save and load; new files go to the first.
 
-    The last holds what comes with the pack, so that a user's file of the same name goes first.
+    The last holds what comes with the pack: a user's file of the same name is found before it.
     """
     return [output_folder() / category, *roots(category), SHIPPED / category]
 
@@ -63,17 +63,17 @@ def own_files_in(category: str, *suffixes: str) -> list[str]:
 
 
 def own_file(category: str, name: str, *suffixes: str) -> Path | None:
-    """The file in `own_folders` that a combo's choice means; None if there is none of that name."""
+    """The file of that name in `own_folders`; None if there is none."""
     if name not in own_files_in(category, *suffixes):
         return None
     return next(f / name for f in own_folders(category) if (f / name).is_file())
 
 
 def new_own_file(category: str, name: str, suffix: str) -> Path:
-    """Where a file of ours is written under a name that a user has typed.
+    """The path of a new file, under a name that the user has typed.
 
     Raises:
-        ValueError: if the name is empty, leads to another folder, or is none on some system.
+        ValueError: if the name is empty, leads to another folder, or is not allowed everywhere.
     """
     name = name.strip().removesuffix(suffix)
     if not name or Path(name).name != name or name.startswith(".") or set(name) & set('\\:*?"<>|'):
@@ -113,7 +113,7 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 
 def temp_file(stem: str, suffix: str) -> tuple[Path, dict[str, str]] | None:
-    """A new file for the browser alone, and how the browser is told of it; None without a host.
+    """A new temporary file, and the entry by which the browser finds it; None without a host.
 
     The host empties the folder of such files when it starts.
     """
@@ -147,10 +147,10 @@ def dtype(precision: str) -> "torch.dtype":
 
 
 def load(model: "Backbone", part: str, *, memory: int = 0) -> None:
-    """Bring one part of a model ("unet", "vae", "text_encoder") to where it computes.
+    """Move one part of a model ("unet", "vae", "text_encoder") to the device it computes on.
 
-    The host frees what it must, keeps account of what is loaded, and may offload it again when
-    another node needs the room. `memory` is what the work itself will need, in bytes.
+    The host frees memory for it, keeps account of it, and may offload it again when another node
+    needs the room. `memory` is what the work itself will need, in bytes.
     """
     import torch
 
@@ -164,17 +164,17 @@ def load(model: "Backbone", part: str, *, memory: int = 0) -> None:
     if account.patcher is None:
         account.patcher = _patcher(module, part, management)
     patcher = account.patcher
-    # Weights that moved inside inference mode could not be differentiated through afterwards.
+    # Autograd refuses weights that were moved in inference mode.
     with torch.inference_mode(False):
         # The host can load only its own layers in part; a module of diffusers moves as a whole.
         management.load_models_gpu([patcher], memory_required=memory, force_full_load=True)
-        # A motion model shares weights with its image model, whose offloading moves them along.
+        # A motion model shares weights with its image model: offloading that one moves them, too.
         if any(p.device.type != patcher.load_device.type for p in module.parameters()):
             module.to(patcher.load_device)
 
 
 class _Account:
-    """What the host knows of a module. A copy of it is another module, with its own account."""
+    """The host's record of a module. A copy of the module gets a record of its own."""
 
     patcher: Any = None
 
@@ -186,7 +186,7 @@ def _patcher(module: Any, part: str, management: ModuleType) -> Any:
     import torch
 
     class ReScoreModel(torch.nn.Module):  # the host logs this name
-        """The host sets a `device` on what it manages, which modules of diffusers refuse."""
+        """Takes the `device` that the host sets, which modules of diffusers refuse."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -225,14 +225,14 @@ def check_cancelled() -> None:
 
 
 def shows_previews() -> bool:
-    """Whether anybody looks: the host's server is running."""
+    """Whether previews are shown: the host's server is running."""
     return getattr(_host("comfy.utils"), "PROGRESS_BAR_HOOK", None) is not None
 
 
 def send(event: str, data: dict[str, Any]) -> None:
-    """Tell the browser that started this run something, as the event `rescore.<event>`.
+    """Send data to the browser that started this run, as the event `rescore.<event>`.
 
-    The id of the node that is running goes along as `node`. Nothing happens where nobody looks.
+    `node` is the id of the node that is running. Without a browser nothing is sent.
     """
     if not shows_previews():
         return

@@ -1,4 +1,4 @@
-"""Nodes between frames and latents, a few frames at a time."""
+"""Nodes that encode frames as latents and decode them, a few frames at a time."""
 
 from math import prod
 

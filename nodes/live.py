@@ -14,7 +14,7 @@ class Numbers:
 
     Each message is the event `rescore.progress`: `node`, `step` (the last one made, from 1),
     `steps`, and `values`, by name one number for each step since the message before, None where
-    there was none. It never slows or stops a run; where nobody looks nothing is sent.
+    there was none. Without a browser nothing is sent.
     """
 
     def __init__(self, steps: int) -> None:

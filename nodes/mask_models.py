@@ -1,4 +1,4 @@
-"""Nodes that make masks with models of their own: Grounding DINO and SAM 2."""
+"""Nodes that make masks with Grounding DINO, which finds objects, and SAM 2, which follows them."""
 
 from typing import Any
 
@@ -71,7 +71,7 @@ def _folders(category: str, kind: str) -> Input:
 def _found(folder: str, category: str, kind: str, example: str):
     from ..pipelines.models.unet.layout import find_model
 
-    # The name of no folder becomes one that can be fetched, which the error then tells.
+    # Without a choice, look for the example: the error then has the command that fetches it.
     name = example if folder.startswith("(") else folder
     return find_model(name, host.roots(category), kind)
 
@@ -214,7 +214,7 @@ class MaskThroughClip(Node):
 
 
 def _things(drawn, inside, outside, boxes, frames: int, frame: int) -> list[Any]:
-    """All that is pointed at: one thing by hand, and one by each box that comes on the wire."""
+    """The objects that are pointed at: one by hand, and one for each box on the wire."""
     from ..pipelines.masks.boxes import frames_with_boxes, listed
     from ..pipelines.models.vision.sam2_video import Pointed
 
@@ -233,7 +233,7 @@ def _things(drawn, inside, outside, boxes, frames: int, frame: int) -> list[Any]
                 f"Frame {frame} has no box. Choose one that has: "
                 f"{listed(frames_with_boxes(boxes))}."
             )
-        # Points by hand outside of things hold for the boxes, too.
+        # Negative points apply to the boxes, too.
         things += [Pointed(tuple(found.tolist()), (), outside) for found in there]
     if not things:
         raise ValueError(

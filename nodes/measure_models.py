@@ -59,7 +59,7 @@ class LoadClipScorer(Node):
         from ..pipelines.models.vision.clip_scorer import load_clip
 
         if folder.startswith("("):
-            # The name of no folder, so that the error tells how to fetch one.
+            # Look for an example: the error then has the command that fetches it.
             folder = "clip-vit-large-patch14"
         path = find_model(folder, host.roots("clip_vision"), "clip")
         return (load_clip(path),)
@@ -144,7 +144,7 @@ class ClipFrameConsistency(MeasureNode):
 
 @dataclass(frozen=True, eq=False)
 class _Loadable:
-    """A network as `host.load` takes it."""
+    """A network in the form that `host.load` takes."""
 
     net: Any
 

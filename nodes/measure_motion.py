@@ -12,7 +12,7 @@ _GIVEN_FLOW = SOCKET(FLOW,
 
 
 def flow_of(clip, given=None):
-    """The clip's optical flow, as it was given or computed with a progress bar."""
+    """The clip's optical flow: the one given, or computed here with a progress bar."""
     from ..pipelines.flow.estimation import estimate_flow
     from ..pipelines.measures.motion import check_flow
 

@@ -40,7 +40,7 @@ class CollectMeasures(Node):
     def collect(self, label: str, measures=(), **given):
         from ..pipelines.measures.table import collect
 
-        # In the order of the sockets, not of the graph's file.
+        # In the order of the sockets; a graph's file may have another.
         found = [given.get(f"measure_{i}") for i in range(1, _SOCKETS + 1)]
         found = [measure for measure in found if measure is not None]
         if not found:
@@ -91,7 +91,7 @@ class MeasuresTable(Node):
 
 
 def _write(name: str, texts: dict[str, str]) -> str:
-    """Write the texts to new files, one for each suffix; their common name, without it."""
+    """Write each text to a new file with its suffix; returns the name that all have in common."""
     if not re.fullmatch(_NAME, name):
         raise ValueError(
             f"{name[:80]!r} is no name for a file. Use up to 80 letters, digits, dots, dashes and "
@@ -103,7 +103,7 @@ def _write(name: str, texts: dict[str, str]) -> str:
     while any((folder / f"{name}_{number:05d}{suffix}").exists() for suffix in texts):
         number += 1
     for suffix, text in texts.items():
-        # "x" refuses to write to what has appeared there since.
+        # "x" fails if the file has appeared since.
         with open(folder / f"{name}_{number:05d}{suffix}", "x", encoding="utf-8") as file:
             file.write(text)
     return f"{FOLDER}/{name}_{number:05d}"

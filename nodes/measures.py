@@ -42,7 +42,7 @@ class RegionNode(MeasureNode):
 
 
 def compared(source, edited, mask, region: str, threshold: float):
-    """Both clips, and the pixels to compare them at."""
+    """Both clips, and the pixels at which they are compared."""
     from ..pipelines.measures.region import region as pixels
 
     clips = layouts.clip_from_image(source), layouts.clip_from_image(edited)

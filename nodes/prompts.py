@@ -1,4 +1,4 @@
-"""The node that turns a source and a target prompt into what the models read."""
+"""The node that encodes a source and a target prompt for a model."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""The node that shows how well a clip is found back from its trajectory."""
+"""The node that reconstructs a clip from its trajectory and measures how close it comes."""
 
 from . import host, layouts
 from .inversion import CATEGORY

@@ -1,4 +1,4 @@
-"""What every shell that runs a model on a clip prepares first: once, and here."""
+"""What every node prepares before it runs a model on a clip."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ class Run:
     z: "Tensor"  # the clip's latents, on the device of the model
     grid: "ClipGrid"
     pixel_size: tuple[int, int] | None  # of the clip before it was padded, if known
-    picture: "Callable[[Tensor], Tensor] | None"  # of latents, for previews; None where unseen
+    picture: "Callable[[Tensor], Tensor] | None"  # of latents, for previews; None without a browser
 
     @property
     def denoiser(self) -> "Denoiser":
@@ -54,7 +54,7 @@ class Run:
         return {"samples": samples, **size}
 
     def shows(self, steps: int) -> "Callable[..., None]":
-        """Progress, previews, plot and Cancel of a loop: call it with what a step has come to."""
+        """Progress, previews, plot and Cancel of a loop: call it with the result of each step."""
         bar, numbers, picture = host.progress(steps), Numbers(steps), self.picture
 
         def show(done: int, z: "Tensor", values: Mapping[str, float] | None = None) -> None:
@@ -96,7 +96,7 @@ def _run(model, z, pixel_size: tuple[int, int] | None, memory: int) -> Run:
 
 
 def picture_of(model, z):
-    """A map from latents `[1, c, f, h, w]` to a rough picture of a frame; None if unseen.
+    """A map from latents `[1, c, f, h, w]` to a rough picture of a frame; None without a browser.
 
     Each call shows the next frame, so that the clip plays while it changes. Fitted to the middle
     frame of the clip.

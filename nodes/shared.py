@@ -16,8 +16,8 @@ SEED = INT(0, 0, 0xFFFFFFFF,
 )  # fmt: skip
 WINDOWS = {
     "window": INT(0, 0, 1024,
-        "Frames the model sees at once; 0 is the whole clip. 16 edits a clip of any length with "
-        "the memory of 16 frames."),
+        "Frames the model sees at once; 0 is the whole clip, or as many frames as the model knows. "
+        "16 edits a clip of any length with the memory of 16 frames."),
     "overlap": INT(4, 0, 512,
         "Frames that neighbouring windows share and blend. If the clip jumps where windows meet, "
         "raise it; a quarter of the window is usual.", advanced=True),

@@ -36,7 +36,7 @@ PIXEL_SIZE = "rescore_pixel_size"  # (height, width) of the clip before it was p
 
 @dataclass(frozen=True)
 class PromptPair:
-    """Source and target prompt, as text and as what the model's text encoder makes of them."""
+    """Source, target and negative prompt, as text and as embeddings."""
 
     source: str
     target: str
@@ -46,7 +46,7 @@ class PromptPair:
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """An inverted clip: its way to noise, and how the clip is to be treated along it."""
+    """An inverted clip: its trajectory to noise, and what the nodes along it must know."""
 
     trajectory: "Trajectory"
     pixel_size: tuple[int, int] | None  # (height, width) before it was padded, if known
@@ -55,7 +55,7 @@ class Inversion:
 
 @dataclass(frozen=True, eq=False)
 class Guidance:
-    """Decoupled guidance as it hangs on the wire: how strong, and where the foreground is."""
+    """Decoupled guidance: how strong it is, and where the foreground is."""
 
     settings: "GuidanceSettings"
     mask: "Tensor | None"  # [n, H, W]; without one, all is background

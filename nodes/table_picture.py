@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
     from ..pipelines.measures.table import Table
 
-_SCALE = 2  # drawn larger than on paper, to be read on any screen
+_SCALE = 2  # drawn at twice the size, to be sharp on any screen
 _SIZE, _SMALL, _LINE, _PAD = 13 * _SCALE, 11 * _SCALE, 30 * _SCALE, 10 * _SCALE
 _INK, _GREY, _RULE, _BEST, _BAND = "#202020", "#7a7a7a", "#c8c8c8", "#d8efdc", "#f4f4f4"
 
@@ -68,14 +68,14 @@ def table_picture(table: "Table", reference: str = "") -> "torch.Tensor":
 
 
 def _number(value: float | None) -> str:
-    """Four digits that count, or a dash where nothing was measured."""
+    """A value to about four digits; a dash where nothing was measured."""
     if value is None:
         return "-"
     return f"{value:.2f}" if 10 <= abs(value) < 10000 else f"{value:#.4g}"
 
 
 def _triangle(draw, x: float, top: float, upwards: bool) -> None:
-    """Up where more is better, down where less is."""
+    """Draw a triangle that points up where higher is better, down where lower is."""
     half, tall = _SIZE * 0.32, _SIZE * 0.55
     base, tip = (top + tall, top) if upwards else (top, top + tall)
     shift = _SIZE * 0.28

@@ -108,7 +108,7 @@ class OneShotTune(Node):
             steps, learning_rate, seed=seed, precision=precision, checkpointing=checkpointing
         )
         samples = latent["samples"]
-        shaping = replace(settings, steps=0, checkpointing=False)  # neither changes a step
+        shaping = replace(settings, steps=0, checkpointing=False)  # these two change no step
         run = fingerprint(
             model.fingerprint, prompts.source, prompts.embeddings.source, samples, shaping, state
         )

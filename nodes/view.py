@@ -1,4 +1,4 @@
-"""The node that shows two clips in the browser, one wiped over the other."""
+"""The node that plays two clips in the browser, with a wipe between them."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import torch
 
-_LONGEST, _SHORTEST = 768, 256  # what the longer side of a preview is brought between
+_LONGEST, _SHORTEST = 768, 256  # pixels: limits of a preview's longer side
 _BT709, _LIMITED = 1, 1  # codes of the colour matrix (H.273) and of the range that players assume
 
 
@@ -56,7 +56,7 @@ class ViewComparison(Node):
 
 
 def _scale(height: int, width: int) -> float:
-    """Large clips are reduced; small ones multiplied, as H.264 halves the resolution of colours."""
+    """How much a preview is enlarged. Small clips are, as H.264 halves the resolution of colour."""
     longest = max(height, width)
     return _LONGEST / longest if longest > _LONGEST else max(1, _SHORTEST // longest)
 
@@ -70,7 +70,7 @@ def _stacked(
 ) -> Iterator["torch.Tensor"]:
     """Each frame of two clips `[3, f, H, W]` at `size`, one above the other, uint8 `[h, w, 3]`.
 
-    In one video they cannot run apart. Odd sizes, which H.264 does not have, repeat their edge.
+    In one video the two stay in step. H.264 needs even sizes: an odd one repeats its last line.
     """
     import torch
     from einops import rearrange
@@ -89,7 +89,7 @@ def _stacked(
 def _write(
     file: "Path", pictures: Iterator["torch.Tensor"], size: tuple[int, int], fps: float
 ) -> None:
-    """Pictures `[h, w, 3]` of even `size` as H.264 for stepping: no frame waits for a later one."""
+    """Write pictures `[h, w, 3]` of even `size` as H.264 without B-frames, for single steps."""
     import av
 
     rate = Fraction(fps).limit_denominator(1001)

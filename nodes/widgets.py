@@ -1,4 +1,4 @@
-"""A node's inputs and outputs in one line each, in the form in which ComfyUI reads them.
+"""Inputs and outputs of a node, one line each, in the form that ComfyUI reads.
 
     "cfg": FLOAT(9, 0, 100, 0.1, "Guidance scale. If the edit is too weak, raise it."),
 
@@ -13,9 +13,9 @@ Input = tuple[Any, dict[str, Any]]  # what the host calls it: type or choices, a
 
 
 class Node:
-    """What every node shares: tables of its inputs, in the order of its sockets and widgets.
+    """What every node shares: its inputs stand in two tables, in the order in which they are shown.
 
-    The host shows `TITLE` and `DESCRIPTION`, and finds a node by `SEARCH_ALIASES`, too.
+    `DESCRIPTION` tells users and readers what a node does. Newer hosts also search the aliases.
     """
 
     TITLE: ClassVar[str]
@@ -74,5 +74,5 @@ def COMBO(choices: Sequence[str], tooltip: str, **options: Any) -> Input:
 
 
 def FILES(names: list[str], remedy: str, tooltip: str) -> Input:
-    """One of the files or folders on this machine; without any, a choice that tells the remedy."""
+    """One of the files or folders on this machine; if there is none, a choice that says why."""
     return names or [f"(nothing found: {remedy})"], {"tooltip": tooltip}
