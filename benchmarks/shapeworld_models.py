@@ -13,9 +13,11 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import shapeworld_wan_rows as wan_rows
 import torch
 from einops import rearrange
 from measuring import (
@@ -43,23 +45,27 @@ from rescore.shapeworld.oracle import read
 from rescore.shapeworld.render import render
 from rescore.shapeworld.scene import Scene, caption
 from rescore.shapeworld.score import score, summarise
+from rescore.shapeworld.wan import FOLDER
 
 REPORT = Path(__file__).resolve().parent.parent / "shapeworld" / "report"
 ATTRIBUTES = ("colour", "shape", "background", "motion")
+WAN, WAN_FRAMES = FOLDER.name, (9, 17)
 
 
-def reconstruction(model: Backbone, clips: int) -> dict[str, float]:
-    """PSNR in dB of held-out clips through the VAE: mean over clips, and of the mean error."""
-    values = []
-    for scene in prompts(clips):
-        truth = render(scene).clip
-        decoded = clip_of(model, latents_of(model, truth))
-        values.append(whole_psnr(decoded, truth))
+def fidelity(model: Backbone, clips: int) -> list[float]:
+    """PSNR in dB of held-out clips through the VAE."""
+    truths = [render(scene).clip for scene in prompts(clips)]
+    return [whole_psnr(clip_of(model, latents_of(model, truth)), truth) for truth in truths]
+
+
+def reconstruction(values: list[float]) -> dict[str, float]:
+    """The PSNR of clips in one line: its mean over clips, that of the mean error, the worst."""
     errors = [10 ** (-value / 10) for value in values]
     return {
         "mean PSNR": statistics.mean(values),
         "PSNR of the mean error": -10 * torch.tensor(statistics.mean(errors)).log10().item(),
         "worst": min(values),
+        "clips": len(values),
     }
 
 
@@ -79,7 +85,11 @@ def sample_clips(
 
 
 def text_to_video(
-    model: Backbone, count: int, *, cfg: float, steps: int, frames: int, strip: Path | None
+    clips_from: Callable[[list[Scene]], list[torch.Tensor]],
+    count: int,
+    *,
+    frames: int,
+    strip: Path | None,
 ) -> dict[str, float]:
     """Share of prompts of which the oracle reads each attribute right, in percent."""
     # In a single frame with two objects nothing says which of them the caption is about.
@@ -88,9 +98,7 @@ def text_to_video(
     shown = []
     for first in range(0, count, 10):
         batch = scenes[first : first + 10]
-        for scene, clip in zip(
-            batch, sample_clips(model, batch, cfg=cfg, steps=steps, frames=frames), strict=True
-        ):
+        for scene, clip in zip(batch, clips_from(batch), strict=True):
             reading = read(clip)
             for name in ATTRIBUTES:
                 wanted = scene.background.pattern if name == "background" else getattr(scene, name)
@@ -152,7 +160,7 @@ def measure(options: argparse.Namespace, folder: Path | None) -> dict[str, dict[
         began = time.monotonic()
         if name == "vae":
             model = loaded("shapeworld-sd")
-            values = reconstruction(model, options.prompts) | {"clips": options.prompts}
+            values = reconstruction(fidelity(model, options.prompts))
             note("VAE reconstruction, dB", values, began)
             continue
         if name == "edit":
@@ -162,14 +170,25 @@ def measure(options: argparse.Namespace, folder: Path | None) -> dict[str, dict[
             values["clips"] = options.edits
             note("masked colour edit, shapeworld-t2v", values, began)
             continue
-        values = text_to_video(
-            loaded(name),
-            options.prompts,
-            cfg=options.cfg,
-            steps=options.steps,
-            frames=1 if name == "shapeworld-sd" else options.frames,
-            strip=strip(name),
+        if name == "wan-vae":
+            for frames in WAN_FRAMES:
+                values = reconstruction(wan_rows.fidelity(options.prompts, frames))
+                note(f"Wan's VAE, {frames} frames, dB", values, began)
+            continue
+        if name == WAN:
+            model = wan_rows.TinyWan.load()
+            for frames in WAN_FRAMES:
+                clips_from = partial(model.clips_from, frames=frames)
+                picture = strip(name) if frames == WAN_FRAMES[0] else None
+                values = text_to_video(clips_from, options.prompts, frames=frames, strip=picture)
+                values["prompts"] = options.prompts
+                note(f"{name}, {frames} frames, % read right", values, began)
+            continue
+        frames = 1 if name == "shapeworld-sd" else options.frames
+        clips_from = partial(
+            sample_clips, loaded(name), cfg=options.cfg, steps=options.steps, frames=frames
         )
+        values = text_to_video(clips_from, options.prompts, frames=frames, strip=strip(name))
         note(f"{name}, % read right", values | {"prompts": options.prompts}, began)
     return figures
 
@@ -194,7 +213,8 @@ def report(folder: Path, figures: dict[str, dict[str, float]], options) -> None:
         "# The shape world's models",
         "",
         made("python benchmarks/shapeworld_models.py --report"),
-        f"Text to video: cfg {options.cfg:g}, {options.steps} DDIM steps, {options.frames} frames.",
+        f"Text to video: cfg {options.cfg:g}, {options.steps} DDIM steps, {options.frames} frames;",
+        f"{WAN}: {wan_rows.SETTINGS}.",
         "",
         *markdown(("what", "figure", "value"), cells),
         "",
@@ -203,14 +223,14 @@ def report(folder: Path, figures: dict[str, dict[str, float]], options) -> None:
         "![loss curves](loss_curves.png)",
         "",
     ]
-    for name in (*NAMES, "masked_edits"):
+    for name in (*NAMES, WAN, "masked_edits"):
         if (folder / f"{name}.png").exists():
             lines += [f"## {name}", "", f"![{name}]({name}.png)", ""]
     write_report(folder, lines, figures)
 
 
 def main() -> None:
-    every = ("vae", *NAMES, "edit")
+    every = ("vae", *NAMES, "edit", "wan-vae", WAN)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

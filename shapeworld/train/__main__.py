@@ -4,18 +4,20 @@
     python -m rescore.shapeworld.train shapeworld-sd
     python -m rescore.shapeworld.train shapeworld-t2v
     python -m rescore.shapeworld.train shapeworld-animatediff
+    python -m rescore.shapeworld.train wan-vae --device cuda --bfloat16
+    python -m rescore.shapeworld.train shapeworld-wan --device cuda --bfloat16
 
 in this order: each stands on the ones before, as this folder of runs has them or else as they
-ship. A run that was stopped goes on from its newest checkpoint when the command is given again.
-Finished weights are written to shapeworld/weights. With --further a model is not begun anew: its
-shipped weights are trained for that many steps more.
+ship. The last two are for a graphics card, since their batches are large. A run that was stopped
+goes on from its newest checkpoint when the command is given again. Finished weights are written to
+shapeworld/weights. With --further a model is not begun anew: its shipped weights are trained for
+that many steps more.
 """
 
 import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
@@ -23,14 +25,13 @@ from transformers import CLIPTextModel
 
 from ..models import NAMES, WEIGHTS
 from ..tokenizer import load_tokenizer, write_tokenizer
-from . import diffusion, vae
+from . import diffusion, vae, wan_models
 from .captions import Captions
 from .data import CLIPS, LESSONS, encode_pools, latent_scale, load_pools
 from .export import export_adapter, export_pipeline
-from .loop import Recipe, fit
+from .loop import Curve, Recipe, fit, joined, read_curve
 
-# Recipe -> (step since the very beginning, mean loss); losses of two recipes do not compare.
-Curve: TypeAlias = dict[str, list[tuple[int, float]]]
+WAN_NAMES = (wan_models.AUTOENCODER, wan_models.NAME)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", choices=("vae", *NAMES))
+    parser.add_argument("name", choices=("vae", *NAMES, *WAN_NAMES))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of finished models")
     parser.add_argument("--steps", type=int, help="this many steps instead of the recipe's")
@@ -57,6 +58,12 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compute in bfloat16: faster where the processor does (AVX512-BF16, AMX)",
     )
+    parser.add_argument(
+        "--device", default="cpu", help="where the tiny Wan is trained; all else is on the CPU"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that draw the tiny Wan's scenes"
+    )
     return parser
 
 
@@ -68,11 +75,22 @@ def train(
     clips: int | None = None,
     further: int | None = None,
     bfloat16: bool = False,
+    device: str = "cpu",
+    workers: int = 0,
 ) -> None:
     """Train one model to the end of its recipe, or on from its newest checkpoint, and export it.
 
     With `further`, its shipped weights are trained on for so many steps instead.
     """
+    if name in WAN_NAMES:
+        where = {"device": device, "bfloat16": bfloat16, "workers": workers}
+        if name == wan_models.AUTOENCODER:
+            wan_models.train_vae(runs, steps=steps, clips=clips, **where)
+        else:
+            wan_models.train_transformer(
+                runs, weights, steps=steps, further=further, clips=clips, **where
+            )
+        return
     if name == "vae":
         recipe = vae.recipe(steps or vae.STEPS)
         fit(recipe, runs / name, bfloat16=bfloat16)
@@ -163,15 +181,10 @@ class Run:
             for recipe in recipes:
                 diffusion.load_shipped(recipe, shipped)
             recipes = recipes[-1:]
-            stages = json.loads((shipped / "loss_curve.json").read_text("utf-8"))
-            curve = {stage: [(n, loss) for n, loss in points] for stage, points in stages.items()}
+            curve = read_curve(shipped / "loss_curve.json")
         for recipe in recipes:
-            begun = max((step for points in curve.values() for step, _ in points), default=0)
-            points = [
-                (begun + step, loss)
-                for step, loss in fit(recipe, self.runs / recipe.name, bfloat16=self.bfloat16)
-            ]
-            curve.setdefault(recipe.name, []).extend(points)
+            points = fit(recipe, self.runs / recipe.name, bfloat16=self.bfloat16)
+            curve = joined(curve, recipe.name, points)
         return curve
 
 

@@ -17,7 +17,8 @@ class Captions(nn.Module):
         self.tokenizer, self.encoder = tokenizer, encoder
 
     def forward(self, captions: list[str]) -> Tensor:
-        return self.encoder(self.tokens(captions)).last_hidden_state
+        tokens = self.tokens(captions).to(self.encoder.device)
+        return self.encoder(tokens).last_hidden_state
 
     def tokens(self, captions: list[str]) -> Tensor:
         """Token ids `[b, l]`, padded to the window with the end token."""

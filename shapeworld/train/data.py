@@ -48,11 +48,15 @@ class Source:
         """The same with so many clips of each length, or as it is."""
         return self if clips is None else replace(self, lengths=dict.fromkeys(self.lengths, clips))
 
-    def scenes(self, frames: int) -> list[Scene]:
-        """The scenes of one length; no seed serves two lengths."""
+    def seeds(self, frames: int) -> range:
+        """The seeds of one length; none serves two lengths."""
         lengths = list(self.lengths)
         first = self.first_seed + sum(self.lengths[n] for n in lengths[: lengths.index(frames)])
-        return [self.sample(first + i, frames=frames) for i in range(self.lengths[frames])]
+        return range(first, first + self.lengths[frames])
+
+    def scenes(self, frames: int) -> list[Scene]:
+        """The scenes of one length."""
+        return [self.sample(seed, frames=frames) for seed in self.seeds(frames)]
 
 
 def demanding_scene(seed: int, *, frames: int) -> Scene:

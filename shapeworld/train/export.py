@@ -25,7 +25,7 @@ def export_pipeline(
     for name, module in parts.items():
         save_half(module, folder / name)
     shutil.copytree(tokenizer_folder, folder / "tokenizer", dirs_exist_ok=True)
-    _write(folder / "scheduler" / "scheduler_config.json", SCHEDULE)
+    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULE)
     index: dict[str, Any] = {
         "_class_name": pipeline,
         "_diffusers_version": diffusers.__version__,
@@ -38,13 +38,13 @@ def export_pipeline(
     if pipeline == "StableDiffusionPipeline":
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
         index["requires_safety_checker"] = False
-    _write(folder / "model_index.json", index)
+    write_json(folder / "model_index.json", index)
 
 
 def export_adapter(folder: Path, adapter: nn.Module) -> None:
     """Write a motion adapter, and beside it the noise schedule it was trained under."""
     save_half(adapter, folder)
-    _write(folder / "scheduler" / "scheduler_config.json", ANIMATEDIFF_SCHEDULE)
+    write_json(folder / "scheduler" / "scheduler_config.json", ANIMATEDIFF_SCHEDULE)
 
 
 def save_half(module: nn.Module, folder: Path) -> None:
@@ -55,9 +55,9 @@ def save_half(module: nn.Module, folder: Path) -> None:
     # Where a part was loaded from says nothing to anyone else.
     config = json.loads((folder / "config.json").read_text("utf-8"))
     config.pop("_name_or_path", None)
-    _write(folder / "config.json", config)
+    write_json(folder / "config.json", config)
 
 
-def _write(file: Path, content: dict[str, Any]) -> None:
+def write_json(file: Path, content: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")

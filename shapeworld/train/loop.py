@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 from .optimisers import Optimiser, adamw, learning_parameters
 
 CHECKPOINT = "checkpoint.pt"
+
+# Recipe -> (step since the very beginning, mean loss); losses of two recipes do not compare.
+Curve: TypeAlias = dict[str, list[tuple[int, float]]]
 
 
 @dataclass(frozen=True)
@@ -34,46 +38,69 @@ class Recipe:
 
 
 def fit(
-    recipe: Recipe, folder: Path, *, checkpoint_every: int = 100, bfloat16: bool = False
+    recipe: Recipe,
+    folder: Path,
+    *,
+    checkpoint_every: int = 100,
+    bfloat16: bool = False,
+    device: str = "cpu",
 ) -> list[tuple[int, float]]:
     """Train to the end of the recipe and leave the averaged weights in `recipe.trained`.
 
-    With `bfloat16` layers compute in it, while weights and their sums stay float32.
+    With `bfloat16` layers compute in it, while weights and their sums stay float32. What is trained
+    is moved to the device, and the generator that the loss is given lies there.
 
     Every step draws from a generator seeded by (recipe, step), so a run that was stopped and
     resumed from its checkpoint equals one that ran through. Returns (step, mean loss) pairs.
     """
+    recipe.trained.to(device)
     parameters = list(learning_parameters(recipe.trained).values())
     optimiser = recipe.optimiser(recipe.trained, recipe.learning_rate)
-    average = EMAModel(parameters, decay=recipe.averaging)
+    average = EMAModel(parameters, decay=recipe.averaging, foreach=True)
     start, curve = _resume(recipe, folder, optimiser, average)
-    recent: list[float] = []
+    recent: list[Tensor] = []  # read together: a graphics card would wait for each
     began = time.monotonic()
     for step in range(start, recipe.steps):
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * _rate(step, recipe)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = recipe.loss(torch.Generator().manual_seed(recipe.seed * 10_000_019 + step))
+        generator = torch.Generator(device).manual_seed(recipe.seed * 10_000_019 + step)
+        with torch.autocast(generator.device.type, torch.bfloat16, enabled=bfloat16):
+            loss = recipe.loss(generator)
         recipe.trained.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         average.step(parameters)
-        recent.append(float(loss.detach()))
-        if not math.isfinite(recent[-1]):
-            raise FloatingPointError(f"{recipe.name}: the loss is {recent[-1]} at step {step}.")
+        recent.append(loss.detach())
         if (step + 1) % checkpoint_every == 0 or step + 1 == recipe.steps:
-            curve.append((step + 1, sum(recent) / len(recent)))
+            losses = torch.stack(recent).tolist()
+            for at, value in enumerate(losses, start=step + 1 - len(losses)):
+                if not math.isfinite(value):
+                    raise FloatingPointError(f"{recipe.name}: the loss is {value} at step {at}.")
+            curve.append((step + 1, sum(losses) / len(losses)))
             pace = (time.monotonic() - began) / (step + 1 - start)
             print(
                 f"{recipe.name} {step + 1}/{recipe.steps} loss {curve[-1][1]:.5f} "
-                f"{pace:.2f} s/step",
+                f"{pace:.3f} s/step",
                 flush=True,
             )
             recent.clear()
             _save(recipe, folder, optimiser, average, step + 1, curve)
     average.copy_to(parameters)
     return curve
+
+
+def read_curve(file: Path) -> Curve:
+    """A curve that was written as JSON."""
+    stages = json.loads(file.read_text("utf-8"))
+    return {name: [(step, loss) for step, loss in points] for name, points in stages.items()}
+
+
+def joined(curve: Curve, name: str, points: list[tuple[int, float]]) -> Curve:
+    """A curve with the points of one more training, whose steps count on from the last."""
+    begun = max((step for stage in curve.values() for step, _ in stage), default=0)
+    later = [(begun + step, loss) for step, loss in points]
+    return curve | {name: [*curve.get(name, []), *later]}
 
 
 def _rate(step: int, recipe: Recipe) -> float:
@@ -90,7 +117,8 @@ def _resume(recipe, folder, optimiser, average) -> tuple[int, list[tuple[int, fl
     file = folder / CHECKPOINT
     if not file.exists():
         return 0, []
-    state = torch.load(file, weights_only=True)
+    at = next(recipe.trained.parameters()).device
+    state = torch.load(file, weights_only=True, map_location=at)
     recipe.trained.load_state_dict(state["trained"])
     optimiser.load_state_dict(state["optimiser"])
     average.load_state_dict(state["average"])

@@ -8,12 +8,13 @@ from diffusers import DDIMScheduler
 from rescore.shapeworld import models
 from rescore.shapeworld.models import NAMES, WEIGHTS
 from rescore.shapeworld.train.captions import WordReader
+from rescore.shapeworld.wan import FOLDER
 from safetensors.torch import load_file
 
 
-def test_all_models_together_are_at_most_16_megabytes():
+def test_all_models_together_are_at_most_24_megabytes():
     sizes = [file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file()]
-    assert sum(sizes) <= 16_000_000
+    assert sum(sizes) <= 24_000_000
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_the_models_share_autoencoder_text_encoder_and_tokenizer():
             assert file.read_bytes() == (t2v / part / file.name).read_bytes(), file
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, FOLDER.name])
 def test_every_model_has_its_loss_curve(name):
     stages = json.loads((WEIGHTS / name / "loss_curve.json").read_text("utf-8"))
     steps = [step for points in stages.values() for step, _ in points]
