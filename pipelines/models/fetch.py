@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Source(NamedTuple):
@@ -42,10 +42,13 @@ CATALOGUE = {
 }
 
 _PARTS = ("", "unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_SETTINGS = (".json", "merges.txt")
+_SETTINGS = (".json", "merges.txt", "vocab.txt")
+# Stem, variant, number of shards, variant (where older releases put it), ending.
 _WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.fp16|-\d+-of-\d+)*\.(?:safetensors|bin)"
+    r"(diffusion_pytorch_model|pytorch_model|model)(?:\.(\w+))?(?:-\d+-of-(\d+))?(?:\.(\w+))?"
+    r"\.(safetensors|bin)"
 )
+_VARIANTS = ("", "fp32", "bf16", "fp16")  # from the most exact on
 
 
 def command(name: str, into: Path) -> str:
@@ -57,14 +60,21 @@ def command(name: str, into: Path) -> str:
 def chosen_weights(names: Iterable[str], *, half: bool = False) -> list[str]:
     """Of a part's file names, the weights to use: one file, or all shards of one set.
 
-    Safetensors go before pickles; then full precision before float16, or with `half` the other way;
-    then one file before shards.
+    Whole sets go before those that lack a shard, and averaged weights before non-EMA ones; then
+    safetensors before pickles; then full precision before bfloat16 and float16, or with `half` the
+    other way, and other variants after them; then one file before shards.
     """
-    sets: dict[tuple[bool, bool, bool], list[str]] = {}
+    order = (*reversed(_VARIANTS),) if half else _VARIANTS
+    sets: dict[tuple[Any, ...], list[str]] = {}
     for name in sorted(names):
-        if _WEIGHTS.fullmatch(name):
-            rank = (name.endswith(".bin"), (".fp16" in name) != half, "-of-" in name)
+        if found := _WEIGHTS.fullmatch(name):
+            stem, before, of, after, ending = found.groups()
+            variant = before or after or ""
+            known = order.index(variant) if variant in order else len(order)
+            rank = (variant == "non_ema", ending == "bin", known, variant, of or "", stem)
             sets.setdefault(rank, []).append(name)
+    whole = {rank: files for rank, files in sets.items() if len(files) == int(rank[4] or 1)}
+    sets = whole or sets
     return sets[min(sets)] if sets else []
 
 

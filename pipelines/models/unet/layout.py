@@ -4,6 +4,7 @@ No torch here: a list of models must cost nothing to make.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -254,12 +255,16 @@ def check_config(part: Path, expected: str, kind: str, model: Path) -> dict[str,
 
 
 def weight_files(part: Path, kind: str, model: Path) -> list[Path]:
-    """The files with a part's weights: safetensors or pickles, whole or sharded, fp16 or not."""
+    """The files with a part's weights: safetensors or pickles, whole or sharded, of any variant."""
     names = chosen_weights(file.name for file in part.iterdir() if file.is_file())
     if not names:
         held = ", ".join(sorted(file.name for file in part.iterdir())) or "nothing"
         where = f"in {part.name}" if part != model else "in it"
         raise problem(kind, model, f"has no weights {where} (found: {held}).")
+    shards = re.search(r"-of-(\d+)", names[0])
+    if shards and int(shards[1]) != len(names):
+        found = f"has {len(names)} of the {int(shards[1])} files of its weights ({names[0]}, ...)."
+        raise problem(kind, model, found, "all of them")
     return [part / name for name in names]
 
 

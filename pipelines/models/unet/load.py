@@ -13,8 +13,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast
 from ..process import VariancePreserving
 from ..tokenizer import load_tokenizer
 from .backbone import Backbone
+from .fit import check_parts
 from .layout import SD1_CONFIGS, check_config, check_folder, problem, read_json, weight_files
 from .motion import motion_unet
+from .scheduler import trained_settings
 from .single_file import check_checkpoint, text_weights, unet_weights, vae_weights
 from .weights import FindWeights, build, modern_names, read_weights, text_names
 
@@ -96,7 +98,7 @@ def load_animatediff(
 
     Raises:
         ModelError: if the adapter is none, damaged, or made for another image model.
-        ValueError: if the schedule is not linear.
+        ValueError: if the schedule is not linear, or the model is no image model.
     """
     settings = {**ANIMATEDIFF_SCHEDULE, **(schedule_config or {})}
     if settings["beta_schedule"] != "linear":
@@ -106,6 +108,12 @@ def load_animatediff(
         )
     if isinstance(image, Path):
         image = load_image(image, **image_options)
+    kind = image.kind if isinstance(image, Backbone) else type(image).__name__
+    if kind != "image":
+        raise ValueError(
+            f"{image.name} is a model of kind {kind}, and a motion module goes into an image "
+            "model. Wire Load Image Model (Stable Diffusion 1.x) itself."
+        )
     predicts = image.predicts
     if "prediction_type" in settings:
         predicts = _predicts(settings["prediction_type"])
@@ -190,8 +198,7 @@ def _assemble(
     # Autoencoders of Stable Diffusion overflow in half precision; their configuration says so.
     whole = configs["vae"].get("force_upcast", True)
     text_config = _text_config(configs["text_encoder"], kind, model)
-    _check_latents(configs["vae"], kind, model)
-    _check_widths(configs["unet"], configs["vae"], text_config, kind, model)
+    check_parts(configs["unet"], configs["vae"], text_config.hidden_size, kind, model)
     makers: dict[str, tuple[Callable[[], nn.Module], torch.dtype]] = {
         "unet": (lambda: _UNETS[kind].from_config(configs["unet"]), dtype),
         "vae": (
@@ -201,8 +208,9 @@ def _assemble(
         "text_encoder": (lambda: CLIPTextModel(text_config), dtype),
     }
     # Small and early: what is wrong with it should not be told after gigabytes were read.
-    process = VariancePreserving.from_config(configs["scheduler"])
-    predicts = _predicts(configs["scheduler"].get("prediction_type", "epsilon"))
+    settings = trained_settings(configs["scheduler"], kind, model)
+    process = VariancePreserving.from_config(settings)
+    predicts = _predicts(settings["prediction_type"])
     tokenizer = load_tokenizer(
         CLIPTokenizerFast, tokenizer_folder, text_config.vocab_size, kind, model
     )
@@ -238,38 +246,3 @@ def _text_config(settings: dict[str, Any], kind: str, model: Path) -> CLIPTextCo
     except Exception as error:
         found = f"has a config.json of its text_encoder that makes no sense ({error})."
         raise problem(kind, model, found) from error
-
-
-def _check_latents(vae: Mapping[str, Any], kind: str, model: Path) -> None:
-    """What latents are multiplied with and shifted by must be numbers."""
-    for name in ("scaling_factor", "shift_factor"):
-        value = vae.get(name)
-        number = value is None or isinstance(value, int | float)
-        if not number or (name == "scaling_factor" and value == 0):
-            raise problem(kind, model, f"has a VAE with {name} = {value!r}.")
-
-
-def _check_widths(
-    unet: Mapping[str, Any],
-    vae: Mapping[str, Any],
-    text_config: CLIPTextConfig,
-    kind: str,
-    model: Path,
-) -> None:
-    """The parts must fit each other, and the unet must want nothing but latents, t and text."""
-    latent = vae.get("latent_channels", 4)
-    for side in ("in_channels", "out_channels"):
-        if unet.get(side, 4) != latent:
-            found = f"has a unet with {side} = {unet[side]} over a VAE with {latent} channels"
-            hint = " (an inpainting or instruction model?)" if side == "in_channels" else ""
-            raise problem(kind, model, f"{found}{hint}.")
-    width = unet.get("cross_attention_dim")
-    if width != text_config.hidden_size:
-        found = f"has a unet for texts {width} wide and an encoder that gives"
-        raise problem(kind, model, f"{found} {text_config.hidden_size}.")
-    for extra in ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim"):
-        if unet.get(extra) is not None:
-            found = (
-                f"has a unet that wants more than a text ({extra} = {unet[extra]!r}; is it XL?)."
-            )
-            raise problem(kind, model, found)

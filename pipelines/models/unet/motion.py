@@ -12,6 +12,8 @@ from .layout import check_config, problem, weight_files
 from .weights import build, read_weights
 
 KIND = "motion-adapter"
+_MOTION = ".motion_modules."  # in the names of an adapter's weights
+_FIRST, _LATENT = "conv_in.weight", 4  # the layer that PIA's adapters have for more channels
 
 
 def motion_unet(unet: nn.Module, adapter: Path) -> nn.Module:
@@ -49,22 +51,23 @@ def _check_fit(config: Mapping[str, Any], unet: nn.Module, adapter: Path) -> Non
     if config.get("conv_in_channels"):
         found = f"takes {config['conv_in_channels']} input channels (is it a PIA adapter?)."
         raise problem(KIND, adapter, found)
-    widths = config.get("block_out_channels", (320, 640, 1280, 1280))
+    widths = _per_block(config.get("block_out_channels", (320, 640, 1280, 1280)), 1)
     layers = _per_block(config.get("motion_layers_per_block", 2), len(widths))
     unet_widths = tuple(unet.config.block_out_channels)
     unet_layers = _per_block(unet.config.layers_per_block, len(unet_widths))
-    if tuple(widths) != unet_widths or layers != unet_layers:
+    if (widths, layers) != (unet_widths, unet_layers):
         raise problem(
             KIND,
             adapter,
-            f"is made for a unet with blocks {tuple(widths)} of {layers} layers, while the image "
+            f"is made for a unet with blocks {widths} of {layers} layers, while the image "
             f"model's has {unet_widths} of {unet_layers}.",
             "an adapter for this image model (Stable Diffusion 1.x takes v1, v2 and v3, not XL)",
         )
 
 
-def _per_block(layers: Any, blocks: int) -> tuple[int, ...]:
-    return (layers,) * blocks if isinstance(layers, int) else tuple(layers)
+def _per_block(setting: Any, blocks: int) -> tuple[Any, ...]:
+    """What settings say for each block, as one value for all of them or as a list."""
+    return tuple(setting) if isinstance(setting, list | tuple) else (setting,) * blocks
 
 
 def motion_module(
@@ -72,19 +75,25 @@ def motion_module(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The configuration and weights of a `MotionAdapter`, from a motion module in a single file.
 
-    The file may have AnimateDiff's own layout (v1, v2, v3) or diffusers'. Its shapes tell all but
-    the number of heads and norm groups, for which diffusers' defaults are AnimateDiff's values.
+    The file may have AnimateDiff's own layout (v1, v2, v3) or diffusers', and hold the unet around
+    the modules, too. Its shapes tell all but the number of heads and norm groups, for which
+    diffusers' defaults are AnimateDiff's values.
     """
-    renamed = {_motion_name(name): tensor for name, tensor in weights.items()}
+    names = [name for name in weights if _MOTION in name]
+    if any("lora" in name for name in names):
+        raise problem(KIND, path, "is a motion LoRA, and no whole motion module.")
+    renamed = {_motion_name(name): weights[name] for name in names}
+    if len(renamed) < len(names):
+        raise problem(KIND, path, "holds several motion modules.")
     widths, layers = [], []
-    while (first := f"down_blocks.{len(widths)}.motion_modules.0.proj_in.weight") in renamed:
+    while (norm := f"down_blocks.{len(widths)}.motion_modules.0.norm.weight") in renamed:
         start = f"down_blocks.{len(widths)}.motion_modules."
         layers.append(len({n.split(".")[3] for n in renamed if n.startswith(start)}))
-        widths.append(renamed[first].shape[0])
+        widths.append(renamed[norm].numel())
     position = "down_blocks.0.motion_modules.0.transformer_blocks.0.pos_embed.pe"
-    if not widths or position not in renamed:
+    if not widths or position not in renamed or renamed[position].ndim != 3:
         held = next(iter(weights), "nothing")
-        raise problem("motion-adapter", path, f"holds no motion modules (it begins with {held}).")
+        raise problem(KIND, path, f"holds no motion modules (it begins with {held}).")
     start = "down_blocks.0.motion_modules.0.transformer_blocks."
     config = {
         "block_out_channels": tuple(widths),
@@ -95,8 +104,9 @@ def motion_module(
         "motion_max_seq_length": renamed[position].shape[1],
         "use_motion_mid_block": any(name.startswith("mid_block.") for name in renamed),
     }
-    if "conv_in.weight" in renamed:
-        config["conv_in_channels"] = renamed["conv_in.weight"].shape[1]
+    first = next((tensor for name, tensor in weights.items() if name.endswith(_FIRST)), None)
+    if first is not None and first.ndim == 4 and first.shape[1] != _LATENT:
+        config["conv_in_channels"] = first.shape[1]
     return config, renamed
 
 
@@ -104,7 +114,9 @@ def _motion_name(name: str) -> str:
     """The name in a `MotionAdapter` of a weight in AnimateDiff's layout.
 
     There, both attention layers of a block have the positions; in diffusers the block has them.
+    What stands before the name of the block is where a script had the unet.
     """
+    name = re.sub(r"^.*?\b(?=(?:down_blocks|mid_block|up_blocks)\.)", "", name)
     name = name.replace(".temporal_transformer.", ".")
     name = name.replace(".attention_blocks.0.pos_encoder.", ".pos_embed.")
     name = re.sub(r"\.attention_blocks\.(\d)\.", lambda m: f".attn{int(m[1]) + 1}.", name)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .fit import TASKS
 from .layout import problem
 
 UNET_PREFIX = "model.diffusion_model."
@@ -140,6 +141,9 @@ def check_checkpoint(checkpoint: Mapping[str, Tensor], path: Path) -> None:
     for prefix, part in ((UNET_PREFIX, "unet"), (VAE_PREFIX, "VAE"), (TEXT_PREFIX, "text encoder")):
         if not any(name.startswith(prefix) for name in checkpoint):
             raise problem("image", path, f"holds no {part} (no weight is named {prefix}...).")
+    first = checkpoint.get(f"{UNET_PREFIX}input_blocks.0.0.weight")
+    if first is not None and first.ndim == 4 and (task := TASKS.get(first.shape[1])):
+        raise problem("image", path, f"is {task} (its unet takes {first.shape[1]} channels).")
 
 
 def _taken(

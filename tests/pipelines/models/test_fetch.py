@@ -46,6 +46,32 @@ zs2_576w/text2video_pytorch_model.pth""".split()
             "diffusion_pytorch_model-00002-of-00002.safetensors",
         ),
         ("v1-5-pruned.safetensors text2video_pytorch_model.pth flax_model.msgpack", "", ""),
+        ("model.bf16.safetensors", "model.bf16.safetensors", "model.bf16.safetensors"),
+        (
+            "model.bf16.safetensors model.fp16.safetensors model.fp32.safetensors",
+            "model.fp32.safetensors",
+            "model.fp16.safetensors",
+        ),
+        ("model.bf16.safetensors model.safetensors", "model.safetensors", "model.bf16.safetensors"),
+        ("model.non_ema.safetensors", "model.non_ema.safetensors", "model.non_ema.safetensors"),
+        ("model.non_ema.safetensors pytorch_model.bin", "pytorch_model.bin", "pytorch_model.bin"),
+        ("model.own.safetensors model.bf16.safetensors", *["model.bf16.safetensors"] * 2),
+        ("model.own.safetensors", "model.own.safetensors", "model.own.safetensors"),
+        ("diffusion_pytorch_model.bin pytorch_model.bin", *["diffusion_pytorch_model.bin"] * 2),
+        *(
+            (names, names, names)
+            for names in (
+                "model.bf16-00001-of-00002.safetensors model.bf16-00002-of-00002.safetensors",
+                "model-00001-of-00002.bf16.safetensors model-00002-of-00002.bf16.safetensors",
+                "model.non_ema-00001-of-00001.bin",
+            )
+        ),
+        (
+            "model-00001-of-00002.safetensors model-00002-of-00003.safetensors "
+            "model.fp16.safetensors",
+            "model.fp16.safetensors",
+            "model.fp16.safetensors",
+        ),
     ],
 )
 def test_one_set_of_weights_is_chosen(names, whole, half):

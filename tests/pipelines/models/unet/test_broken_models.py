@@ -101,7 +101,25 @@ def test_one_kind_of_model_is_not_loaded_as_another(models, sd):
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"in_channels": 9}, r"in_channels = 9 over a VAE with 4 channels \(an inpainting"),
+        ({"in_channels": 9}, r"in_channels = 9 over a VAE with 4 channels \(it is an inpainting"),
+        ({"in_channels": 8}, r"in_channels = 8 over a VAE .* \(it is an instruct-pix2pix model"),
+        ({"in_channels": 7}, r"in_channels = 7 over a VAE with 4 channels \(it is an upscaler"),
+        ({"in_channels": 5}, r"in_channels = 5 over a VAE with 4 channels \(it is a depth-to"),
+        ({"in_channels": 3}, r"in_channels = 3 over a VAE with 4 channels\."),
+        ({"dual_cross_attention": True}, r"dual_cross_attention = True; two cross-attentions in"),
+        ({"only_cross_attention": True}, r"only_cross_attention = True; no self-attention"),
+        ({"time_cond_proj_dim": 6}, r"time_cond_proj_dim = 6; is it distilled for few steps"),
+        ({"num_class_embeds": 3}, r"num_class_embeds = 3; is it conditioned on a class"),
+        ({"attention_type": "gated"}, r"gated attention \(is it GLIGEN\?\)"),
+        ({"mid_block_type": "UNetMidBlock2D"}, "with 'UNetMidBlock2D' in its middle"),
+        (
+            {"down_block_types": ("CrossAttnDownBlock2D", "AttnDownBlock2D")},
+            r"the down blocks .*AttnDownBlock2D.*CrossAttnDownBlock2D and DownBlock2D are known",
+        ),
+        (
+            {"up_block_types": ("AttnUpBlock2D", "CrossAttnUpBlock2D")},
+            r"the up blocks .*AttnUpBlock2D.*CrossAttnUpBlock2D and UpBlock2D are known",
+        ),
         ({"out_channels": 8}, "out_channels = 8 over a VAE with 4 channels"),
         ({"cross_attention_dim": 20}, "unet for texts 20 wide and an encoder that gives 12"),
         ({"class_embed_type": "timestep"}, "wants more than a text"),

@@ -7,9 +7,10 @@ import pytest
 import torch
 from diffusers import MotionAdapter, UNetMotionModel
 from rescore.pipelines.models.process import VariancePreserving
+from rescore.pipelines.models.unet.inflation import VARIANTS, inflate_backbone
 from rescore.pipelines.models.unet.layout import ModelError
 from rescore.pipelines.models.unet.load import load_animatediff, load_image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_models import (
     SCHEDULE,
     TEXT_WIDTH,
@@ -66,6 +67,58 @@ def test_single_files_of_all_versions_are_the_adapter(wide, tmp_path, mid_block,
     found = load_animatediff(wide, file)
     assert found.max_frames == positions
     assert same_weights(found.unet, UNetMotionModel.from_unet2d(wide.unet, adapter))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "module.",
+        "state_dict.",
+        "unet.",
+        "model.diffusion_model.",
+        "module.unet.",
+        "state_dict.module.",
+    ],
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".pt"])
+def test_what_a_script_put_before_all_names_is_nothing(wide, tmp_path, before, suffix):
+    adapter = tiny_adapter(9, **MODULE)
+    weights = load_file(write_tiny_motion_file(tmp_path / "mm.safetensors", adapter))
+    # As training scripts save it, with the unet around the modules.
+    weights |= {"conv_in.weight": torch.ones(32, 4, 3, 3), "up_blocks.0.resnets.0.x": torch.ones(1)}
+    weights = {f"{before}{name}": tensor for name, tensor in weights.items()}
+    file = tmp_path / f"mm{suffix}"
+    save_file(weights, file) if suffix == ".safetensors" else torch.save(weights, file)
+    found = load_animatediff(wide, file).unet
+    assert same_weights(found, UNetMotionModel.from_unet2d(wide.unet, adapter))
+
+
+def test_a_file_of_something_else_with_motion_is_told(wide, tmp_path):
+    weights = load_file(
+        write_tiny_motion_file(tmp_path / "mm.safetensors", tiny_adapter(9, **MODULE))
+    )
+    lora = {name.replace("to_q.weight", "to_q_lora.down.weight"): w for name, w in weights.items()}
+    save_file(lora, tmp_path / "lora.safetensors")
+    with pytest.raises(ModelError, match="is a motion LoRA, and no whole motion module"):
+        load_animatediff(wide, tmp_path / "lora.safetensors")
+    twice = weights | {f"ema.{name}": tensor.clone() for name, tensor in weights.items()}
+    save_file(twice, tmp_path / "twice.safetensors")
+    with pytest.raises(ModelError, match="holds several motion modules"):
+        load_animatediff(wide, tmp_path / "twice.safetensors")
+    pia = weights | {"conv_in.weight": torch.ones(32, 9, 3, 3)}
+    save_file(pia, tmp_path / "pia.safetensors")
+    with pytest.raises(ModelError, match=r"takes 9 input channels \(is it a PIA adapter"):
+        load_animatediff(wide, tmp_path / "pia.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["text-to-video", "animatediff", "inflated"])
+def test_a_module_goes_into_an_image_model_only(models, load, kind):
+    if kind == "inflated":
+        model = inflate_backbone(load("image"), VARIANTS["ei2"])
+    else:
+        model = load(kind)
+    with pytest.raises(ValueError, match=f"is a model of kind {kind}, and a motion module goes"):
+        load_animatediff(model, models / "motion")
 
 
 def test_conversion_agrees_with_diffusers_own(wide, tmp_path):

@@ -147,6 +147,30 @@ def test_another_kind_of_file_is_recognised(deep, tmp_path, key, complaint):
         load(tmp_path / "x.safetensors", folder)
 
 
+@pytest.mark.parametrize(
+    ("channels", "complaint"),
+    [(9, "is an inpainting model .its unet takes 9 channels"), (8, "is an instruct-pix2pix model")],
+)
+def test_a_file_for_another_task_is_recognised(deep, tmp_path, channels, complaint):
+    file, folder = deep
+    weights = load_file(file)
+    name = f"{UNET_PREFIX}input_blocks.0.0.weight"
+    weights[name] = torch.zeros(weights[name].shape[0], channels, 3, 3)
+    save_file(weights, tmp_path / "x.safetensors")
+    with pytest.raises(ModelError, match=complaint):
+        load(tmp_path / "x.safetensors", folder)
+
+
+@pytest.mark.parametrize("before", ["module.", "state_dict.", "_orig_mod."])
+def test_what_a_script_put_before_all_names_is_nothing(deep, tmp_path, before):
+    file, folder = deep
+    weights = {f"{before}{name}": tensor for name, tensor in load_file(file).items()}
+    save_file(weights, tmp_path / "sd.safetensors")
+    assert load(tmp_path / "sd.safetensors", folder).fingerprint == load_image(folder).fingerprint
+    torch.save({"state_dict": weights, "global_step": 7}, tmp_path / "sd.ckpt")
+    assert load(tmp_path / "sd.ckpt", folder).fingerprint == load_image(folder).fingerprint
+
+
 def test_a_file_of_another_size_is_told(deep):
     file, _ = deep
     with pytest.raises(ModelError, match=r"(lacks|has a .* of shape)"):

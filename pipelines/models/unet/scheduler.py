@@ -1,0 +1,110 @@
+"""Which noise a model was trained on, by the scheduler configuration that lies beside it."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+
+from .layout import problem
+
+# Schedulers of diffusers for models of discrete timesteps with betas. How each of them samples is
+# its own affair; what they say about training is the same.
+_OF_BETAS = {
+    f"{name}Scheduler"
+    for name in (
+        "DDIM",
+        "DDIMInverse",
+        "DDIMParallel",
+        "DDPM",
+        "DDPMParallel",
+        "DEISMultistep",
+        "DPMSolverMultistep",
+        "DPMSolverMultistepInverse",
+        "DPMSolverSDE",
+        "DPMSolverSinglestep",
+        "EulerAncestralDiscrete",
+        "EulerDiscrete",
+        "HeunDiscrete",
+        "KDPM2AncestralDiscrete",
+        "KDPM2Discrete",
+        "LCM",
+        "LMSDiscrete",
+        "PNDM",
+        "SASolver",
+        "TCD",
+        "UniPCMultistep",
+    )
+}
+_SHAPES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+_PREDICTIONS = ("epsilon", "v_prediction")
+_MOST_TIMESTEPS = 100_000
+_EXPECTED = (
+    "a model trained on discrete timesteps with betas, as Stable Diffusion 1.x, ModelScope and "
+    "ZeroScope are"
+)
+
+
+def trained_settings(config: Mapping[str, Any], kind: str, model: Path) -> dict[str, Any]:
+    """Timesteps, betas and prediction type of a model, from its `scheduler_config.json`.
+
+    What the file leaves out is what diffusers takes for that class of scheduler.
+
+    Raises:
+        ModelError: if it was trained on other noise (flow matching, EDM, one not known here), or
+            its numbers make no sense.
+    """
+    name = str(config.get("_class_name"))
+    if why := _other_noise(name, config):
+        raise problem(kind, model, f"{why} in its scheduler_config.json.", _EXPECTED)
+    defaults = inspect.signature(getattr(diffusers, name).__init__).parameters
+    settings = {
+        entry: config.get(entry, defaults[entry].default if entry in defaults else None)
+        for entry in (
+            "num_train_timesteps",
+            "beta_schedule",
+            "beta_start",
+            "beta_end",
+            "trained_betas",
+            "rescale_betas_zero_snr",
+            "prediction_type",
+        )
+    }
+    if wrong := _senseless(settings):
+        found = f"has {wrong} = {settings[wrong]!r} in its scheduler_config.json."
+        raise problem(kind, model, found, _EXPECTED)
+    return settings
+
+
+def _other_noise(name: str, config: Mapping[str, Any]) -> str | None:
+    """What a scheduler says of noise without betas, None if it has them."""
+    predicts = config.get("prediction_type")
+    if "Flow" in name or config.get("use_flow_sigmas") or predicts == "flow_prediction":
+        return f"is trained by flow matching ({name})"
+    if "EDM" in name or config.get("timestep_type") == "continuous":
+        return f"is trained on continuous noise levels, as EDM's models are ({name})"
+    if name not in _OF_BETAS:
+        return f"has a {name}, of whose noise nothing is known here,"
+    return None
+
+
+def _senseless(settings: Mapping[str, Any]) -> str | None:
+    """The name of the first setting that no model can have been trained with."""
+    betas, steps = settings["trained_betas"], settings["num_train_timesteps"]
+    if betas is None:
+        fits = {
+            "num_train_timesteps": isinstance(steps, int) and 1 < steps <= _MOST_TIMESTEPS,
+            "beta_schedule": settings["beta_schedule"] in _SHAPES,
+            "beta_start": _is_beta(settings["beta_start"]),
+            "beta_end": _is_beta(settings["beta_end"]),
+        }
+    else:
+        some = isinstance(betas, list) and 1 < len(betas) <= _MOST_TIMESTEPS
+        fits = {"trained_betas": some and all(map(_is_beta, betas))}
+    fits["prediction_type"] = settings["prediction_type"] in _PREDICTIONS
+    return next((name for name, right in fits.items() if not right), None)
+
+
+def _is_beta(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < 1
