@@ -90,6 +90,7 @@ class ScoreDistillation(Node):
                 settings,
                 controls=() if fusion is None else (fusion,),
                 windows=ready.windows(window, overlap),
+                spread=host.spread(),
                 mask=None if mask is None else layouts.masks_of(mask),
                 grid=ready.grid,
                 state=state,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..pipelines.models.unet.backbone import Backbone
+    from ..pipelines.windows import Spread
 
 
 CATEGORY = "ReScore"
@@ -110,6 +111,26 @@ def writing_to(folder: Path) -> Iterator[None]:
         yield
     finally:
         _output.reset(token)
+
+
+_spread: ContextVar["Spread | None"] = ContextVar("spread", default=None)
+
+
+def spread() -> "Spread":
+    """How windows of a clip are computed: as `spreading` says, or one by one."""
+    from ..pipelines.windows import one_by_one
+
+    return _spread.get() or one_by_one
+
+
+@contextmanager
+def spreading(how: "Spread | None") -> Iterator[None]:
+    """Within the `with`, loops that run in windows have these computed so."""
+    token = _spread.set(how)
+    try:
+        yield
+    finally:
+        _spread.reset(token)
 
 
 def temp_file(stem: str, suffix: str) -> tuple[Path, dict[str, str]] | None:

@@ -1,7 +1,10 @@
 """Clips longer than a model takes, in overlapping windows of frames that are blended."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import starmap
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -9,6 +12,14 @@ from torch import Tensor
 
 from .models.denoiser import Cond, Predict
 from .models.process import Latents, Level, Prediction
+
+# From what computes one window to what computes some of them, each from its arguments, in order.
+Spread: TypeAlias = Callable[[Callable[..., Any]], Callable[[Iterable[tuple]], Iterable[Any]]]
+
+
+def one_by_one(work: Callable[..., Any]) -> Callable[[Iterable[tuple]], Iterable[Any]]:
+    """One window after the other, each begun when the one before is done with."""
+    return partial(starmap, work)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from rescore.headless.batch.manifest import Line
 
+# Nothing is told to anybody, and workers wait for other processes no longer than the tests do.
+QUIET_RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 # A grey picture: of core nodes alone, so that a line takes milliseconds.
 GREY = {
     "1": {

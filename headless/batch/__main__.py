@@ -67,6 +67,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="how often a line is tried again whose process died (3)",
     )
     add(
+        "--split-windows",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="cards a worker has for a clip: loops that run in windows compute N at a time (1)",
+    )
+    add(
         "--servers",
         default="",
         metavar="URL,URL",
@@ -113,6 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         retries=arguments.retries,
         resume=arguments.resume,
+        cards=arguments.split_windows,
         servers=servers,
     )
     summary = run_batch(graph, lines, out=arguments.out, inputs=inputs, options=options)

@@ -52,6 +52,7 @@ class Options:
         workers: how many, None for as many as the machines hold.
         retries: how often a line is tried again whose process died.
         resume: go on with a batch that was stopped.
+        cards: how many shares a worker has, windows of long clips being split between them.
         servers: addresses of running ComfyUI servers, which then run the lines.
     """
 
@@ -60,6 +61,7 @@ class Options:
     workers: int | None = None
     retries: int = RETRIES
     resume: bool = False
+    cards: int = 1
     servers: tuple[str, ...] = ()
 
 
@@ -116,8 +118,7 @@ def run_batch(
         run = _Run(results, len(checked), len(checked) - len(waiting))
         try:
             if waiting:
-                setup = Setup(results.batch, code(), node_classes)
-                _run(waiting, models, setup, options, run)
+                _run(waiting, models, node_classes, options, run)
         finally:
             run.bar.close()
             report = write_report(results, checked)
@@ -129,13 +130,13 @@ def run_batch(
 def _run(
     waiting: Sequence[Checked],
     models: dict[str, str],
-    setup: Setup,
+    node_classes: Mapping[str, type] | None,
     options: Options,
     run: _Run,
 ) -> None:
     """Have workers run what waits."""
     with connected(options.address, run.results.out / "ray.log"):
-        hands = _hands(options, setup, len(waiting))
+        hands = _hands(options, run.results.batch, node_classes, len(waiting))
         try:
             Dispatch(waiting, hands, run.ended, run.say, models).run()
         finally:
@@ -164,16 +165,31 @@ def _pending(results: Results, checked: Sequence[Checked]) -> tuple[list[Checked
     return waiting, models
 
 
-def _hands(options: Options, setup: Setup, lines: int) -> list[Hand]:
-    """The workers, one actor each, no more than there are lines."""
+def _hands(
+    options: Options, batch: str, node_classes: Mapping[str, type] | None, lines: int
+) -> list[Hand]:
+    """The workers, one actor each, no more than there are lines.
+
+    Raises:
+        WorkflowError: the cluster has no room for one.
+    """
     alive = {"max_restarts": -1, "max_task_retries": options.retries}
     if options.servers:
         make = ray.remote(Server).options(num_cpus=0, **alive)
-        return [Hand(make.remote(address, setup.batch)) for address in options.servers]
+        return [Hand(make.remote(address, batch)) for address in options.servers]
     share, most = options.share.within(machines())
-    count = min(options.workers or most, most, lines)
+    if options.cards > most:
+        raise WorkflowError(
+            [
+                f"--split-windows {options.cards} asks for as many cards or cores as a worker has "
+                f"shares, and the cluster has room for {most}. Ask for less, or add machines."
+            ]
+        )
+    most //= options.cards
+    setup = Setup(batch, code(), share, options.cards, node_classes)
     make = ray.remote(Worker).options(num_cpus=share.cpus, num_gpus=share.gpus, **alive)
     place = f"rescore-batch-{secrets.token_hex(8)}"
+    count = min(options.workers or most, most, lines)
     return [Hand(make.remote(setup, f"{place}-{number}")) for number in range(count)]
 
 

@@ -17,12 +17,15 @@ from typing import Literal
 
 import torch
 
+from ...nodes import host
 from ..errors import NodeError, WorkflowError
 from ..loaded import Loaded
 from ..memory import peak_memory, reset_peak
 from ..runner import run_workflow
+from .cluster import Share
 from .manifest import Line
 from .pack import code, versions
+from .windows import SplitWindows
 
 TEMP = "temp"  # the folder in the output folder where previews go, which nobody keeps
 MEASURES = "rescore_measures"  # under which a node shows its measures in its `ui`
@@ -31,13 +34,20 @@ MOST_WARNINGS = 100
 
 @dataclass(frozen=True)
 class Setup:
-    """What all lines share: the batch they are of, the code that must run them, and the classes.
+    """What all lines share.
 
-    `classes` stand for the pack's own nodes, if given.
+    Attributes:
+        batch: the id of the batch.
+        code: the version of the pack that must run them, by its code.
+        share: what a worker takes of a machine.
+        cards: how many such shares a worker has in all, windows of long clips being split.
+        classes: stand for the pack's own nodes, if given.
     """
 
     batch: str
     code: str
+    share: Share = field(default_factory=Share)
+    cards: int = 1
     classes: Mapping[str, type] | None = None
 
 
@@ -79,6 +89,7 @@ class Worker:
         self.setup = setup
         self.place = Path(tempfile.gettempdir(), name)
         self.loaded = Loaded()
+        self.spread = SplitWindows(setup.cards, setup.share) if setup.cards > 1 else None
 
     def run(self, job: Job) -> Outcome:
         """Run one line in a folder that is gone afterwards."""
@@ -102,7 +113,7 @@ class Worker:
             (inputs / name).write_bytes(data)
         reset_peak()
         start = time.perf_counter()
-        with _warnings() as warned:
+        with _warnings() as warned, host.spreading(self.spread):
             try:
                 result = run_workflow(
                     job.prompt,

@@ -15,10 +15,10 @@ from ...attention.layers import Controls, Layers, Site
 from ..models.denoiser import Denoiser, Prompts
 from ..models.grid import ClipGrid
 from ..models.process import Latents, Process, noised
-from ..windows import Windows, blended
-from .gradients import Shaping, mask_on_grid, shapings, summed
+from ..windows import Spread, Windows, blended, one_by_one
+from .gradients import mask_on_grid, shapings, summed
 from .prediction import predict
-from .terms import Draw, Keys, Needs, Result, Term, Weighted
+from .terms import Draw, Keys, Needs, Term, Weighted
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ def distil(
     *,
     controls: Sequence[Controls] = (),
     windows: Windows | None = None,
+    spread: Spread = one_by_one,
     mask: Float[Tensor, "n H W"] | None = None,
     grid: ClipGrid | None = None,
     state: State | None = None,
@@ -98,7 +99,8 @@ def distil(
     Every step draws one level and one noise, noises the edited and the source latents with them,
     predicts what the terms ask for in the fewest calls, and steps along the sum of their gradients.
     Losses of keys are taken back to the latents together, through one graph. `controls` let the
-    edit attend to the source. With `windows`, clips longer than one are seen window by window.
+    edit attend to the source. With `windows`, clips longer than one are seen window by window; what
+    `spread` has computed elsewhere is the same.
     `mask` (0..1, one for the clip or one per frame, at any resolution) confines the edit: it scales
     the summed gradient, and where it is 0 the result equals `z_source` bit for bit. `grid` says how
     the clip lies on its latents; without one, all of them are shown.
@@ -124,7 +126,7 @@ def distil(
         optimiser.load_state_dict({**optimiser.state_dict(), **remembered})
     grid = grid or ClipGrid.of(z)
     confined = None if mask is None else mask_on_grid((mask,), z, grid)
-    descent = Descent(terms, denoiser, prompts, settings, z, controls, windows, grid)
+    descent = Descent(terms, denoiser, prompts, settings, z, controls, windows, grid, spread)
 
     values, last = list(state.values), state.step + settings.steps
     for step in range(state.step, last):
@@ -167,6 +169,7 @@ class Descent:
         controls: Sequence[Controls] = (),
         windows: Windows | None = None,
         grid: ClipGrid | None = None,
+        spread: Spread = one_by_one,
     ) -> None:
         self.terms, self.denoiser, self.prompts, self.settings = terms, denoiser, prompts, settings
         for entry in terms:
@@ -177,6 +180,7 @@ class Descent:
         self.controls = [control.on(_known(denoiser, "Attention control")) for control in controls]
         self.frames = z.shape[2]
         self.spans = [slice(0, self.frames)] if windows is None else windows.over(self.frames)
+        self.compute = spread(self._window)
 
     def gradient(
         self, draw: Draw, z: Latents, z_source: Latents, active: Sequence[int], step: int
@@ -186,28 +190,37 @@ class Descent:
         A long clip is seen window by window; what the terms give back is blended before it is
         smoothed and masked, and the numbers are means over the windows.
         """
-        parts: dict[Shaping, list[Latents]] = {}
+        parts: dict[int, list[Latents]] = {}
         numbers: dict[str, float] = {}
         smoothed: list[Latents] = []
-        for span in self.spans:
-            seen = Draw(draw.level, *(part[:, :, span] for part in draw[1:]))
-            sums, results = self._window(seen, z[:, :, span], z_source[:, :, span], active, step)
+        calls = (
+            (
+                Draw(draw.level, *(part[:, :, span] for part in draw[1:])),
+                z[:, :, span],
+                z_source[:, :, span],
+                active,
+                step,
+            )
+            for span in self.spans
+        )
+        for sums, told in self.compute(calls):
             for shape, part in sums.items():
                 parts.setdefault(shape, []).append(part)
-            for i, result in results.items():
+            for i, (value, _) in told.items():
                 name = self.terms[i].term.name
-                numbers[name] = numbers.get(name, 0.0) + result.value / len(self.spans)
-            smoothed += [r.smoothed.to(z) for r in results.values() if r.smoothed is not None][:1]
+                numbers[name] = numbers.get(name, 0.0) + value / len(self.spans)
+            smoothed += [where.to(z) for _, where in told.values() if where is not None][:1]
         total = torch.zeros_like(z)
         for shape, windows in parts.items():
-            total += shape(blended(windows, self.spans, self.frames))
+            total += self.shapes[shape](blended(windows, self.spans, self.frames))
         where = blended(smoothed, self.spans, self.frames) if smoothed else None
         return Gradient(total, numbers, where)
 
     def _window(
         self, draw: Draw, z: Latents, z_source: Latents, active: Sequence[int], step: int
-    ) -> tuple[dict[Shaping, Latents], dict[int, Result]]:
-        """What the terms give back for some of the frames: sums for each shaping, and each term's.
+    ) -> tuple[dict[int, Latents], dict[int, tuple[float, Latents | None]]]:
+        """What the terms give back for some of the frames: sums by the number of their shaping, and
+        each term's number, with where its reference was smoothed.
 
         The model's graph is local, so that it is freed before the next window's is made.
         """
@@ -228,7 +241,9 @@ class Descent:
             return draw.level.signal * seen.pull_back(on_keys)
 
         check = partial(_check_finite, step=step, settings=self.settings)
-        return summed(self.terms, results, self.shapes, pull_back, check), results
+        sums = summed(self.terms, results, self.shapes, pull_back, check)
+        told = {i: (result.value, result.smoothed) for i, result in results.items()}
+        return {self.shapes.index(shape): part for shape, part in sums.items()}, told
 
 
 def draw_step(

@@ -14,17 +14,21 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 @torch.inference_mode(False)
-def load_pretrained(make: type[Model], folder: Path, kind: str) -> Model:
+def load_pretrained(
+    make: type[Model], folder: Path, kind: str, *, pickles: bool = False, **options: object
+) -> Model:
     """A model of the class `make`, in float32, in eval mode and not trainable.
 
-    Everything is read from `folder`, weights from safetensors only.
+    Everything is read from `folder`, weights from safetensors; with `pickles` also from those, as
+    data only. `options` are the class's own.
 
     Raises:
         ModelError: if something else, too little or damaged files lie there, or pickles.
     """
     settings, files = check_model_type(folder, kind), weight_files(folder, kind, folder)
-    if pickles := [file.name for file in files if file.suffix in PICKLES]:
-        found = f"has its weights in a pickle ({pickles[0]}), which could run code."
+    refused = [file.name for file in files if file.suffix in PICKLES and not pickles]
+    if refused:
+        found = f"has its weights in a pickle ({refused[0]}), which could run code."
         raise problem(kind, folder, found, "model.safetensors")
     weights = read_weights(files, kind, folder)
     try:
@@ -32,7 +36,7 @@ def load_pretrained(make: type[Model], folder: Path, kind: str) -> Model:
         with limited(len(weights)):
             # Without a folder nothing is looked for: what transformers gets, it gets from here.
             model, report = make.from_pretrained(
-                None, config=config, state_dict=weights, output_loading_info=True
+                None, config=config, state_dict=weights, output_loading_info=True, **options
             )
     # Settings and weights can be wrong in many ways, and each has an exception of its own.
     except Exception as error:

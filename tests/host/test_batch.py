@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from grey_batch import QUIET_RAY
 from rescore.tests.host.start import place_pack
 
 pytest.importorskip("ray", reason="Ray has no wheel for this Python and system")
@@ -20,10 +21,7 @@ def batch(root, tmp_path):
     """`batch(graph, lines, *arguments)`: the finished command."""
     (tmp_path / "site").mkdir()
     place_pack(root, tmp_path / "site")
-    environment = os.environ | {
-        "PYTHONPATH": str(tmp_path / "site"),
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), **QUIET_RAY}
 
     def run(graph, lines, *arguments):
         (tmp_path / "graph.json").write_text(json.dumps(graph))

@@ -9,11 +9,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import ViTConfig, ViTModel
+from transformers import ViTModel
 
-from ..pretrained import check_model_type
-from ..unet.layout import problem, weight_files
-from ..unet.weights import read_weights
+from ..pretrained import load_pretrained
 
 _KIND = "vit"
 # What it was trained with: pixels, and those of ImageNet.
@@ -73,30 +71,12 @@ def _prepared(frame: Float[Tensor, "1 3 H W"], scale: float) -> Float[Tensor, "1
     return (scale * frame - mean) / std
 
 
-@torch.inference_mode(False)
 def load_dino(folder: Path) -> Dino:
     """A DINO model as transformers saves it, in float32.
 
     Raises:
         ModelError: if something else, too little or damaged files lie there.
     """
-    settings = check_model_type(folder, _KIND)
-    stored = read_weights(weight_files(folder, _KIND, folder), _KIND, folder)
-    try:
-        # The names of the weights are those of the version that has saved them.
-        model, report = ViTModel.from_pretrained(
-            None,
-            config=ViTConfig.from_dict(settings),
-            state_dict=stored,
-            add_pooling_layer=False,
-            output_loading_info=True,
-        )
-    # Settings and weights can be wrong in many ways, and each has an exception of its own.
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        found = f"cannot be read as a ViTModel ({type(error).__name__}: {reason})."
-        raise problem(_KIND, folder, found) from error
-    if missing := sorted(report["missing_keys"]):
-        found = f"lacks {len(missing)} weights of its ViTModel ({missing[0]})."
-        raise problem(_KIND, folder, found)
-    return Dino(folder.name, model.float().eval().requires_grad_(False))
+    # What is published has no pooler, and some of it is pickled.
+    model = load_pretrained(ViTModel, folder, _KIND, pickles=True, add_pooling_layer=False)
+    return Dino(folder.name, model)

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from grey_batch import QUIET_RAY
 from rescore.tests.host.start import place_pack
 from tiny_clip import write_tiny_clip
 
@@ -27,7 +28,7 @@ def cluster(root, worker_models, tmp_path_factory):
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(site), *filter(None, [before.get("PYTHONPATH")])]
     )
-    os.environ |= {"RESCORE_MODELS": str(worker_models), "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ |= {"RESCORE_MODELS": str(worker_models), **QUIET_RAY}
     ray.init(
         address="local",
         num_cpus=2,

@@ -24,6 +24,15 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As a worker of one core has it: more threads may sum in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def run(out):
     """`run(graph, lines, ...)`: a batch into the folder `out`; further arguments are options."""
@@ -217,6 +226,47 @@ def test_models_stay_loaded_and_their_lines_together(run, out):
     (video,) = (path for path in alone.saved if path.suffix == ".mp4")
     assert files_of(out)[f"l4/rescore/{video.name}"] == video.read_bytes()
     assert records[0]["inputs"].keys() == {"red_circle.mp4", "red_circle_mask.mp4"}
+
+
+WINDOWED = {"window": 6, "overlap": 2, "steps": 2}
+
+
+@pytest.mark.parametrize("name", ["delta_denoising", "dreammotion"])
+def test_split_windows_give_the_bits_of_one_process(run, out, name):
+    """With terms on predictions, and on keys by gradients through a checkpointed model."""
+    graph = read_workflow(WORKFLOWS / "api" / f"{name}.json")
+    settings = {f"Score Distillation.{key}": value for key, value in WINDOWED.items()}
+    (out.parent / "alone").mkdir()
+    alone = run_workflow(
+        graph, out=out.parent / "alone", inputs=[WORKFLOWS / "input"], overrides=settings
+    )
+    lines = [Line(1, "a", "", settings)]
+    summary = run(graph, lines, inputs=[WORKFLOWS / "input"], cards=2)
+    assert summary.failed == {}
+    (video,) = (path for path in alone.saved if path.suffix == ".mp4")
+    assert files_of(out) == {f"a/rescore/{video.name}": video.read_bytes()}
+
+
+def test_split_windows_come_in_order_and_tell_the_loops_own_error(run):
+    from rescore.headless.batch.cluster import Share
+    from rescore.headless.batch.windows import SplitWindows
+
+    def work(number):
+        if number == 13:
+            raise FloatingPointError("The gradient is not finite.")
+        return number, os.getpid(), torch.is_inference_mode_enabled()
+
+    compute = SplitWindows(2, Share(1, 0))(work)
+    numbers, processes, inside = zip(*compute((n,) for n in (3, 5, 7, 11)), strict=True)
+    assert numbers == (3, 5, 7, 11)
+    assert processes[0] == processes[2] == os.getpid() != processes[1] == processes[3]
+    assert inside == (False, True, False, True)  # the worker's own is what the node is in
+    found = compute((n,) for n in (3, 13))
+    assert next(found)[0] == 3
+    with pytest.raises(FloatingPointError, match=r"^The gradient is not finite\.$"):
+        next(found)
+    with pytest.raises(WorkflowError, match=r"--split-windows 3 .* has room for 2"):
+        run(GREY, grey_lines(1), cards=3)
 
 
 CLIP_TEXT = {

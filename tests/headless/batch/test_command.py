@@ -11,7 +11,7 @@ import tempfile
 import time
 
 import pytest
-from grey_batch import files_of
+from grey_batch import QUIET_RAY, files_of
 from rescore.headless.runner import run_workflow
 from rescore.tests.host.start import free_port, place_pack
 
@@ -53,7 +53,7 @@ def place(root, tmp_path):
 def environment(place):
     return os.environ | {
         "PYTHONPATH": str(place / "site"),
-        "RAY_USAGE_STATS_ENABLED": "0",
+        **QUIET_RAY,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
