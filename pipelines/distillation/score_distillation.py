@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...attention.layers import Controls, Layers, Site
@@ -218,7 +218,7 @@ class Descent:
 
     def _window(
         self, draw: Draw, z: Latents, z_source: Latents, active: Sequence[int], step: int
-    ) -> tuple[dict[int, Latents], dict[int, tuple[float, Latents | None]]]:
+    ) -> tuple[dict[int, Latents], dict[int, tuple[float, Bool[Tensor, "b c f h w"] | None]]]:
         """What the terms give back for some of the frames: sums by the number of their shaping, and
         each term's number, with where its reference was smoothed.
 
