@@ -39,11 +39,11 @@ class ScoreDistillation(Node):
         "cfg": CFG,
         "seed": SEED,
         "t_min": FLOAT(0.05, 0, 1, 0.01,
-            "Timesteps are drawn from here on (share of "
-            "the schedule). Low timesteps refine detail.", advanced=True),
+            "Timesteps are drawn from here on (share of the schedule). Low timesteps refine "
+            "detail."),
         "t_max": FLOAT(0.95, 0, 1, 0.01,
             "Timesteps are drawn up to here. High timesteps change layout and colour; lower it to "
-            "stay closer to the source.", advanced=True),
+            "stay closer to the source."),
         "optimiser": COMBO(["sgd", "adam"],
             "sgd is what the papers use. adam makes all latents move "
             "equally fast: use a step_size around 0.02 with it.", advanced=True),
