@@ -79,7 +79,9 @@ def encode_mp4(components: VideoComponents, metadata: Mapping[str, object] | Non
     with av.open(buffer, "w", format="mp4", options={"movflags": "use_metadata_tags"}) as output:
         for key, value in (metadata or {}).items():
             output.metadata[key] = json.dumps(value)
-        video = output.add_stream("libx264", rate=rate, options={"crf": QUALITY})
+        # With its macroblock tree x264 gives, every now and then, other bits for the same frames.
+        options = {"crf": QUALITY, "x264-params": "mbtree=0"}
+        video = output.add_stream("libx264", rate=rate, options=options)
         video.width, video.height = width, height
         video.pix_fmt = _pixel_format(width, height)
         context = video.codec_context
