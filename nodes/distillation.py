@@ -91,7 +91,7 @@ class ScoreDistillation(Node):
                 controls=() if fusion is None else (fusion,),
                 windows=ready.windows(window, overlap),
                 spread=host.spread(),
-                mask=None if mask is None else layouts.masks_of(mask),
+                mask=None if mask is None else layouts.edit_masks_of(mask),
                 grid=ready.grid,
                 state=state,
                 on_step=show,

@@ -1,7 +1,7 @@
 """From the host's layouts of clips, masks and latents to those of the algorithms, and back."""
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -74,3 +74,30 @@ def masks_of(mask: "torch.Tensor") -> "torch.Tensor":
             f"The mask has shape {list(mask.shape)}; a MASK of [frames, height, width] is expected."
         )
     return mask.float()
+
+
+def edit_masks_of(mask: "torch.Tensor") -> "torch.Tensor":
+    """As `masks_of`, for a mask outside of which nothing is edited.
+
+    Raises:
+        ValueError: also if it is black everywhere.
+    """
+    masks = masks_of(mask)
+    if not bool(masks.any()):
+        raise ValueError(
+            "The mask is black everywhere, so that nothing would be edited. White is where the "
+            "edit acts. Load Image gives a black mask for a picture without transparency, such as "
+            "a JPEG: take Load Image (as Mask) with the channel red for it, or leave the mask out."
+        )
+    return masks
+
+
+def samples_to_edit(latent: dict[str, Any]) -> "torch.Tensor":
+    """The samples of a LATENT; the log says so if it has a noise mask, which nothing here reads."""
+    if latent.get("noise_mask") is not None:
+        log.warning(
+            "The latent has a noise mask (Set Latent Noise Mask), and ReScore does not read it. "
+            "Wire that mask into Score Distillation, Gradient Mask or Attention-Controlled "
+            "Sampling instead."
+        )
+    return latent["samples"]

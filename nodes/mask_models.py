@@ -4,6 +4,7 @@ from typing import Any
 
 from . import host, layouts
 from .masks import CATEGORY
+from .prompts import warn_of_host_syntax
 from .sockets import BOXES, DETECTOR, TRACKER
 from .widgets import COMBO, FILES, FLOAT, INT, SOCKET, STRING, Input, Node, outputs
 
@@ -121,6 +122,7 @@ class MaskFromPrompt(Node):
         from ..pipelines.masks.boxes import chosen_boxes, frames_with_boxes, listed, no_boxes
         from ..pipelines.masks.shapes import boxes_mask
 
+        warn_of_host_syntax(prompt)
         clip = layouts.clip_from_image(images)
         frames, height, width = clip.shape[2:]
         host.load(detector, "unet")

@@ -5,6 +5,7 @@ from typing import Any
 
 from . import host, layouts
 from .measures import CATEGORY, CLIP, MeasureNode, RegionNode, compared
+from .prompts import warn_of_host_syntax
 from .sockets import CLIP_SCORER
 from .widgets import COMBO, FILES, SOCKET, STRING, Node, outputs
 
@@ -24,6 +25,7 @@ def _embedded(clip, images, prompt: str | None = None, region=None):
     if region is not None:
         frames = only(frames, region)
     host.load(clip, "text_encoder")
+    warn_of_host_syntax(prompt or "")
     text = None if prompt is None else clip.embed_prompt(prompt)
     return clip.embed_frames(frames, on_frames=host.progress(frames.shape[2])), text
 

@@ -1,5 +1,7 @@
 """Nodes that make guided denoising follow a trajectory."""
 
+import logging
+
 from . import host, layouts
 from .inversion import CATEGORY
 from .kept import Kept
@@ -7,6 +9,8 @@ from .running import along
 from .shared import INVERTED
 from .sockets import GUIDANCE, LOSSES, NULL_TEXT, Guidance
 from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, STRING, Node, outputs
+
+log = logging.getLogger("rescore")
 
 
 class DecoupledGuidance(Node):
@@ -64,7 +68,10 @@ class DecoupledGuidance(Node):
             motion_foreground, motion_background, look_foreground, look_background, strength, top_k,
             sites,
         )  # fmt: skip
-        return (Guidance(settings, None if mask is None else layouts.masks_of(mask)),)
+        mask = None if mask is None else layouts.masks_of(mask)
+        if mask is not None and not bool(mask.any()):
+            log.warning("The mask of the object is black: all of the clip counts as background.")
+        return (Guidance(settings, mask),)
 
 
 class NullTextOptimisation(Node):

@@ -1,12 +1,40 @@
 """The node that encodes a source and a target prompt for a model."""
 
 import logging
+import re
 
 from . import host
 from .sockets import MODEL, PROMPTS, PromptPair
 from .widgets import SOCKET, STRING, Node, outputs
 
 log = logging.getLogger("rescore")
+
+# What the host's own prompts understand, and a model of ReScore reads as letters.
+_HOST_SYNTAX = {
+    re.compile(r"\(.*?\)", re.DOTALL): (
+        "brackets and numbers weigh no words. Weights of words go into word_weights of "
+        "Attention-Controlled Sampling"
+    ),
+    re.compile(r"\bembedding:\S+"): "no embedding is loaded. Describe in words what it stands for",
+    re.compile(r"<\w+:.*?>", re.DOTALL): (
+        "no LoRA is loaded. Load a checkpoint that it is merged into"
+    ),
+}
+
+
+def host_syntax(text: str) -> list[str]:
+    """For each thing in a prompt that the host would not take as words: what becomes of it."""
+    return [
+        f'"{found[0]}" is read as letters here: {why}.'
+        for pattern, why in _HOST_SYNTAX.items()
+        for found in pattern.finditer(text)
+    ]
+
+
+def warn_of_host_syntax(prompt: str) -> None:
+    """Say it in the log, where a node has no report."""
+    for told in host_syntax(prompt):
+        log.warning("In the prompt, %s", told)
 
 
 class EncodePromptPair(Node):
@@ -21,7 +49,8 @@ class EncodePromptPair(Node):
     RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
         prompts=(PROMPTS, "The encoded pair, for the loops."),
         report=("STRING",
-            "What was encoded, and which words, if any, were cut because the prompt is too long."),
+            "What was encoded, which words, if any, were cut because the prompt is too long, and "
+            "what is not read as in ComfyUI's own prompts."),
     )  # fmt: skip
     REQUIRED = {
         "model": SOCKET(MODEL, "The model whose text encoder reads the prompts."),
@@ -53,6 +82,10 @@ class EncodePromptPair(Node):
                 lines.append(
                     f'The {name} prompt is too long; the model does not see "{prompt.cut}".'
                 )
+                log.warning(lines[-1])
+        for name, text in texts.items():
+            for told in host_syntax(text):
+                lines.append(f"In the {name} prompt, {told}")
                 log.warning(lines[-1])
         if source_prompt.strip() == target_prompt.strip():
             lines.append(

@@ -67,7 +67,8 @@ class Run:
 
 def prepared(model, latent: dict[str, Any], *, rows: int = 1, each: int = BYTES) -> Run:
     """A run on a LATENT. The model gets `rows` clips at once, of `each` bytes a latent pixel."""
-    z = layouts.latents_of(latent["samples"], model.scaling_factor, model.shift_factor)
+    samples = layouts.samples_to_edit(latent)
+    z = layouts.latents_of(samples, model.scaling_factor, model.shift_factor)
     return _run(model, z, latent.get(PIXEL_SIZE), rows * each)
 
 

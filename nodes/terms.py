@@ -73,7 +73,7 @@ class GradientMask(Node):
     }  # fmt: skip
 
     def apply(self, terms: tuple, mask):
-        mask = layouts.masks_of(mask)
+        mask = layouts.edit_masks_of(mask)
         return (tuple(replace(entry, masks=(*entry.masks, mask)) for entry in terms),)
 
 

@@ -141,9 +141,15 @@ def write_tiny_sd(
     return _write_pipeline(folder, "StableDiffusionPipeline", unet, seed, schedule, variant, safe)
 
 
-def write_tiny_adapter(folder: Path, *, seed: int = 0, **settings: Any) -> Path:
-    """A motion adapter in diffusers' layout."""
+def write_tiny_adapter(
+    folder: Path, *, seed: int = 0, over_clip: bool = True, **settings: Any
+) -> Path:
+    """A motion adapter in diffusers' layout; `over_clip`: one that normalises as diffusers does."""
     tiny_adapter(seed, **settings).save_pretrained(folder)
+    if over_clip:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        config["motion_norm_over_clip"] = True
+        (folder / "config.json").write_text(json.dumps(config), "utf-8")
     return folder
 
 

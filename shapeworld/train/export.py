@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 from torch import nn
 
+from ...pipelines.models.unet.motion import OVER_CLIP
 from ..models import ANIMATEDIFF_SCHEDULE, SCHEDULE
 
 
@@ -42,8 +43,13 @@ def export_pipeline(
 
 
 def export_adapter(folder: Path, adapter: nn.Module) -> None:
-    """Write a motion adapter, and beside it the noise schedule it was trained under."""
+    """Write a motion adapter, and beside it the noise schedule it was trained under.
+
+    It was trained in diffusers' own modules, which is what its configuration says.
+    """
     save_half(adapter, folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    write_json(folder / "config.json", {**config, OVER_CLIP: True})
     write_json(folder / "scheduler" / "scheduler_config.json", ANIMATEDIFF_SCHEDULE)
 
 

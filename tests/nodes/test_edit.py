@@ -87,7 +87,7 @@ def test_terms_join_and_masks_multiply(run):
     terms = run("ReScoreDeltaDenoising", weight=0.5, start=0.25)[0]
     terms = run("ReScoreGradientMask", terms=terms, mask=torch.ones(1, 3, 5))[0]
     both = run("ReScoreDeltaDenoising", terms=terms)[0]
-    again = run("ReScoreGradientMask", terms=both, mask=torch.zeros(7, 3, 5))[0]
+    again = run("ReScoreGradientMask", terms=both, mask=torch.ones(7, 3, 5))[0]
     assert [(entry.weight, entry.start, len(entry.masks)) for entry in both] == [
         (0.5, 0.25, 1),
         (1.0, 0.0, 0),
@@ -140,7 +140,7 @@ def test_prompts_that_deserve_a_word(run, load, caplog):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"mask": torch.zeros(2, 5, 5)}, "mask has 2 frames and the clip has 3"),
+        ({"mask": torch.ones(2, 5, 5)}, "mask has 2 frames and the clip has 3"),
         ({"mask": torch.full((1, 5, 5), 2.0)}, "outside 0..1"),
         ({"mask": torch.zeros(1, 1, 5, 5)}, "a MASK of"),
         ({"t_min": 0.9, "t_max": 0.1}, "must not exceed"),
@@ -187,3 +187,52 @@ def test_prompts_of_another_model_are_refused(run, load, clip, tmp_path):
             terms=run("ReScoreDeltaDenoising")[0],
             steps=1,
         )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found", "advice"),
+    [
+        ("a (red:1.3) circle", "(red:1.3)", "weigh no words"),
+        ("a ((red)) circle", "((red)", "weigh no words"),
+        ("a circle, embedding:EasyNegative", "embedding:EasyNegative", "no embedding is loaded"),
+        ("a circle <lora:shapes:0.8>", "<lora:shapes:0.8>", "no LoRA is loaded"),
+    ],
+)
+@pytest.mark.parametrize("name", ["source", "target", "negative"])
+def test_what_the_hosts_prompts_understand_is_told(run, load, caplog, name, prompt, found, advice):
+    prompts = {"target_prompt": "a circle", f"{name}_prompt": prompt}
+    with caplog.at_level(logging.WARNING):
+        _, report = run("ReScoreEncodePromptPair", model=load("image"), **prompts)
+    line = f'In the {name} prompt, "{found}" is read as letters here: '
+    assert line in report and advice in report and line in caplog.text
+
+
+def test_plain_prompts_deserve_no_word(run, load, caplog):
+    with caplog.at_level(logging.WARNING):
+        _, report = run("ReScoreEncodePromptPair", model=load("image"), **PROMPTS)
+    assert len(report.splitlines()) == 3 and caplog.text == ""
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (3, 21, 18)])
+def test_a_mask_that_is_black_everywhere_is_told(run, load, clip, shape):
+    """As Load Image gives it for a JPEG."""
+    black = torch.zeros(shape)
+    with pytest.raises(ValueError, match=r"black everywhere.*such as a JPEG: take Load Image"):
+        edit(run, load("image"), clip(), mask=black)
+    with pytest.raises(ValueError, match="black everywhere"):
+        run("ReScoreGradientMask", terms=run("ReScoreDeltaDenoising")[0], mask=black)
+
+
+def test_a_noise_mask_is_told_and_passed_on(run, load, clip, caplog):
+    model = load("image")
+    prompts, _ = run("ReScoreEncodePromptPair", model=model, **PROMPTS)
+    latent = run("ReScoreVideoVAEEncode", model=model, images=clip())[0]
+    inputs = {"model": model, "prompts": prompts, "terms": run("ReScoreDeltaDenoising")[0]}
+    masked = {**latent, "noise_mask": torch.ones(3, 21, 18)}  # as Set Latent Noise Mask has it
+    with caplog.at_level(logging.WARNING):
+        plain = run("ReScoreScoreDistillation", latent=latent, steps=1, **inputs)[0]
+        assert caplog.text == ""
+        told = run("ReScoreScoreDistillation", latent=masked, steps=1, **inputs)[0]
+    assert "has a noise mask (Set Latent Noise Mask), and ReScore does not read it" in caplog.text
+    assert torch.equal(told["samples"], plain["samples"])
+    assert told["noise_mask"] is masked["noise_mask"]

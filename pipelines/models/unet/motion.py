@@ -6,14 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import MotionAdapter, UNetMotionModel
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from .layout import check_config, problem, weight_files
 from .weights import build, read_weights
 
 KIND = "motion-adapter"
+# In the config.json of an adapter that was trained with diffusers' modules as they are.
+OVER_CLIP = "motion_norm_over_clip"
 _MOTION = ".motion_modules."  # in the names of an adapter's weights
 _FIRST, _LATENT = "conv_in.weight", 4  # the layer that PIA's adapters have for more channels
+
+
+class NormPerFrame(nn.GroupNorm):
+    """Group normalisation of a clip, each frame by its own mean and deviation."""
+
+    def forward(self, clip: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f h w"]:
+        frames = super().forward(rearrange(clip, "b c f h w -> (b f) c h w"))
+        return rearrange(frames, "(b f) c h w -> b c f h w", b=len(clip))
 
 
 def motion_unet(unet: nn.Module, adapter: Path) -> nn.Module:
@@ -21,21 +34,37 @@ def motion_unet(unet: nn.Module, adapter: Path) -> nn.Module:
 
     On the unet's device and in its precision; weights of the unet are shared and not copied.
 
+    Deviation from diffusers: motion modules normalise each frame by itself, as in the code that
+    AnimateDiff's authors trained them with (Guo et al., 2023); diffusers takes one mean and
+    deviation over the whole clip. An adapter that was trained that way says so in its config.json
+    (`motion_norm_over_clip`), and is left as diffusers has it.
+
     Raises:
         ModelError: if the adapter is none, damaged, or made for another unet.
     """
     config, weights = _read_adapter(adapter)
+    over_clip = config.pop(OVER_CLIP, False)
     _check_fit(config, unet, adapter)
     motion = build(
         lambda: MotionAdapter.from_config(config), weights, unet.dtype, KIND, adapter
     ).to(unet.device)
-    return build(
-        lambda: UNetMotionModel.from_unet2d(unet, motion, load_weights=False),
-        unet.state_dict() | motion.state_dict(),
-        unet.dtype,
-        KIND,
-        adapter,
-    )
+
+    def joined() -> nn.Module:
+        made = UNetMotionModel.from_unet2d(unet, motion, load_weights=False)
+        return made if over_clip else _normalised_per_frame(made)
+
+    weights = unet.state_dict() | motion.state_dict()
+    return build(joined, weights, unet.dtype, KIND, adapter)
+
+
+def _normalised_per_frame(unet: UNetMotionModel) -> UNetMotionModel:
+    for module in unet.modules():
+        if isinstance(module, AnimateDiffTransformer3D):
+            norm = module.norm
+            module.norm = NormPerFrame(norm.num_groups, norm.num_channels, norm.eps)
+    # In the model's settings, as it computes other things than one without.
+    unet.register_to_config(**{OVER_CLIP: False})
+    return unet
 
 
 def _read_adapter(adapter: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -6,10 +6,13 @@ import shutil
 import pytest
 import torch
 from diffusers import MotionAdapter, UNetMotionModel
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from rescore.pipelines.models.process import VariancePreserving
 from rescore.pipelines.models.unet.inflation import VARIANTS, inflate_backbone
 from rescore.pipelines.models.unet.layout import ModelError
 from rescore.pipelines.models.unet.load import load_animatediff, load_image
+from rescore.pipelines.models.unet.motion import NormPerFrame
+from rescore.shapeworld.models import load_shapeworld
 from safetensors.torch import load_file, save_file
 from tiny_models import (
     SCHEDULE,
@@ -20,6 +23,7 @@ from tiny_models import (
     write_tiny_motion_file,
     write_tiny_sd,
 )
+from torch import nn
 
 LINEAR = {**SCHEDULE, "beta_schedule": "linear"}
 # A single file says neither heads nor groups: wide enough for AnimateDiff's own 8 and 32.
@@ -53,6 +57,57 @@ def test_folder_gives_what_diffusers_makes_of_it(models, tmp_path, mid_block):
     eps_of(image, torch.zeros(1, 4, 2, 6, 6), 1, torch.zeros(1, 3, TEXT_WIDTH))
     assert found.unet.conv_in.weight.data_ptr() == image.unet.conv_in.weight.data_ptr()
     assert found.vae is image.vae and found.tokenizer is image.tokenizer
+
+
+class OneByOne(nn.Module):
+    """A motion module that is given each frame's numbers after they were normalised alone.
+
+    In place of its own norm, so that what follows it is diffusers' own.
+    """
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, clip):
+        return torch.stack([self.norm(frame) for frame in clip.unbind(dim=2)], dim=2)
+
+
+@pytest.mark.parametrize("mid_block", [True, False])
+def test_modules_normalise_frame_by_frame_as_they_were_trained(models, tmp_path, draw, mid_block):
+    options = {"over_clip": False, "use_motion_mid_block": mid_block}
+    folder = write_tiny_adapter(tmp_path / "mm", seed=8, **options)
+    image = load_image(models / "sd")
+    found = load_animatediff(image, folder)
+    theirs = UNetMotionModel.from_unet2d(image.unet, MotionAdapter.from_pretrained(folder)).eval()
+    z, text = draw(2, 4, 5, 6, 6), draw(10, 3, TEXT_WIDTH)
+    z[:, :, 3] *= 7  # a frame that would change the statistics of the others
+    with torch.no_grad():
+        over_clip = theirs(z, 301, text).sample
+        for module in theirs.modules():
+            if isinstance(module, AnimateDiffTransformer3D):
+                module.norm = OneByOne(module.norm)
+        expected = theirs(z, 301, text).sample
+        output = found.unet(z, 301, text).sample
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+    assert (output - over_clip).abs().max() > 0.01
+    # Another model than the same weights in diffusers' way.
+    same = write_tiny_adapter(tmp_path / "over", seed=8, use_motion_mid_block=mid_block)
+    assert load_animatediff(image, same).fingerprint != found.fingerprint
+
+
+def motion_norms(model):
+    motion = (m for m in model.unet.modules() if isinstance(m, AnimateDiffTransformer3D))
+    return {type(module.norm) for module in motion}
+
+
+def test_single_files_were_trained_frame_by_frame(wide, tmp_path):
+    file = write_tiny_motion_file(tmp_path / "mm.safetensors", tiny_adapter(9, **MODULE))
+    assert motion_norms(load_animatediff(wide, file)) == {NormPerFrame}
+
+
+def test_the_shape_worlds_own_adapter_was_trained_the_diffusers_way():
+    assert motion_norms(load_shapeworld("shapeworld-animatediff")) == {nn.GroupNorm}
 
 
 @pytest.mark.parametrize(
