@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from ..models.tensor_file import open_tensors
 from .fields import Flow, resize_flow, warp
 
 # From one frame to another, `[1, 3, h, w]` in 0..1, the flow `[1, 2, h, w]`.
@@ -121,7 +122,7 @@ def _raft(device: torch.device, weights: Path | None) -> Between:
     file = _raft_weights() if weights is None else weights
     build = optical_flow.raft_small if "small" in file.name else optical_flow.raft_large
     model = build(weights=None)
-    model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    model.load_state_dict(open_tensors(file)[0])
     model.eval().to(device)
 
     def between(first: Tensor, second: Tensor) -> Tensor:

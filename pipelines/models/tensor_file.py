@@ -59,19 +59,26 @@ def _open_safetensors(path: Path, size: int) -> tuple[dict[str, Tensor], dict[st
 
 def _open_pickle(path: Path, size: int) -> dict[str, Tensor]:
     packed = zipfile.is_zipfile(path)
-    if packed:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-        compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-        if compressed or sum(entry.file_size for entry in entries) > size:
-            raise ValueError("is compressed, as weights never are")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=packed)
-    # torch gives each kind of damage an exception of its own, some of them bare.
+        plain = not packed or _is_stored(path, size)
+        found = (
+            torch.load(path, map_location="cpu", weights_only=True, mmap=packed) if plain else {}
+        )
+    # torch and zipfile give each kind of damage an exception of its own, some of them bare.
     except Exception as error:
         raise ValueError("is damaged, or a pickle that holds more than tensors") from error
+    if not plain:
+        raise ValueError("is compressed, as weights never are")
     tensors = {name: value for name, value in _unwrapped(found).items() if isinstance(name, str)}
     return {name: _whole(name, x) for name, x in tensors.items() if isinstance(x, Tensor)}
+
+
+def _is_stored(path: Path, size: int) -> bool:
+    """Whether an archive holds its files as they are, and no more than it is large."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    return stored and sum(entry.file_size for entry in entries) <= size
 
 
 def _unwrapped(found: Any) -> dict[Any, Any]:

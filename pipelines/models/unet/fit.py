@@ -18,7 +18,7 @@ _BLOCKS = {
     "image": {"CrossAttn{}Block2D", "{}Block2D"},
     "text-to-video": {"CrossAttn{}Block3D", "{}Block3D"},
 }
-_MIDDLES = {None, "UNetMidBlock2DCrossAttn", "UNetMidBlock3DCrossAttn"}
+_MIDDLES = (None, "UNetMidBlock2DCrossAttn", "UNetMidBlock3DCrossAttn")
 # Settings by which a unet wants more than a text, or attends to it in another way.
 _OTHER_INPUTS = {
     "addition_embed_type": "is it XL?",
@@ -38,7 +38,8 @@ def check_parts(
     latent = vae.get("latent_channels", 4)
     for side in ("in_channels", "out_channels"):
         if (channels := unet.get(side, 4)) != latent:
-            task = TASKS.get(channels) if side == "in_channels" and latent == 4 else None
+            known = side == "in_channels" and latent == 4 and isinstance(channels, int)
+            task = TASKS.get(channels) if known else None
             found = f"has a unet with {side} = {channels} over a VAE with {latent} channels"
             raise problem(kind, model, found + (f" (it is {task})." if task else "."))
     if (width := unet.get("cross_attention_dim")) != text_width:

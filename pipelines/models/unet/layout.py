@@ -78,7 +78,7 @@ _ELSEWHERE = {
     "attn_implementation",
     "_attn_implementation",
 }
-_LARGEST = 2**20  # a number in a config.json
+_LARGEST, _MOST_TOKENS = 2**15, 2**20  # numbers in a config.json, and those that count tokens
 _DEEPEST_SETTING = 8
 
 
@@ -168,16 +168,15 @@ def find_model(name: str, roots: Sequence[Path], kind: str) -> Path:
 
 def read_json(path: Path, kind: str, model: Path) -> dict[str, Any]:
     """A JSON object of the model at `model`."""
+    name = path.relative_to(model).as_posix() if path.is_relative_to(model) else str(path)
     try:
         found = open_json(path)
     except FileNotFoundError:
-        inside = path.is_relative_to(model)
-        name = path.relative_to(model).as_posix() if inside else str(path)
         raise problem(kind, model, f"has no {name}.") from None
     except (OSError, ValueError) as error:
-        raise problem(kind, model, f"has an unreadable {path.name} ({error}).") from error
+        raise problem(kind, model, f"has an unreadable {name} ({error}).") from error
     if not isinstance(found, dict):
-        raise problem(kind, model, f"has a {path.name} that is no JSON object.")
+        raise problem(kind, model, f"has a {name} that is no JSON object.")
     return found
 
 
@@ -220,7 +219,8 @@ def read_config(part: Path, kind: str, model: Path) -> dict[str, Any]:
         where = f"in the config.json of its {part.name}" if part != model else "in its config.json"
         if depth > _DEEPEST_SETTING:
             raise problem(kind, model, f"has lists in lists {where}, {depth} deep.")
-        if isinstance(value, int) and abs(value) > _LARGEST:
+        most = _MOST_TOKENS if name == "vocab_size" or name.endswith("_token_id") else _LARGEST
+        if isinstance(value, int) and abs(value) > most:
             raise problem(kind, model, f"has {name} = {value} {where}, which makes no sense.")
         if name in _ELSEWHERE and value:
             found = f"takes a part from elsewhere ({name} {where})."

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 _KIND = "clip"
 # Filters by the numbers that preprocessor_config.json has for them (Pillow's).
 _FILTERS = {2: "bilinear", 3: "bicubic"}
+_LARGEST = 8192  # pixels of an edge that any of these models is shown
 # What CLIP was trained with, where a folder does not say it.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
@@ -37,13 +38,32 @@ class Preparation:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        sizes = self.size if self.shortest is None else (self.shortest, *self.size)
+        if not all(isinstance(size, int) and 0 < size <= _LARGEST for size in sizes):
+            raise ValueError(f"sizes of {sizes} pixels")
+        for numbers in (self.mean, self.std):
+            if len(numbers) != 3 or not all(isinstance(n, int | float) for n in numbers):
+                raise ValueError(f"{numbers} for three colours")
+        if min(self.std) <= 0:
+            raise ValueError(f"a deviation of {min(self.std)}")
+
     def __call__(self, frames: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 h w"]:
-        """Frames with pixels in 0..1, scaled, cut and normalised, in steps of 1/255."""
+        """Frames with pixels in 0..1, scaled, cut and normalised, in steps of 1/255.
+
+        Raises:
+            ValueError: for frames so narrow that their longer edge would become huge.
+        """
         height, width = frames.shape[-2:]
         target = self.size
         if self.shortest is not None:
             short = min(height, width)
             target = (height * self.shortest // short, width * self.shortest // short)
+            if max(target) > _LARGEST:
+                raise ValueError(
+                    f"Frames of {width} x {height} pixels are too narrow: scaled for the model "
+                    f"they would be {target[1]} x {target[0]}. Cut them to another shape."
+                )
         # Published numbers are of 8-bit pictures, scaled by Pillow: first in width, then in height.
         for between in ((height, target[1]), target):
             if between != tuple(frames.shape[-2:]):
@@ -156,7 +176,7 @@ def _preparation(folder: Path, image_size: int) -> Preparation:
             tuple(found.get("image_mean", _MEAN)),
             tuple(found.get("image_std", _STD)),
         )
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         what = f"has a preprocessor_config.json that is not understood ({error!r})."
         raise problem(_KIND, folder, what) from error
 

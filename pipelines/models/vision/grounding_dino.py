@@ -54,17 +54,25 @@ class Detector:
         much as the word that fits it best.
 
         Raises:
-            ValueError: for a prompt without words, or longer than the model reads.
+            ValueError: for a prompt without words, or longer than the model reads; for a frame that
+                is too small or too narrow.
         """
         height, width = frame.shape[-2:]
         weight = next(self.model.parameters())
-        pixels = self._prepared(frame.to(weight))
         words = self._tokens(prompt)
-        found = self.model(
-            pixel_values=pixels,
-            pixel_mask=torch.ones_like(pixels[:, 0], dtype=torch.long),
-            **{name: value.to(weight.device) for name, value in words.items()},
-        )
+        try:
+            pixels = self._prepared(frame.to(weight))
+            found = self.model(
+                pixel_values=pixels,
+                pixel_mask=torch.ones_like(pixels[:, 0], dtype=torch.long),
+                **{name: value.to(weight.device) for name, value in words.items()},
+            )
+        # Of a frame that leaves one place at the coarsest level, torch says so in words of its own.
+        except ValueError as error:
+            raise ValueError(
+                f"{self.name} finds nothing in frames of {width} x {height} pixels: they are too "
+                "small or too narrow for it. Give it a larger clip."
+            ) from error
         # Beyond the prompt the logits are -inf, which is a score of 0.
         scores, order = found.logits[0].sigmoid().amax(dim=-1).cpu().sort(descending=True)
         x, y, w, h = found.pred_boxes[0].cpu()[order].unbind(dim=-1)
@@ -76,7 +84,7 @@ class Detector:
         short, long = min(height, width), max(height, width)
         size = self.shortest, self.shortest * long // short
         if size[1] > self.longest:
-            size = round(self.longest * short / long), self.longest
+            size = max(1, round(self.longest * short / long)), self.longest
         target = size if height < width else size[::-1]
         prepare = Preparation(None, target, "bilinear", self.mean, self.std)
         return prepare(rearrange(frame, "c h w -> 1 c h w"))
@@ -112,7 +120,8 @@ def load_grounding_dino(folder: Path) -> Detector:
         size = found.get("size", _SIZE)
         shortest, longest = int(size["shortest_edge"]), int(size["longest_edge"])
         mean, std = tuple(found.get("image_mean", _MEAN)), tuple(found.get("image_std", _STD))
-    except (KeyError, TypeError, ValueError) as error:
+        Preparation(None, (shortest, longest), "bilinear", mean, std)  # which checks the numbers
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"has a preprocessor_config.json that is not understood ({error!r})."
         raise problem(_KIND, folder, what) from error
     return Detector(folder.name, model, tokenizer, shortest, longest, mean, std)

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..pretrained import check_model_type, load_pretrained
+from ..pretrained import load_pretrained
+from ..unet.layout import problem
 from .clip_scorer import Preparation
 
 _KIND = "sam2-video"
@@ -177,8 +178,13 @@ def load_sam2(folder: Path) -> Tracker:
             f"SAM 2 needs transformers 4.56 or newer, and {__version__} is installed. Install it "
             "into ComfyUI's Python: python -m pip install -U transformers"
         ) from None
-    check_model_type(folder, _KIND)
-    return Tracker(folder.name, load_pretrained(Sam2VideoModel, folder, _KIND))
+    model = load_pretrained(Sam2VideoModel, folder, _KIND)
+    try:
+        size = _square(model.config.image_size)
+        Preparation(None, (size, size), "bilinear", _MEAN, _STD)  # which checks the numbers
+    except (IndexError, TypeError, ValueError) as error:
+        raise problem(_KIND, folder, f"has a config.json with image_size {error}.") from error
+    return Tracker(folder.name, model)
 
 
 def _square(size: int | Sequence[int]) -> int:

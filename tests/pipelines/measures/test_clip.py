@@ -172,7 +172,27 @@ def test_older_settings_are_understood(tmp_path, settings, shortest, size):
     assert prepare(torch.zeros(1, 3, 20, 30)).shape[2:] == size
 
 
-@pytest.mark.parametrize("settings", [{"resample": 0}, {"size": "small"}])
+def test_frames_that_are_too_narrow_are_told(scorer):
+    with pytest.raises(ValueError, match="Frames of 1 x 9999 pixels are too narrow"):
+        scorer.embed_frames(torch.zeros(1, 3, 1, 9999, 1))
+    assert scorer.embed_frames(torch.zeros(1, 3, 1, 1, 1)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"resample": 0},
+        {"resample": [3]},
+        {"size": "small"},
+        {"size": 0},
+        {"size": {"shortest_edge": 10**9}},
+        {"crop_size": {"height": -7, "width": 7}},
+        {"image_mean": [0.5, 0.5]},
+        {"image_mean": ["a", "b", "c"]},
+        {"image_std": [0, 1, 1]},
+        {"image_std": 1},
+    ],
+)
 def test_settings_that_are_not_understood_are_told(tmp_path, settings):
     folder = write_tiny_clip(tmp_path / "clip")
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))

@@ -71,6 +71,10 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path):
     (tmp_path / "lying.bin").write_bytes(data)
     with pytest.raises(ValueError, match=r"^lying\.bin "):
         open_tensors(tmp_path / "lying.bin")
+    data[at : at + 4] = b"PK\x00\x00"
+    (tmp_path / "broken.bin").write_bytes(data)
+    with pytest.raises(ValueError, match=r"^broken\.bin is damaged, or a pickle"):
+        open_tensors(tmp_path / "broken.bin")
 
 
 def test_a_legacy_pickle_that_lies_about_its_sizes_is_told(tmp_path):

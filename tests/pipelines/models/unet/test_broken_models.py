@@ -65,7 +65,7 @@ def test_missing_files_are_told(sd):
     with pytest.raises(ModelError, match=r"has no scheduler/scheduler_config\.json"):
         load_image(sd)
     (sd / "unet" / "config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"has an unreadable config\.json"):
+    with pytest.raises(ModelError, match=r"has an unreadable unet/config\.json"):
         load_image(sd)
     shutil.rmtree(sd / "vae")
     with pytest.raises(ModelError, match="has no folder vae"):

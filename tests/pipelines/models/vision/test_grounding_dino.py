@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 import torch
@@ -101,13 +102,94 @@ def test_a_pickle_is_refused(copy):
         load_grounding_dino(copy)
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (37, 37)])
+def test_a_frame_that_is_too_small_for_the_model_is_told(detector, height, width):
+    """This one has a single place of a single channel at its coarsest level, for square frames."""
+    with pytest.raises(ValueError, match=rf"frames of {width} x {height} pixels: they are too sm"):
+        detector.detect(torch.zeros(3, height, width), "a circle")
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 9), (1, 400), (400, 1)])
+def test_narrow_frames_are_looked_at(detector, height, width):
+    found = detector.detect(torch.zeros(3, height, width), "a circle")
+    assert len(found.boxes) == 11 and found.boxes.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": {"shortest_edge": 0, "longest_edge": 9}},
+        {"size": {"shortest_edge": -800, "longest_edge": 1333}},
+        {"size": {"shortest_edge": 10**9, "longest_edge": 10**9}},
+        {"size": {"shortest_edge": "wide"}},
+        {"size": 800},
+        {"image_mean": [0.5]},
+        {"image_mean": "grey"},
+        {"image_std": [1, 1, 0]},
+        {"image_std": [1, 1, None]},
+    ],
+)
+def test_pictures_that_cannot_be_prepared_so_are_told(copy, settings):
+    file = copy / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), **settings}), "utf-8")
+    with pytest.raises(ModelError, match=r"preprocessor_config\.json that is not understood"):
+        load_grounding_dino(copy)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"encoder_layers": 2**31},
+        {"encoder_layers": 10**6},
+        {"decoder_layers": -1},
+        {"d_model": 2**40},
+        {"d_model": "32"},
+        {"num_queries": 10**5},
+        {"text_config": {"num_hidden_layers": 10**6}},
+        {"text_config": 3},
+        {"backbone_config": {"model_type": "swin", "depths": [10**6] * 4}},
+        {"backbone_config": {"model_type": "swin", "depths": [32000] * 4}},
+        {"backbone_config": {"model_type": "no such"}},
+        {"activation_function": "no\x1b[2Jsuch"},
+    ],
+)
+def test_settings_that_make_no_model_are_told_at_once(copy, settings):
+    began = time.monotonic()
+    settings_with(copy, **settings)
+    with pytest.raises(ModelError, match="Put it into") as caught:
+        load_grounding_dino(copy)
+    assert time.monotonic() - began < 30  # seconds, of which a machine at rest takes 2
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 3000
+
+
+def test_weights_lie_in_the_folder_and_nowhere_else(copy, tmp_path):
+    """The list of shards is not followed, and a file that would name another model is not read."""
+    (copy / "model.safetensors").rename(tmp_path / "model.safetensors")
+    index = {"metadata": {}, "weight_map": {"x": "../model.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    (copy / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/"}))
+    with pytest.raises(ModelError, match="has no weights in it"):
+        load_grounding_dino(copy)
+
+
 @pytest.mark.parametrize(
     "entries",
-    [{"backbone": "resnet50"}, {"use_pretrained_backbone": True}, {"auto_map": {"a": "b"}}],
+    [
+        {"backbone": "resnet50"},
+        {"use_pretrained_backbone": True},
+        {"auto_map": {"a": "b"}},
+        {"attn_implementation": "someone/kernel"},
+    ],
 )
 def test_parts_from_elsewhere_are_refused(copy, entries):
     settings_with(copy, **entries)
     with pytest.raises(ModelError, match=f"part from elsewhere .{next(iter(entries))}"):
+        load_grounding_dino(copy)
+
+
+def test_parts_of_parts_from_elsewhere_are_refused(copy):
+    settings_with(copy, backbone_config={"model_type": "timm_backbone", "backbone": "resnet18"})
+    with pytest.raises(ModelError, match=r"part from elsewhere .backbone in its config"):
         load_grounding_dino(copy)
 
 

@@ -159,6 +159,15 @@ def test_folders_are_checked(folder, tmp_path):
         load_sam2(copy)
 
 
+@pytest.mark.parametrize("size", [0, -64, 2**19, "wide", [], [64.5, 64.5]])
+def test_a_size_that_no_picture_has_is_told(folder, tmp_path, size):
+    copy = shutil.copytree(folder, tmp_path / "tiny")
+    settings = json.loads((copy / "config.json").read_text("utf-8"))
+    (copy / "config.json").write_text(json.dumps({**settings, "image_size": size}), "utf-8")
+    with pytest.raises(ModelError, match="Expected a SAM 2 video model"):
+        load_sam2(copy)
+
+
 def test_a_transformers_that_is_too_old_is_told(folder, monkeypatch):
     import transformers
 
