@@ -127,3 +127,35 @@ def test_the_templates_are_offered_with_their_pictures_and_open_with_a_click(pag
 def test_a_graph_opens_unchanged_and_posts_its_api_form(page, object_info, name):
     page.evaluate("(graph) => app.loadGraphData(graph)", graph(name))
     assert_opened(page, name, object_info)
+
+
+@pytest.fixture
+def empty(page, object_info):
+    """The page with an empty graph, of a ComfyUI that knows search aliases and advanced inputs."""
+    if "search_aliases" not in object_info["KSampler"]:
+        pytest.skip("this ComfyUI searches titles only and shows all inputs")
+    page.evaluate("app.graph.clear()")
+    return page
+
+
+@pytest.mark.parametrize(
+    ("typed", "title"),
+    [("inpaint video", "Gradient Mask"), ("restyle", "Attention-Controlled Sampling")],
+)
+def test_a_node_is_found_by_what_users_type(empty, typed, title):
+    empty.evaluate("app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+    empty.get_by_role("combobox", name="Add").fill(typed)
+    empty.get_by_role("option").filter(has_text=title).wait_for()
+    empty.evaluate("app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+
+
+def test_nodes_2_shows_advanced_inputs_after_a_click(empty):
+    empty.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
+    empty.evaluate("app.graph.add(LiteGraph.createNode('ReScoreDecoupledGuidance'))")
+    empty.evaluate("app.canvas.ds.offset = [200, 200]")
+    node = empty.locator("[data-node-id]")
+    node.get_by_text("strength", exact=True).wait_for()
+    assert node.get_by_text("top_k", exact=True).count() == 0
+    node.get_by_test_id("advanced-inputs-button").click()
+    node.get_by_text("top_k", exact=True).wait_for()
+    empty.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
