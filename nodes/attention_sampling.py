@@ -85,7 +85,7 @@ class AttentionControlledSampling(Node):
             layout_tokens, background_sites,
         )  # fmt: skip
         tokens = _token_map(model, prompts, prompt_control, word_weights)
-        mask = None if mask is None else layouts.masks_of(mask)
+        mask = None if mask is None else layouts.edit_masks_of(mask)
         show = ready.shows(path.steps)
         z = sample_edit(
             path,

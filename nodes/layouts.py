@@ -77,17 +77,13 @@ def masks_of(mask: "torch.Tensor") -> "torch.Tensor":
 
 
 def edit_masks_of(mask: "torch.Tensor") -> "torch.Tensor":
-    """As `masks_of`, for a mask outside of which nothing is edited.
-
-    Raises:
-        ValueError: also if it is black everywhere.
-    """
+    """As `masks_of`, for a mask outside of which nothing is edited: the log says if that is all."""
     masks = masks_of(mask)
     if not bool(masks.any()):
-        raise ValueError(
-            "The mask is black everywhere, so that nothing would be edited. White is where the "
-            "edit acts. Load Image gives a black mask for a picture without transparency, such as "
-            "a JPEG: take Load Image (as Mask) with the channel red for it, or leave the mask out."
+        log.warning(
+            "The mask is black everywhere, so that nothing is edited. White is where the edit "
+            "acts. Load Image gives a black mask for a picture without transparency, such as a "
+            "JPEG: take Load Image (as Mask) with the channel red for it, or leave the mask out."
         )
     return masks
 

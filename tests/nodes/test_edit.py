@@ -214,13 +214,19 @@ def test_plain_prompts_deserve_no_word(run, load, caplog):
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 64), (3, 21, 18)])
-def test_a_mask_that_is_black_everywhere_is_told(run, load, clip, shape):
+def test_a_mask_that_is_black_everywhere_changes_nothing_and_says_so(
+    run, load, clip, caplog, shape
+):
     """As Load Image gives it for a JPEG."""
-    black = torch.zeros(shape)
-    with pytest.raises(ValueError, match=r"black everywhere.*such as a JPEG: take Load Image"):
-        edit(run, load("image"), clip(), mask=black)
-    with pytest.raises(ValueError, match="black everywhere"):
-        run("ReScoreGradientMask", terms=run("ReScoreDeltaDenoising")[0], mask=black)
+    black, model = torch.zeros(shape), load("image")
+    source = run("ReScoreVideoVAEEncode", model=model, images=clip())[0]["samples"]
+    with caplog.at_level(logging.WARNING):
+        edited = edit(run, model, clip(), mask=black)[0]["samples"]
+    assert "black everywhere" in caplog.text and "such as a JPEG: take Load Image" in caplog.text
+    assert torch.equal(edited, source)
+    caplog.clear()
+    run("ReScoreGradientMask", terms=run("ReScoreDeltaDenoising")[0], mask=black)
+    assert "black everywhere" in caplog.text
 
 
 def test_a_noise_mask_is_told_and_passed_on(run, load, clip, caplog):
