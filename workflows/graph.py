@@ -15,7 +15,21 @@ from rescore.headless.paths import Folders
 HERE = Path(__file__).resolve().parent
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 COLUMN, GAP, WIDTH, HEADER = 400, 40, 340, 80
-PLAYERS = {"ReScoreViewComparison": 312}  # how much higher the browser makes a node
+# How much higher than its rows the browser makes a node, in the renderer that makes it higher; with
+# pictures and clips of the shape world, which are square. Held by tests/host/test_layout.py.
+PICTURE, PLOT, VIDEO = 210, 130, 330
+AT_ONCE = {"LoadVideo": VIDEO, "ReScoreViewComparison": 312}
+IN_A_RUN = {
+    "SaveVideo": VIDEO,
+    "PreviewImage": 350,  # as wide as the node in the front end of early 2026
+    "ReScoreASSDStep": PICTURE,
+    "ReScoreAttentionControlledSampling": PICTURE,
+    "ReScoreDDIMInversion": PICTURE,
+    "ReScoreReconstruct": PICTURE,
+    "ReScoreNullTextOptimisation": PICTURE + PLOT,
+    "ReScoreOneShotTune": PICTURE + PLOT,
+    "ReScoreScoreDistillation": PICTURE + PLOT,
+}
 GROUPS = ("Load", "Describe", "Edit", "Result")
 COLOURS = {"Load": "#3f789e", "Describe": "#8a8", "Edit": "#a1309b", "Result": "#b58b2a"}
 
@@ -49,9 +63,15 @@ class Node:
 
     @property
     def height(self) -> int:
+        """Its height when the graph is opened."""
         tall = sum(90 for spec in self.declared.values() if options(spec).get("multiline"))
-        tall += PLAYERS.get(self.kind, 0)
+        tall += AT_ONCE.get(self.kind, 0)
         return HEADER + 24 * (len(self.declared) + len(self.cls.RETURN_TYPES)) + tall
+
+    @property
+    def room(self) -> int:
+        """Its height when a run has added all that it shows."""
+        return self.height + IN_A_RUN.get(self.kind, 0)
 
 
 def is_widget(spec: tuple) -> bool:
@@ -159,7 +179,7 @@ class Graph:
             for node in members:
                 column = depth[node.number]
                 places[node.number] = [x + column * COLUMN, bottoms[column]]
-                bottoms[column] += node.height + GAP
+                bottoms[column] += node.room + GAP
             columns = max(depth[n.number] for n in members) + 1
             groups.append(
                 {
