@@ -11,6 +11,7 @@ requirements have changed, is mended. Only the standard library is used here.
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ REQUIREMENTS = ROOT / "requirements-dev.txt"
 HOST_REQUIREMENTS = ROOT / "tests" / "host" / "requirements.txt"
 STAMP = VENV / "rescore.stamp"
 HOST_STAMP = VENV / "rescore-host.stamp"
+FRONT_ENDS = VENV / "front_ends"
 
 
 class SetupError(Exception):
@@ -112,24 +114,44 @@ def set_up():
     say("the environment is ready")
 
 
-def find_comfyui():
-    """The ComfyUI the host tests run in ($COMFYUI_DIR, default ~/ComfyUI), or None."""
-    folder = Path(os.environ.get("COMFYUI_DIR") or "~/ComfyUI").expanduser()
-    return folder if (folder / "main.py").is_file() else None
+def find_comfyuis():
+    """The folders of the ComfyUIs that the host tests run in ($COMFYUI_DIR, default ~/ComfyUI)."""
+    named = [name for name in os.environ.get("COMFYUI_DIR", "").split(os.pathsep) if name]
+    folders = [Path(name).expanduser() for name in named or ["~/ComfyUI"]]
+    return [folder for folder in folders if (folder / "main.py").is_file()]
 
 
-def set_up_host():
-    """Install what a ComfyUI on this machine needs to start, never moving a pinned package."""
-    comfyui = find_comfyui()
-    if comfyui is None or not HOST_REQUIREMENTS.is_file():
+def set_up_hosts():
+    """Install what ComfyUIs on this machine need to start, never moving a pinned package."""
+    comfyuis = find_comfyuis()
+    if not comfyuis or not HOST_REQUIREMENTS.is_file():
         return
     wanted = fingerprint(REQUIREMENTS, HOST_REQUIREMENTS)
-    if is_current(HOST_STAMP, wanted):
+    if not is_current(HOST_STAMP, wanted):
+        HOST_STAMP.unlink(missing_ok=True)
+        say("installing what ComfyUI needs, for the tests that start it")
+        pip_install("-r", HOST_REQUIREMENTS, "-c", REQUIREMENTS)
+        HOST_STAMP.write_text(wanted, encoding="ascii")
+    for comfyui in comfyuis:
+        set_up_front_end(comfyui)
+
+
+def set_up_front_end(comfyui):
+    """Bring the front end that a ComfyUI pins, if it is another than all others need."""
+    pin = re.compile(r"^comfyui-frontend-package==(\S+)", re.MULTILINE)
+    own, common = (
+        pin.search(file.read_text(encoding="utf-8"))
+        for file in (comfyui / "requirements.txt", HOST_REQUIREMENTS)
+    )
+    if own is None or (common and own[1] == common[1]):
         return
-    HOST_STAMP.unlink(missing_ok=True)
-    say(f"installing what ComfyUI at {comfyui} needs, for the tests that start it")
-    pip_install("-r", HOST_REQUIREMENTS, "-c", REQUIREMENTS)
-    HOST_STAMP.write_text(wanted, encoding="ascii")
+    place = FRONT_ENDS / own[1]
+    if not place.is_dir():
+        say(f"installing the front end of the ComfyUI at {comfyui}")
+        unfinished = place.with_name(place.name + ".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        pip_install("--no-deps", "--target", unfinished, own[0])
+        unfinished.rename(place)
 
 
 def run_lint():
@@ -177,7 +199,7 @@ def lint(arguments):
 
 def test(arguments):
     """Every check, each to its end even when an earlier one failed; 1 if any of them failed."""
-    set_up_host()
+    set_up_hosts()
     results = []
     for name, step in (
         ("lint", run_lint),

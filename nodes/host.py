@@ -1,8 +1,10 @@
 """All that touches ComfyUI: folders, memory, progress, Cancel. Without it, plain torch."""
 
 import importlib
+import math
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -245,9 +247,15 @@ def check_cancelled() -> None:
         management.throw_exception_if_processing_interrupted()
 
 
+def _execution() -> Any | None:
+    """What the host is running: `node_id`, `prompt_id`; None where no server of it runs us."""
+    execution = _host("comfy_execution.utils")
+    return None if execution is None else execution.get_executing_context()
+
+
 def shows_previews() -> bool:
-    """Whether previews are shown: the host's server is running."""
-    return getattr(_host("comfy.utils"), "PROGRESS_BAR_HOOK", None) is not None
+    """Whether previews are shown: the host's server is running this node."""
+    return _execution() is not None
 
 
 def send(event: str, data: dict[str, Any]) -> None:
@@ -255,12 +263,15 @@ def send(event: str, data: dict[str, Any]) -> None:
 
     `node` is the id of the node that is running. Without a browser nothing is sent.
     """
-    if not shows_previews():
+    execution = _execution()
+    if execution is None:
         return
     server = importlib.import_module("server").PromptServer.instance
-    execution = importlib.import_module("comfy_execution.utils").get_executing_context()
-    if execution is not None and server.client_id is not None:
+    if server.client_id is not None:
         server.send_sync(f"rescore.{event}", {"node": execution.node_id, **data}, server.client_id)
+
+
+SECONDS_BETWEEN = 0.1  # two messages to the browser: more often, nobody sees
 
 
 def progress(total: int) -> Callable[[int, Callable[[], Any] | None], None]:
@@ -269,19 +280,23 @@ def progress(total: int) -> Callable[[int, Callable[[], Any] | None], None]:
     The preview is a function that makes a picture, `[h, w, 3]` in 0..1, called only if it is shown.
     Every call is also a point where Cancel takes effect.
     """
-    utilities = _host("comfy.utils")
-    bar = utilities.ProgressBar(total) if utilities is not None else None
+    execution, sent = _execution(), -math.inf
+    if execution is not None:
+        api = importlib.import_module("comfy_api.latest").ComfyAPISync().execution
 
     def show(done: int, preview: Callable[[], Any] | None = None) -> None:
+        nonlocal sent
         check_cancelled()
-        if bar is None:
+        now = time.monotonic()
+        if execution is None or (done < total and now - sent < SECONDS_BETWEEN):
             return
-        picture = None
-        if preview is not None and shows_previews():
-            from PIL import Image
-
-            pixels = (preview().clamp(0, 1) * 255).round().byte().cpu().numpy()
-            picture = ("JPEG", Image.fromarray(pixels), 512)
-        bar.update_absolute(done, total, picture)
+        sent = now
+        api.set_progress(done, total, execution.node_id, preview and _picture(preview()))
 
     return show
+
+
+def _picture(pixels: "torch.Tensor") -> Any:
+    from PIL import Image
+
+    return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().cpu().numpy())

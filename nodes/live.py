@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 from . import host
 
-_SECONDS_BETWEEN = 0.1  # more often, nobody sees
-
 
 class Numbers:
     """Gathers the numbers of every step and sends them, at most ten times a second.
@@ -26,7 +24,7 @@ class Numbers:
         """Take the numbers of `step`, which follows the one before."""
         self._waiting.append({k: float(v) for k, v in values.items() if math.isfinite(v)})
         now = time.monotonic()
-        if step < self._steps and now - self._sent < _SECONDS_BETWEEN:
+        if step < self._steps and now - self._sent < host.SECONDS_BETWEEN:
             return
         names = dict.fromkeys(name for numbers in self._waiting for name in numbers)
         columns = {name: [numbers.get(name) for numbers in self._waiting] for name in names}

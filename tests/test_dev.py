@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,14 +128,44 @@ def test_every_check_runs_even_when_one_fails(dev, monkeypatch, failing, status)
 def test_what_a_comfyui_needs_is_installed_for_the_tests_only(
     dev, repository, tmp_path, monkeypatch
 ):
-    (tmp_path / "main.py").touch()
+    comfyuis = [make_comfyui(tmp_path / name, pin) for name, pin in (("new", "2.0"), ("old", "1"))]
     host = repository / "tests" / "host"
     host.mkdir(parents=True)
-    (host / "requirements.txt").write_text("# nothing\n")
-    monkeypatch.setenv("COMFYUI_DIR", str(tmp_path))
+    (host / "requirements.txt").write_text("comfyui-frontend-package==2.0\n")
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    for version in ("1", "2.0"):
+        write_front_end(wheels, version)
+    monkeypatch.setenv("PIP_FIND_LINKS", wheels.as_uri())
+    monkeypatch.setenv("COMFYUI_DIR", os.pathsep.join(map(str, [tmp_path / "none", *comfyuis])))
     assert "ComfyUI" not in dev("demo").stdout
-    assert f"installing what ComfyUI at {tmp_path} needs" in dev("test").stdout
+    first = dev("test")
+    assert "installing what ComfyUI needs" in first.stdout, first.stderr
+    assert f"installing the front end of the ComfyUI at {comfyuis[1]}" in first.stdout
+    (brought,) = (repository / ".venv" / "front_ends").iterdir()
+    assert brought.name == "1"
+    assert (brought / "comfyui_frontend_package" / "static" / "version").read_text() == "1"
     assert "installing" not in dev("test").stdout
+
+
+def make_comfyui(folder: Path, front_end: str) -> Path:
+    """A folder that looks like a ComfyUI with a pinned front end."""
+    folder.mkdir()
+    (folder / "main.py").touch()
+    (folder / "requirements.txt").write_text(f"torch\ncomfyui-frontend-package=={front_end}\n")
+    return folder
+
+
+def write_front_end(folder: Path, version: str) -> None:
+    """A wheel of a front end that holds nothing but its version."""
+    name = f"comfyui_frontend_package-{version}"
+    with zipfile.ZipFile(folder / f"{name}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("comfyui_frontend_package/static/version", version)
+        about = f"Metadata-Version: 2.1\nName: comfyui-frontend-package\nVersion: {version}"
+        wheel.writestr(f"{name}.dist-info/METADATA", about)
+        tag = "Wheel-Version: 1.0\nTag: py3-none-any\nRoot-Is-Purelib: true"
+        wheel.writestr(f"{name}.dist-info/WHEEL", tag)
+        wheel.writestr(f"{name}.dist-info/RECORD", "")
 
 
 def test_browser_tests_count(dev, repository):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from shutil import copytree, ignore_patterns
+from shutil import copyfile, copytree, ignore_patterns
 
 import pytest
 
@@ -111,6 +111,35 @@ def test_registry_metadata(pyproject):
     assert comfy["PublisherId"] and comfy["DisplayName"]
     # WEB_DIRECTORY says it already: named twice, the browser code would be loaded twice.
     assert "web" not in comfy
+
+
+def placed(folder: Path) -> Path:
+    """The pack's clips and install.py in a folder of that name."""
+    copytree(ROOT / "workflows" / "input", folder / "workflows" / "input")
+    copyfile(ROOT / "install.py", folder / "install.py")
+    return folder / "install.py"
+
+
+def run_install(script: Path) -> str:
+    command = [sys.executable, str(script)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_installing_gives_the_host_the_clips_of_the_graphs_and_keeps_a_users_files(tmp_path):
+    script = placed(tmp_path / "ComfyUI" / "custom_nodes" / "a pack")
+    clips = {file.name: file.read_bytes() for file in (ROOT / "workflows" / "input").iterdir()}
+    folder = tmp_path / "ComfyUI" / "input"
+    folder.mkdir()
+    mine = sorted(clips)[0]
+    (folder / mine).write_bytes(b"mine")
+    assert run_install(script) == ""
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == clips | {mine: b"mine"}
+
+
+def test_installing_elsewhere_says_what_to_copy(tmp_path):
+    script = placed(tmp_path / "somewhere" / "pack")
+    assert "copy the files of" in run_install(script)
+    assert [file.name for file in tmp_path.iterdir()] == ["somewhere"]
 
 
 def test_wheel_holds_code_and_data(tmp_path):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
+FEATURES = {"supports_preview_metadata": True}  # what the browser says of itself
 
 
 class HostFailed(RuntimeError):
@@ -50,6 +51,19 @@ class ExecutionInterrupted(Exception):
         super().__init__(f"interrupted in node {self.node_id} ({self.node_type})")
 
 
+def at_work(data: dict) -> list[tuple[str, float, float]]:
+    """(id, done, total) of the nodes that a `progress_state` message says are running."""
+    running = (node for node in data["nodes"].values() if node["state"] == "running")
+    return [(node["node_id"], node["value"], node["max"]) for node in running]
+
+
+def reached(kind: str, data: dict, node_id: str, steps: int) -> bool:
+    """Whether a message says that a running node has made so many steps."""
+    return kind == "progress_state" and any(
+        node == node_id and done >= steps for node, done, _ in at_work(data)
+    )
+
+
 @dataclass
 class Run:
     """What the websocket told about one finished prompt."""
@@ -69,8 +83,8 @@ class Run:
             self.executed.append(data["node"])
         elif kind == "executed" and data["output"] is not None:
             self.outputs[data["node"]] = data["output"]
-        elif kind == "progress":
-            self.progress.append((data["node"], data["value"], data["max"]))
+        elif kind == "progress_state":
+            self.progress += at_work(data)
         elif kind == "execution_error":
             raise ExecutionError(data)
         elif kind == "execution_interrupted":
@@ -205,6 +219,8 @@ class ComfyUI:
             self._session = aiohttp.ClientSession()
             url = f"{self.address}/ws?clientId={self.client_id}"
             self._socket = await self._session.ws_connect(url, max_msg_size=0)
+            # Without this, no previews are sent.
+            await self._socket.send_json({"type": "feature_flags", "data": FEATURES})
 
         self._loop.run_until_complete(connect())
 

@@ -1,12 +1,34 @@
-"""The running host of the whole session, and its log beside every failure."""
+"""The running hosts of the whole session, and their logs beside every failure.
+
+Every test that uses a host runs once in each ComfyUI that COMFYUI_DIR names.
+"""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 from rescore.headless import video_read
 from rescore.tests.host.browser import find_browser, started
-from rescore.tests.host.start import missing_packages, running
+from rescore.tests.host.start import (
+    front_end_root,
+    front_end_version,
+    missing_packages,
+    running,
+)
+
+HOSTS = [
+    Path(folder).expanduser()
+    for folder in os.environ.get("COMFYUI_DIR", "").split(os.pathsep)
+    if folder
+] or [Path("~/ComfyUI").expanduser()]
+
+
+def version_of(comfyui: Path) -> str:
+    """What a test is called by that runs in this host."""
+    file = comfyui / "comfyui_version.py"
+    found = file.is_file() and re.search(r'__version__ = "(.+)"', file.read_text("utf-8"))
+    return found[1] if found else "no host"
 
 
 def absent(comfyui: Path) -> str | None:
@@ -19,17 +41,22 @@ def absent(comfyui: Path) -> str | None:
             f"the ComfyUI at {comfyui} needs packages this Python lacks: {', '.join(missing)}; "
             "python -m pip install -r tests/host/requirements.txt brings them"
         )
+    root = front_end_root(comfyui)
+    if root is not None and not root.is_dir():
+        return (
+            f"the ComfyUI at {comfyui} needs its front end {front_end_version(comfyui)}, which is "
+            f"not at {root}; python3 dev.py test brings it"
+        )
     return None
 
 
-@pytest.fixture(scope="session")
-def comfyui(root: Path):
+@pytest.fixture(scope="session", params=HOSTS, ids=version_of)
+def comfyui(request, root: Path):
     """A ComfyUI with this pack, started once; holds every file of workflows/input as its input."""
-    folder = Path(os.environ.get("COMFYUI_DIR") or "~/ComfyUI").expanduser()
-    reason = absent(folder)
+    reason = absent(request.param)
     if reason:
         pytest.skip(reason)
-    with running(folder, root) as host:
+    with running(request.param, root) as host:
         for clip in (root / "workflows" / "input").glob("*"):
             host.put_input(clip)
         yield host

@@ -22,7 +22,17 @@ HERE = Path(__file__).resolve().parent
 PACK_NAME = "rescore"
 STAND_INS = ("torchvision", "torchaudio")
 # Listed in the host's requirements.txt, but it starts and runs our workflows without them.
-DISPENSABLE = ("comfyui-workflow-templates", "comfyui-embedded-docs", "spandrel", *STAND_INS)
+DISPENSABLE = (
+    "comfyui-workflow-templates",
+    "comfyui-embedded-docs",
+    "spandrel",
+    "PyOpenGL",
+    "comfy-angle",
+    *STAND_INS,
+)
+FRONT_END = "comfyui-frontend-package"
+# Where dev.py puts the front ends of hosts that need another one than this Python has.
+FRONT_ENDS = Path(sys.prefix) / "front_ends"
 # Parts of a working copy that the pack runs without; left out where a link cannot be made.
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "tests", "benchmarks")
 
@@ -37,13 +47,27 @@ def missing_packages(comfyui: Path) -> list[str]:
     return [name for name in names if name not in DISPENSABLE and not installed(name)]
 
 
-def installed(distribution: str) -> bool:
-    """Whether this interpreter has a distribution of that name, in any version."""
+def installed(distribution: str) -> str | None:
+    """The version of a distribution that this interpreter has, or None."""
     try:
-        importlib.metadata.version(distribution)
+        return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
+
+
+def front_end_version(comfyui: Path) -> str | None:
+    """The version of the front end that the host's requirements.txt pins, if it does."""
+    text = (comfyui / "requirements.txt").read_text(encoding="utf-8")
+    pinned = re.search(rf"^{FRONT_END}==(\S+)", text, re.MULTILINE)
+    return pinned and pinned[1]
+
+
+def front_end_root(comfyui: Path) -> Path | None:
+    """The folder of the host's own front end; None where it is the one this interpreter has."""
+    version = front_end_version(comfyui)
+    if version in (None, installed(FRONT_END)):
+        return None
+    return FRONT_ENDS / version / "comfyui_frontend_package" / "static"
 
 
 def place_pack(pack: Path, custom_nodes: Path) -> Path:
@@ -94,6 +118,8 @@ def running(comfyui: Path, pack: Path, seconds_to_start: float = 180) -> Iterato
         command += ["--listen", LOOPBACK, "--port", str(port), "--base-directory", str(base)]
         command += ["--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}"]
         command += ["--disable-api-nodes"]
+        if root := front_end_root(comfyui):
+            command += ["--front-end-root", str(root)]
         # The user's own extra_model_paths.yaml may bring more custom nodes; only ours are wanted.
         command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_NAME]
         log_file = base / "comfyui.log"
