@@ -1,4 +1,4 @@
-// Time, frames and places of the player that compares two clips.
+// Time, frames and keys of the player that compares clips.
 
 /** The frame, from 0, that is shown at a time in seconds. */
 export function frameAt(time, { fps, frames }) {
@@ -11,25 +11,27 @@ export function timeOf(frame, { fps }) {
   return (frame + 0.5) / fps;
 }
 
-/** The frame some steps on, round the end and the beginning. */
-export function stepped(frame, steps, { frames }) {
-  return (((frame + steps) % frames) + frames) % frames;
+/** All frames of a clip. A span is its first and last frame, which are played round and round. */
+export function wholeSpan({ frames }) {
+  return { first: 0, last: frames - 1 };
 }
 
-/** Where a picture of width x height lies in a box, as large as it fits: {left, top, scale}. */
-export function contained(box, picture) {
-  const scale = Math.min(box.width / picture.width, box.height / picture.height);
-  return {
-    left: (box.width - picture.width * scale) / 2,
-    top: (box.height - picture.height * scale) / 2,
-    scale,
-  };
+/** The span that begins, or with `end` ends, at a frame; the other end gives way if it must. */
+export function spanWith({ first, last }, frame, end = false) {
+  if (end) return { first: Math.min(first, frame), last: frame };
+  return { first: frame, last: Math.max(last, frame) };
 }
 
-/** The share of a picture, 0..1 from its left edge, at `x` in a box that contains it. */
-export function wipeAt(x, box, picture) {
-  const { left, scale } = contained(box, picture);
-  return Math.min(Math.max((x - left) / (picture.width * scale), 0), 1);
+/** Whether a frame lies in a span. */
+export function isWithin(frame, { first, last }) {
+  return first <= frame && frame <= last;
+}
+
+/** The frame some steps on, round the end and the beginning of the span it lies in. */
+export function stepped(frame, steps, span, clip) {
+  const { first, last } = isWithin(frame, span) ? span : wholeSpan(clip);
+  const count = last - first + 1;
+  return first + ((((frame - first + steps) % count) + count) % count);
 }
 
 /** What a key asks of the player: {step}, {toggle: true}, or null. */

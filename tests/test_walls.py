@@ -43,7 +43,7 @@ PACKAGES = {
     "nodes/charts.py": ARRAYS | {"PIL"},
     "nodes/table_picture.py": ARRAYS | {"PIL"},
     "nodes/host.py": ARRAYS | HOST | {"PIL"},
-    "nodes/view.py": ARRAYS | {"av"},
+    "nodes/preview_file.py": ARRAYS | {"av"},
     "pipelines": ARRAYS | {"kornia"},
     "pipelines/flow/estimation.py": ARRAYS | {"cv2", "torchvision"},  # where they are installed
     "pipelines/models": ARRAYS | MODELS,

@@ -18,7 +18,7 @@ COLUMN, GAP, WIDTH, HEADER = 400, 40, 340, 80
 # How much higher than its rows the browser makes a node, in the renderer that makes it higher; with
 # pictures and clips of the shape world, which are square. Held by tests/host/test_layout.py.
 PICTURE, PLOT, VIDEO = 210, 130, 330
-AT_ONCE = {"LoadVideo": VIDEO, "ReScoreViewComparison": 312}
+AT_ONCE = {"LoadVideo": VIDEO, "ReScoreViewComparison": 364}
 IN_A_RUN = {
     "SaveVideo": VIDEO,
     "PreviewImage": 350,  # as wide as the node in the front end of early 2026

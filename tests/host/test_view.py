@@ -188,7 +188,8 @@ def test_plot_and_preview_move_in_the_node_while_it_runs(after_a_run):
 def test_the_clips_play_wipe_and_step(after_a_run):
     page, _ = after_a_run
     player = look_at(page, PLAYER, VIEW)
-    canvas, video, wipe = (player.locator(name) for name in ("canvas", "video", "input"))
+    canvas, video = player.locator("canvas"), player.locator("video")
+    wipe = player.get_by_label("wipe")
     page.wait_for_function("(video) => video.readyState >= 2", arg=video.element_handle())
 
     def shown() -> tuple[int, int]:

@@ -79,7 +79,8 @@ class Start:
                 resize_source=False,
                 mask=mask,
             )["IMAGE"]
-        video = add("CreateVideo", "Result", images=images, fps=fps, audio=self.parts["audio"])
+        audio = self.parts["audio"]
+        video = add("CreateVideo", "Result", images=images, fps=fps, audio=audio)
         add(
             "SaveVideo",
             "Result",
@@ -89,7 +90,7 @@ class Start:
         )
         pair = add("ReScoreCompareClips", "Result", source=source, edited=images)
         add("PreviewImage", "Result", "Source and edit", images=pair["images"])
-        add("ReScoreViewComparison", "Result", source=source, edited=images, fps=fps)
+        add("ReScoreViewComparison", "Result", source=source, edited=images, fps=fps, audio=audio)
 
 
 def distil(start: Start, terms: object, **inputs: object) -> Node:
