@@ -1,15 +1,18 @@
 """Writes what the front end shows of the nodes and what the nodes themselves say.
 
-python workflows/help.py            the tables of js/docs/*.md, and locales/en/nodeDefs.json
+python workflows/help.py            the tables of the help pages, and locales/en/nodeDefs.json
 
-A help page is written by hand but for its sections Inputs and Outputs. The English names are the
-nodes' own, the pattern for translations.
+The help page of a node is js/docs/<id>.md, and in other languages js/docs/<id>/<language>.md. It is
+written by hand but for its sections of inputs and outputs. The English names are the nodes' own, the
+pattern for translations.
 """
 
 import json
 import re
+from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import rescore
 
@@ -33,13 +36,62 @@ def inputs_of(node: type) -> dict[str, tuple[Any, dict[str, Any]]]:
 # --- help pages ---------------------------------------------------------------------------------
 
 
-def with_tables(page: str, node: type) -> str:
-    """A help page whose sections Inputs and Outputs say what the node says.
+class Words(NamedTuple):
+    """The words of the generated sections in one language."""
+
+    inputs: tuple[str, str, str]  # heading of the section, headings of its two columns
+    outputs: tuple[str, str, str]
+    advanced: str
+    optional: str
+    files: str
+    choices: str
+    range: str
+    on_off: tuple[str, str]
+    empty: str
+
+
+WORDS = {
+    "en": Words(
+        ("Inputs", "input, start (range)", "what it does"),
+        ("Outputs", "output", "what it is"),
+        advanced="{}, advanced",
+        optional="{}, optional",
+        files="one of your files",
+        choices="`{}` (or {})",
+        range="{} ({} to {})",
+        on_off=("on", "off"),
+        empty="empty",
+    ),
+    "zh": Words(
+        ("输入", "输入，初始值（范围）", "作用"),
+        ("输出", "输出", "内容"),
+        advanced="{}，高级",
+        optional="{}，可选",
+        files="你的文件之一",
+        choices="`{}`（或 {}）",
+        range="{}（{} 到 {}）",
+        on_off=("开", "关"),
+        empty="空",
+    ),
+}
+
+
+def page_of(name: str, language: str = "en") -> Path:
+    """The help page of a node, where the front end looks for it."""
+    return DOCS / f"{name}.md" if language == "en" else DOCS / name / f"{language}.md"
+
+
+def with_tables(page: str, name: str, language: str = "en") -> str:
+    """A help page whose sections of inputs and outputs say what the node says.
 
     Raises:
         ValueError: if the page lacks one of the two headings.
     """
-    for heading, table in (("Inputs", inputs_table(node)), ("Outputs", outputs_table(node))):
+    words = WORDS[language]
+    for (heading, *_), table in (
+        (words.inputs, inputs_table(name, language)),
+        (words.outputs, outputs_table(name, language)),
+    ):
         page, count = re.subn(
             rf"(?ms)^## {heading}\n.*?(?=^## |\Z)",
             lambda _, h=heading, t=table: f"## {h}\n\n{t}\n\n",
@@ -50,35 +102,36 @@ def with_tables(page: str, node: type) -> str:
     return page.rstrip() + "\n"
 
 
-def inputs_table(node: type) -> str:
+def inputs_table(name: str, language: str) -> str:
     """Name, start value with its range, and tooltip of every input.
 
     Advanced inputs are marked: Nodes 2.0 shows them after a click on "Show advanced inputs".
     """
-    optional = node.INPUT_TYPES().get("optional", {})
-    return _table(
-        ("input, start (range)", "what it does"),
-        [
-            (
-                name,
-                _start(kind, options, name in optional) + ", advanced" * ("advanced" in options),
-                options["tooltip"],
-            )
-            for name, (kind, options) in inputs_of(node).items()
-        ],
-    )
+    node, words = rescore.NODE_CLASS_MAPPINGS[name], WORDS[language]
+    optional, texts = node.INPUT_TYPES().get("optional", {}), translated(name, language)["inputs"]
+    rows = []
+    for key, (kind, options) in inputs_of(node).items():
+        start = _start(kind, options, key in optional, words)
+        if "advanced" in options:
+            start = words.advanced.format(start)
+        rows.append((key, texts[key], start))
+    return _table(words.inputs[1:], rows)
 
 
-def outputs_table(node: type) -> str:
+def outputs_table(name: str, language: str) -> str:
     """Name, type and tooltip of every output."""
-    outputs = zip(node.RETURN_NAMES, node.RETURN_TYPES, node.OUTPUT_TOOLTIPS, strict=True)
-    return _table(("output", "what it is"), [(n, _type(kind), text) for n, kind, text in outputs])
+    node, texts = rescore.NODE_CLASS_MAPPINGS[name], translated(name, language)["outputs"]
+    named = zip(node.RETURN_NAMES, node.RETURN_TYPES, strict=True)
+    rows = [(key, texts[str(slot)], _type(kind)) for slot, (key, kind) in enumerate(named)]
+    return _table(WORDS[language].outputs[1:], rows)
 
 
-def _table(head: tuple[str, str], rows: list[tuple[str, str, str]]) -> str:
+def _table(head: tuple[str, str], rows: list[tuple[str, dict[str, str], str]]) -> str:
     """Two columns, and what a name stands for under it: the front end's panel is narrow."""
     lines = [" | ".join(head), "--- | ---"]
-    lines += [f"`{name}`<br>{value} | {_cell(text)}" for name, value, text in rows]
+    for key, texts, value in rows:
+        shown = "" if texts["name"] == key else f" {texts['name']}"
+        lines.append(f"`{key}`{shown}<br>{value} | {_cell(texts['tooltip'])}")
     return "\n".join(f"| {line} |" for line in lines)
 
 
@@ -86,22 +139,21 @@ def _type(kind: str) -> str:
     return kind.removeprefix("RESCORE_")
 
 
-def _start(kind: Any, options: dict[str, Any], optional: bool) -> str:
+def _start(kind: Any, options: dict[str, Any], optional: bool, words: Words) -> str:
     """What an input begins with: a value and its range, the choices, or what is to be wired."""
     if isinstance(kind, list):
         # Choices without a default are the files of one machine.
         if "default" not in options:
-            return "one of your files"
+            return words.files
         others = [f"`{choice}`" for choice in kind if choice != options["default"]]
-        return f"`{options['default']}` (or {', '.join(others)})"
+        return words.choices.format(options["default"], ", ".join(others))
     if kind in ("INT", "FLOAT"):
-        low, high = (_number(options[end]) for end in ("min", "max"))
-        return f"{_number(options['default'])} ({low} to {high})"
+        return words.range.format(*(_number(options[end]) for end in ("default", "min", "max")))
     if kind == "BOOLEAN":
-        return "on" if options["default"] else "off"
+        return words.on_off[not options["default"]]
     if kind == "STRING":
-        return f"`{options['default']}`" if options["default"] else "empty"
-    return f"{_type(kind)}, optional" if optional else _type(kind)
+        return f"`{options['default']}`" if options["default"] else words.empty
+    return words.optional.format(_type(kind)) if optional else _type(kind)
 
 
 def _number(value: float) -> str:
@@ -109,11 +161,25 @@ def _number(value: float) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text as it is, in a cell of a Markdown table."""
-    return re.sub(r"([*|`])", r"\\\1", text).replace("<", "&lt;")
+    """A text of a translation as it reads, in a cell of a Markdown table."""
+    plain = re.sub(r"\{'(.)'\}", r"\1", text)
+    return re.sub(r"([*|`])", r"\\\1", plain).replace("<", "&lt;")
 
 
 # --- translations -------------------------------------------------------------------------------
+
+
+@cache
+def translation(language: str) -> dict[str, Any]:
+    """The names and texts of all nodes in a language."""
+    if language == "en":
+        return english()
+    return json.loads((LOCALES / language / "nodeDefs.json").read_text("utf-8"))
+
+
+def translated(name: str, language: str) -> dict[str, Any]:
+    """The names and texts of one node in a language."""
+    return translation(language)[name]
 
 
 def english() -> dict[str, Any]:
@@ -147,9 +213,9 @@ def dumped(texts: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    for name, node in rescore.NODE_CLASS_MAPPINGS.items():
-        page = DOCS / f"{name}.md"
-        page.write_text(with_tables(page.read_text("utf-8"), node), "utf-8")
+    for name, language in product(rescore.NODE_CLASS_MAPPINGS, WORDS):
+        page = page_of(name, language)
+        page.write_text(with_tables(page.read_text("utf-8"), name, language), "utf-8")
     file = LOCALES / "en" / "nodeDefs.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(dumped(english()), "utf-8")

@@ -34,11 +34,12 @@ def locale(language: str) -> dict:
     return json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text("utf-8"))
 
 
+@pytest.mark.parametrize("page", ["{}.md", "{}/zh.md"])
 @pytest.mark.parametrize("name", sorted(NODE_CLASS_MAPPINGS))
-def test_the_host_serves_a_page_with_its_pictures(comfyui, name):
+def test_the_host_serves_a_page_with_its_pictures(comfyui, name, page):
     folder = f"/extensions/{PACK_NAME}/docs"
-    text = comfyui.fetch(f"{folder}/{name}.md")
-    assert text == (DOCS / f"{name}.md").read_bytes()
+    text = comfyui.fetch(f"{folder}/{page.format(name)}")
+    assert text == (DOCS / page.format(name)).read_bytes()
     for link in re.findall(r"!\[[^]]+\]\(([^)]+)\)", text.decode("utf-8")):
         assert comfyui.fetch(f"{folder}/{link}") == (DOCS / link).read_bytes()
 
@@ -62,21 +63,22 @@ def test_the_front_end_shows_a_node_in_the_users_language(browser, comfyui, lang
     assert found["labels"] == [value["name"] for value in texts["inputs"].values()]
 
 
-def test_the_front_end_opens_the_help_of_a_node(browser, comfyui):
+@pytest.mark.parametrize(("language", "file"), [("en", "{}.md"), ("zh", "{}/zh.md")])
+def test_the_front_end_opens_the_help_of_a_node(browser, comfyui, language, file):
     name = "ReScoreDeltaDenoising"
-    page = open_front_end(browser, comfyui, width=1020, height=770)
+    page = open_front_end(browser, comfyui, width=1020, height=770, locale=language)
     page.evaluate("(graph) => app.loadGraphData(graph)", graph("delta_denoising"))
     page.evaluate(SELECT, name)
     page.get_by_test_id("info-button").click()
     panel = page.get_by_test_id("properties-panel").locator(".markdown-content")
-    text = (DOCS / f"{name}.md").read_text("utf-8")
+    text = (DOCS / file.format(name)).read_text("utf-8")
     for heading in re.findall("^#+ (.+)$", text, re.MULTILINE):
         panel.get_by_role("heading", name=heading, exact=True).wait_for()
     pictures = panel.locator("img")
     assert pictures.count() == len(re.findall(r"!\[", text)) > 0
     for picture in pictures.element_handles():
         page.wait_for_function("(img) => img.complete && img.naturalWidth > 0", arg=picture)
-    if SCREENSHOTS:
+    if SCREENSHOTS and language == "en":
         widen_panel(page, 310)
         take_picture(page, "help")
     page.close()

@@ -189,7 +189,7 @@ def test_the_clips_play_wipe_and_step(after_a_run):
     page, _ = after_a_run
     player = look_at(page, PLAYER, VIEW)
     canvas, video = player.locator("canvas"), player.locator("video")
-    wipe = player.get_by_label("wipe")
+    wipe = player.get_by_label("wipe", exact=True)
     page.wait_for_function("(video) => video.readyState >= 2", arg=video.element_handle())
 
     def shown() -> tuple[int, int]:

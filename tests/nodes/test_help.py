@@ -2,11 +2,22 @@
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
 from rescore import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
-from rescore.workflows.help import DOCS, LOCALES, dumped, english, inputs_of, with_tables
+from rescore.workflows.help import (
+    DOCS,
+    LOCALES,
+    WORDS,
+    dumped,
+    english,
+    inputs_of,
+    page_of,
+    translation,
+    with_tables,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = sorted(NODE_CLASS_MAPPINGS)
@@ -33,8 +44,18 @@ NEED_FILES = {
 }
 
 
-def page(name: str) -> str:
-    return (DOCS / f"{name}.md").read_text("utf-8")
+HEADINGS = {
+    "Equation": "公式",
+    "Inputs": "输入",
+    "Outputs": "输出",
+    "If nothing changes": "如果没有变化",
+    "If it is not what you expect": "如果结果不如预期",
+    "Memory and time": "内存与时间",
+}
+
+
+def page(name: str, language: str = "en") -> str:
+    return page_of(name, language).read_text("utf-8")
 
 
 def strings(texts: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
@@ -45,33 +66,53 @@ def strings(texts: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], st
     return found
 
 
-def translation(language: str) -> dict:
-    return json.loads((LOCALES / language / "nodeDefs.json").read_text("utf-8"))
+def headings(text: str) -> list[str]:
+    return re.findall(r"(?m)^## (.*)$", text)
 
 
-def test_every_node_has_a_page_and_every_page_a_node():
-    assert sorted(file.stem for file in DOCS.glob("*.md")) == NODES
+def prose(text: str) -> str:
+    """A page without its equations and tables."""
+    return re.sub(r"(?m)^\|.*$", "", re.sub(r"(?ms)^```\n.*?^```$", "", text))
+
+
+def test_every_node_has_a_page_in_every_language_and_every_page_a_node():
+    pages = {page_of(name, language) for name in NODES for language in WORDS}
+    assert pages == set(DOCS.rglob("*.md"))
+
+
+@pytest.mark.parametrize("language", WORDS)
+@pytest.mark.parametrize("name", NODES)
+def test_a_page_says_what_its_node_says(name, language):
+    text = page(name, language)
+    assert text == with_tables(text, name, language), REWRITE
+    assert text.startswith(f"# {translation(language)[name]['display_name']}\n")
+    for key in inputs_of(NODE_CLASS_MAPPINGS[name]):
+        assert re.search(rf"(?m)^\| `{key}`.*?<br>", text)
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_a_page_says_what_its_node_says(name):
-    text = page(name)
-    assert text == with_tables(text, NODE_CLASS_MAPPINGS[name]), REWRITE
-    assert text.startswith(f"# {NODE_DISPLAY_NAME_MAPPINGS[name]}\n")
-    for key in inputs_of(NODE_CLASS_MAPPINGS[name]):
-        assert f"| `{key}`<br>" in text
+def test_a_chinese_page_follows_the_english_one(name):
+    """Sections, paragraphs, pictures, equations, names and numbers: only the words are others."""
+    english, chinese = page(name), page(name, "zh")
+    assert headings(chinese) == [HEADINGS[heading] for heading in headings(english)]
+    for same in (r"\]\(([^)]+)\)", r"(?ms)^```\n(.*?)^```$"):
+        assert re.findall(same, chinese) == re.findall(same, english)
+    ours, theirs = prose(english), prose(chinese)
+    for same in ("`[^`\n]+`", r"\d+(?:\.\d+)*"):
+        assert sorted(re.findall(same, theirs)) == sorted(re.findall(same, ours))
+    paragraphs = [re.split(r"\n\n+", text.strip()) for text in (ours, theirs)]
+    assert len(paragraphs[0]) == len(paragraphs[1])
+    for paragraph in paragraphs[1]:
+        assert paragraph.startswith("#") or re.search(r"[\u4e00-\u9fff]", paragraph), paragraph
 
 
 @pytest.mark.parametrize("name", NODES)
 def test_a_page_has_what_a_user_looks_for(name):
     text = page(name)
-    headings = re.findall(r"(?m)^## (.*)$", text)
-    assert set(headings) <= {
-        "Equation", "Inputs", "Outputs", "If nothing changes", "If it is not what you expect",
-        "Memory and time",
-    }  # fmt: skip
-    assert {"Inputs", "Outputs", "Memory and time"} <= set(headings)
-    assert len([heading for heading in headings if heading.startswith("If ")]) == 1
+    found = headings(text)
+    assert set(found) <= set(HEADINGS)
+    assert {"Inputs", "Outputs", "Memory and time"} <= set(found)
+    assert len([heading for heading in found if heading.startswith("If ")]) == 1
     lead = text.split("\n## ")[0].split("\n", 1)[1]
     assert len(lead.split()) > 20, "the page does not say what the node does"
     for section in re.split(r"(?m)^## ", text)[1:]:
@@ -86,8 +127,8 @@ def test_every_input_has_a_tooltip(name):
 
 def test_a_page_never_hides_a_table_row():
     """A bar or a line break of a tooltip would end its cell."""
-    for name in NODES:
-        rows = [line for line in page(name).splitlines() if line.startswith("|")]
+    for name, language in product(NODES, WORDS):
+        rows = [line for line in page(name, language).splitlines() if line.startswith("|")]
         assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3}, name
 
 
