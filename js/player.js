@@ -71,7 +71,8 @@ export function makePlayer() {
   const wipeRow = row(left, wipe, right);
   const element = html(
     "div",
-    { class: "rescore-player", tabindex: 0 },
+    // While it has the focus, Nodes 2.0 leaves the mouse wheel to it.
+    { class: "rescore-player", tabindex: 0, "data-capture-wheel": "true" },
     html("style", {}, STYLE),
     video,
     stage,
