@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from rescore import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from rescore import NODE_CLASS_MAPPINGS
 from rescore.workflows.help import (
     DOCS,
     LOCALES,
