@@ -2,7 +2,7 @@
 
 A module with nodes lists them in its own `NODE_CLASS_MAPPINGS`, id to class; a new module needs no
 entry here. `widgets.py` declares an input in one line, `shared.py` has those that several nodes
-share, and `running.py` prepares a run. `host.py` is the only file of the pack that touches ComfyUI.
+share, and `running.py` prepares a run. `host/` is the only room of the pack that touches ComfyUI.
 Nothing here may import torch while the pack is loading.
 """
 
@@ -20,5 +20,7 @@ for _name in sorted(info.name for info in iter_modules(__path__)):
             "module of nodes/; every id is registered once."
         )
     NODE_CLASS_MAPPINGS.update(_classes)
+
+import_module(".host", __name__).offer_shapeworld()
 
 NODE_DISPLAY_NAME_MAPPINGS = {name: node.TITLE for name, node in NODE_CLASS_MAPPINGS.items()}

@@ -2,6 +2,7 @@
 
 from . import host
 from .distillation import ScoreDistillation
+from .running import own
 from .sockets import FUSION, LOSSES, MODEL, PROMPTS, STATE
 from .terms import END, START, WEIGHT, TermNode, hang
 from .widgets import FLOAT, INT, SOCKET, STRING, Node, outputs
@@ -103,6 +104,7 @@ class ImageDeltaDenoising(TermNode):
         from ..pipelines.distillation.prediction import predict
         from ..pipelines.distillation.terms import Needs
 
+        own(image_model, "Image Delta Denoising")
         denoiser, both = image_model.denoiser, Needs(target=True, source=True)
 
         def pair(draw):

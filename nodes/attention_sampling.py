@@ -1,7 +1,7 @@
 """The node that samples an edit along an inverted clip."""
 
 from . import host, layouts
-from .running import along
+from .running import along, own
 from .shared import INVERTED
 from .sockets import NULL_TEXT, PROMPTS
 from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, STRING, Node, outputs
@@ -87,16 +87,18 @@ class AttentionControlledSampling(Node):
         tokens = _token_map(model, prompts, prompt_control, word_weights)
         mask = None if mask is None else layouts.edit_masks_of(mask)
         show = ready.shows(path.steps)
-        z = sample_edit(
-            path,
-            ready.denoiser,
-            prompts.embeddings,
-            cfg,
-            control,
-            source=Source(tokens, mask, ready.grid),
-            null_text=null_text,
-            windows=trajectory.windows,
-            on_step=lambda now: show(now.step, now.z),
+        z = ready.run(
+            lambda denoiser: sample_edit(
+                path,
+                denoiser,
+                prompts.embeddings,
+                cfg,
+                control,
+                source=Source(tokens, mask, ready.grid),
+                null_text=null_text,
+                windows=trajectory.windows,
+                on_step=lambda now: show(now.step, now.z),
+            )
         )
         report = _report(control, path.steps, prompts, mask)
         return (ready.latent(z), report)
@@ -115,6 +117,7 @@ def _token_map(model, prompts, prompt_control: str, word_weights: str):
                 "leave word_weights empty."
             )
         return None
+    own(model, "Prompt control, which tells the words of prompts apart,")
     host.load(model, "text_encoder")
     source, target = (model.encode_prompt(text) for text in (prompts.source, prompts.target))
     length = prompts.embeddings.target.shape[1]

@@ -2,7 +2,7 @@
 
 from . import host
 from .inflation import CATEGORY
-from .running import prepared
+from .running import own, prepared
 from .shared import FIXED_SEED
 from .sockets import MODEL, PROMPTS
 from .widgets import INT, SOCKET, Node, outputs
@@ -50,6 +50,7 @@ class CovariateShift(Node):
         bar = host.progress(timesteps * len(models))
         shifts = {}
         for number, each in enumerate(models):
+            own(each, "Covariate Shift, which looks into layers of an inflated model,")
             ready = prepared(each, latent)
             # Midpoints of equal parts of the schedule.
             count = len(each.process)
@@ -58,7 +59,7 @@ class CovariateShift(Node):
             ]
             shifts[_name(each, number)] = covariate_shift(
                 getattr(each.unet, "temporal", {}),
-                ready.denoiser,
+                each.denoiser,
                 ready.z,
                 prompts.embeddings.source.to(each.device),
                 levels,

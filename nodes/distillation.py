@@ -69,7 +69,6 @@ class ScoreDistillation(Node):
         window: int = 0, overlap: int = 4, checkpointing: bool = True,
     ):  # fmt: skip
         import torch
-        from einops import rearrange
 
         from ..pipelines.distillation.score_distillation import Progress, Settings, distil
 
@@ -81,24 +80,27 @@ class ScoreDistillation(Node):
         def show(progress: Progress) -> None:
             shows(progress.step - done_before, progress.z, progress.values)
 
-        with ready.denoiser.checkpointed(checkpointing):
-            state = distil(
-                ready.z,
-                terms,
-                ready.denoiser,
-                prompts.embeddings,
-                settings,
-                controls=() if fusion is None else (fusion,),
-                windows=ready.windows(window, overlap),
-                spread=host.spread(),
-                mask=None if mask is None else layouts.edit_masks_of(mask),
-                grid=ready.grid,
-                state=state,
-                on_step=show,
-            )
-        edited = ready.latent(state.z)["samples"]
+        def work(denoiser):
+            with denoiser.checkpointed(checkpointing):
+                return distil(
+                    ready.z,
+                    terms,
+                    denoiser,
+                    prompts.embeddings,
+                    settings,
+                    controls=() if fusion is None else (fusion,),
+                    windows=ready.windows(window, overlap),
+                    spread=host.spread(),
+                    mask=None if mask is None else layouts.edit_masks_of(mask),
+                    grid=ready.grid,
+                    state=state,
+                    on_step=show,
+                )
+
+        state = ready.run(work)
+        edited = layouts.samples_of(state.z, model)
         # Scaling to model latents and back rounds: what was not edited is returned as it came.
-        untouched = rearrange(state.z == ready.z, "1 c f h w -> f c h w").to(edited.device)
+        untouched = layouts.samples_of_unscaled(state.z == ready.z, model).to(edited.device)
         edited = torch.where(untouched, latent["samples"].to(edited), edited)
         losses = {"loss": [sum(values.values()) for values in state.values]}
         return ({**latent, "samples": edited}, state, losses)

@@ -2,7 +2,7 @@
 
 from . import host
 from .masks import CATEGORY
-from .running import prepared
+from .running import own, prepared
 from .shared import CFG, PROMPT_PAIR, SEED, SOURCE_LATENT, WINDOWS
 from .sockets import MODEL, PROMPTS, TERMS
 from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, STRING, Input, Node, outputs
@@ -106,16 +106,18 @@ class MaskFromGradient(Node):
         cut = Threshold(threshold, level, quantile, per_frame)
         looks = Looks(t_min, t_max, timesteps, draws, seed)
         ready = prepared(model, latent, rows=4)
-        values = gradient_map(
-            ready.z,
-            terms,
-            ready.denoiser,
-            prompts.embeddings,
-            cfg,
-            looks,
-            windows=ready.windows(window, overlap),
-            grid=ready.grid,
-            on_draw=host.progress(looks.count),
+        values = ready.run(
+            lambda denoiser: gradient_map(
+                ready.z,
+                terms,
+                denoiser,
+                prompts.embeddings,
+                cfg,
+                looks,
+                windows=ready.windows(window, overlap),
+                grid=ready.grid,
+                on_draw=host.progress(looks.count),
+            )
         )
         return _cut(values, cut, smooth, ready.grid)
 
@@ -168,21 +170,24 @@ class MaskFromWords(Node):
 
         cut = Threshold(threshold, level, quantile, per_frame)
         looks = Looks(t_min, t_max, timesteps, draws, seed)
+        own(model, "Mask from Words, which tells the words of a prompt apart,")
         host.load(model, "text_encoder")
         read = model.encode_prompt(getattr(prompts, prompt))
         wanted = [word.strip() for word in words.split(",") if word.strip()] or [words]
         found = {at for word in wanted for at in find_word(read, word)}
         ready = prepared(model, latent)
-        values = word_map(
-            ready.z,
-            sorted({position for positions in found for position in positions}),
-            getattr(prompts.embeddings, prompt),
-            ready.denoiser,
-            looks,
-            sites=sites,
-            max_tokens=max_tokens,
-            windows=ready.windows(window, overlap),
-            on_draw=host.progress(looks.count),
+        values = ready.run(
+            lambda denoiser: word_map(
+                ready.z,
+                sorted({position for positions in found for position in positions}),
+                getattr(prompts.embeddings, prompt),
+                denoiser,
+                looks,
+                sites=sites,
+                max_tokens=max_tokens,
+                windows=ready.windows(window, overlap),
+                on_draw=host.progress(looks.count),
+            )
         )
         return _cut(values, cut, smooth, ready.grid)
 

@@ -44,13 +44,15 @@ class InspectGradient(Node):
         from ..pipelines.distillation.score_distillation import Settings
 
         ready = prepared(model, latent, rows=4)
-        energy, mask, numbers = inspect_gradient(
-            ready.z,
-            terms,
-            ready.denoiser,
-            prompts.embeddings,
-            Settings(1, 1.0, cfg, seed, t, t),
-            grid=ready.grid,
+        energy, mask, numbers = ready.run(
+            lambda denoiser: inspect_gradient(
+                ready.z,
+                terms,
+                denoiser,
+                prompts.embeddings,
+                Settings(1, 1.0, cfg, seed, t, t),
+                grid=ready.grid,
+            )
         )
         pictures = ready.grid.cells(energy)
         pictures = rearrange(pictures, "f h w -> f h w 1").expand(-1, -1, -1, 3)

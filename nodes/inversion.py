@@ -56,25 +56,29 @@ class DDIMInversion(Node):
         from ..pipelines.windows import windowed
 
         ready = prepared(model, latent, rows=1 if cfg in (0, 1) else 2)
-        denoiser, windows = ready.denoiser, ready.windows(window, overlap)
+        windows = ready.windows(window, overlap)
         source, _, negative = prompts.embeddings
-        guided = partial(denoiser.guided, uncond=negative, cfg=cfg)
         show = ready.shows(steps)
-        trajectory = ddim_invert(
-            ready.z,
-            partial(windowed(guided, windows), cond=source),
-            denoiser.process.grid(steps),
-            lambda now: show(now.step, now.z),
-            refinement=Refinement(refinements),
-            kind="flow" if denoiser.kind == "flow" else "epsilon",
-        )
+
+        def work(denoiser):
+            guided = partial(denoiser.guided, uncond=negative, cfg=cfg)
+            return ddim_invert(
+                ready.z,
+                partial(windowed(guided, windows), cond=source),
+                denoiser.process.grid(steps),
+                lambda now: show(now.step, now.z),
+                refinement=Refinement(refinements),
+                kind="flow" if denoiser.kind == "flow" else "epsilon",
+            )
+
+        trajectory = ready.run(work)
         trajectory = replace(
             trajectory,
             latents=trajectory.latents.cpu(),
             prompt=prompts.source,
             model=model.fingerprint,
         )
-        inversion = Inversion(trajectory, ready.pixel_size, windows)
+        inversion = Inversion(trajectory, ready.grid.pixels, windows, ready.grid.frames)
         return (inversion, ready.latent(trajectory.latents[-1]))
 
 

@@ -3,8 +3,9 @@
 from math import prod
 
 from . import host, layouts
+from .running import decoded
 from .shared import FIXED_SEED
-from .sockets import MODEL, PIXEL_SIZE
+from .sockets import FRAMES, MODEL, PIXEL_SIZE
 from .widgets import COMBO, INT, SOCKET, Node, outputs
 
 CATEGORY = f"{host.CATEGORY}/latents"
@@ -42,11 +43,18 @@ class VideoVAEEncode(Node):
 
     def encode(self, model, images, frames_per_chunk: int, posterior: str, seed: int):
         import torch
-        from einops import rearrange
 
         from ..pipelines.models.codec import encode_video
 
         clip = layouts.clip_from_image(images)
+        kept = {PIXEL_SIZE: tuple(clip.shape[-2:]), FRAMES: clip.shape[2]}
+        if model.whole_clips:
+            return (
+                {
+                    "samples": layouts.samples_of_unscaled(model.encode_clip(clip), model).cpu(),
+                    **kept,
+                },
+            )
         host.load(model, "vae", memory=_BYTES_PER_PIXEL * frames_per_chunk * prod(clip.shape[-2:]))
         bar = host.progress(clip.shape[2])
         latents = encode_video(
@@ -57,8 +65,7 @@ class VideoVAEEncode(Node):
             generator=torch.Generator().manual_seed(seed) if posterior == "sample" else None,
             on_chunk=lambda done, _: bar(done),
         )
-        samples = rearrange(latents, "1 c f h w -> f c h w").cpu()
-        return ({"samples": samples, PIXEL_SIZE: tuple(clip.shape[-2:])},)
+        return ({"samples": layouts.samples_of_unscaled(latents, model).cpu(), **kept},)
 
 
 class VideoVAEDecode(Node):
@@ -80,16 +87,15 @@ class VideoVAEDecode(Node):
     }  # fmt: skip
 
     def decode(self, model, latent, frames_per_chunk: int):
-        from ..pipelines.models.codec import decode_video
-
-        z = layouts.latents_of(latent["samples"], scale=1.0)
-        pixels = model.vae_factor**2 * prod(z.shape[-2:])
+        samples = latent["samples"]
+        pixels = model.vae_factor**2 * prod(samples.shape[-2:])
         host.load(model, "vae", memory=_BYTES_PER_PIXEL * frames_per_chunk * pixels)
-        bar = host.progress(z.shape[2])
-        clip = decode_video(
-            z,
-            model.decode_frames,
+        bar = host.progress(samples.shape[-4 if model.by_frame else -3])
+        clip = decoded(
+            model,
+            samples,
             size=latent.get(PIXEL_SIZE),
+            frames=latent.get(FRAMES),
             frames_per_chunk=frames_per_chunk,
             on_chunk=lambda done, _: bar(done),
         )

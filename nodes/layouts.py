@@ -38,27 +38,53 @@ def image_from_clip(clip: "torch.Tensor") -> "torch.Tensor":
     return rearrange(clip, "1 c f h w -> f h w c")
 
 
-def latents_of(samples: "torch.Tensor", scale: float, shift: float = 0.0) -> "torch.Tensor":
-    """LATENT samples `[f, c, h, w]`, unscaled, to model latents `[1, c, f, h, w]`, float32.
+def latents_of(samples: "torch.Tensor", model: Any) -> "torch.Tensor":
+    """The samples of a LATENT to model latents `[1, c, f, h, w]`, float32.
+
+    Samples are `[f, c, h, w]` of models that encode frame by frame, and else `[1, c, f, h, w]`.
+
+    Raises:
+        ValueError: for latents of another layout.
+    """
+    return model.latents_in(unscaled_of(samples, model))
+
+
+def samples_of(z: "torch.Tensor", model: Any) -> "torch.Tensor":
+    """Model latents `[1, c, f, h, w]` to the samples of a LATENT, on the CPU."""
+    return samples_of_unscaled(model.latents_out(z), model).cpu()
+
+
+def unscaled_of(samples: "torch.Tensor", model: Any) -> "torch.Tensor":
+    """The samples of a LATENT as `[1, c, f, h, w]`, float32, as the autoencoder gives them.
 
     Raises:
         ValueError: for latents of another layout.
     """
     from einops import rearrange
 
-    if samples.ndim != 4:
+    if getattr(samples, "is_nested", False):
         raise ValueError(
-            f"The latents have shape {list(samples.shape)}; [frames, channels, height, width] is "
-            "expected, as Video VAE Encode and the host's VAE Encode give."
+            "The latents are of a model that makes sound and video at once, packed together. "
+            "ReScore edits video alone: use a model without sound."
         )
-    return (rearrange(samples, "f c h w -> 1 c f h w").float() - shift) * scale
+    if model.by_frame and samples.ndim == 4:
+        return rearrange(samples, "f c h w -> 1 c f h w").float()
+    if not model.by_frame and samples.ndim == 5 and len(samples) == 1:
+        return samples.float()
+    expected = "[frames, channels, height, width]"
+    if not model.by_frame:
+        expected = "[1, channels, frames, height, width], one clip,"
+    raise ValueError(
+        f"The latents have shape {list(samples.shape)}; {expected} is expected for {model.name}. "
+        "Encode the clip with Video VAE Encode and this model, or with the VAE that belongs to it."
+    )
 
 
-def samples_of(z: "torch.Tensor", scale: float, shift: float = 0.0) -> "torch.Tensor":
-    """Model latents `[1, c, f, h, w]` to LATENT samples `[f, c, h, w]`, unscaled, on the CPU."""
+def samples_of_unscaled(latents: "torch.Tensor", model: Any) -> "torch.Tensor":
+    """Any `[1, c, f, h, w]` laid out as the samples of a LATENT."""
     from einops import rearrange
 
-    return rearrange(z / scale + shift, "1 c f h w -> f c h w").cpu()
+    return rearrange(latents, "1 c f h w -> f c h w") if model.by_frame else latents
 
 
 def masks_of(mask: "torch.Tensor") -> "torch.Tensor":

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from . import host
+from .running import own
 from .sockets import MODEL
 from .widgets import COMBO, FILES, SOCKET, Node, outputs
 
@@ -134,6 +135,7 @@ class LoadAnimateDiffModel(Node):
     def load(self, image_model, motion_module: str):
         from ..pipelines.models.unet.load import load_animatediff
 
+        own(image_model, "Load AnimateDiff Model")
         path = _found(motion_module, "motion-adapter", "animatediff_models", "diffusers")
         return (load_animatediff(image_model, path),)
 

@@ -5,7 +5,7 @@ import logging
 from . import host, layouts
 from .inversion import CATEGORY
 from .kept import Kept
-from .running import along
+from .running import along, own
 from .shared import INVERTED
 from .sockets import GUIDANCE, LOSSES, NULL_TEXT, Guidance
 from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, STRING, Node, outputs
@@ -142,6 +142,7 @@ class NullTextOptimisation(Node):
         from ..pipelines.inversion.drift import DriftGuidance
         from ..pipelines.inversion.null_text import NullTextSettings, optimise_null_text
 
+        own(model, "Null-Text Optimisation, which changes the embedding of a text,")
         ready, path = along(model, prompts, trajectory, rows=2)
         settings = NullTextSettings(
             cfg, inner_steps, learning_rate, embeddings == "one per frame", early_stop,
@@ -164,19 +165,22 @@ class NullTextOptimisation(Node):
             self._kept.keep(run, now.step, now.state)
             shows(now.step, now.z, {"PSNR, dB": now.psnr})
 
-        with host.differentiable(), ready.denoiser.checkpointed(checkpointing):
-            found = optimise_null_text(
-                path,
-                ready.denoiser,
-                source,
-                negative,
-                settings,
-                guidance=held,
-                windows=trajectory.windows,
-                state=state,
-                steps=last - first,
-                on_step=show,
-            )
+        def work(denoiser):
+            with host.differentiable(), denoiser.checkpointed(checkpointing):
+                return optimise_null_text(
+                    path,
+                    denoiser,
+                    source,
+                    negative,
+                    settings,
+                    guidance=held,
+                    windows=trajectory.windows,
+                    state=state,
+                    steps=last - first,
+                    on_step=show,
+                )
+
+        found = ready.run(work)
         self._kept.forget()
         losses = {"loss": list(found.losses)}
         report = _report(found, path, stopped)

@@ -69,6 +69,11 @@ class EncodePromptPair(Node):
     def encode(self, model, source_prompt: str, target_prompt: str, negative_prompt: str):
         from ..pipelines.models.denoiser import Prompts
 
+        if model.kind == "native":
+            raise ValueError(
+                f"{model.name} is ComfyUI's own MODEL, and its prompts are CONDITIONING: encode "
+                "them with CLIP Text Encode, wire them to Native Model, and use its prompts."
+            )
         if not target_prompt.strip():
             raise ValueError(
                 "The target prompt is empty. Describe the clip as it should look after the edit."

@@ -2,7 +2,7 @@
 
 from . import host, layouts
 from .inversion import CATEGORY
-from .running import along
+from .running import along, decoded
 from .shared import INVERTED
 from .sockets import NULL_TEXT
 from .widgets import FLOAT, SOCKET, Node, outputs
@@ -42,26 +42,28 @@ class Reconstruct(Node):
         from ..pipelines.inversion.attention_sampling import sample_edit
         from ..pipelines.measures.fidelity import psnr
         from ..pipelines.measures.region import region
-        from ..pipelines.models.codec import decode_video
 
         ready, path = along(model, prompts, trajectory, rows=2)
         show = ready.shows(path.steps)
         pair = prompts.embeddings
-        z = sample_edit(
-            path,
-            ready.denoiser,
-            pair._replace(target=pair.source),
-            cfg,
-            null_text=null_text,
-            windows=trajectory.windows,
-            on_step=lambda now: show(now.step, now.z),
+        z = ready.run(
+            lambda denoiser: sample_edit(
+                path,
+                denoiser,
+                pair._replace(target=pair.source),
+                cfg,
+                null_text=null_text,
+                windows=trajectory.windows,
+                on_step=lambda now: show(now.step, now.z),
+            )
         )
         host.load(model, "vae")
         found, alone = (
-            decode_video(
-                layouts.latents_of(ready.latent(latents)["samples"], scale=1.0),
-                model.decode_frames,
+            decoded(
+                model,
+                layouts.samples_of(latents, model),
                 size=trajectory.pixel_size,
+                frames=trajectory.frames,
             )
             for latents in (z, path.latents[0])
         )

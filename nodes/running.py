@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import host, layouts
 from .live import Numbers
-from .sockets import PIXEL_SIZE, Inversion
+from .sockets import FRAMES, PIXEL_SIZE, Inversion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ..pipelines.models.denoiser import Denoiser
     from ..pipelines.models.grid import ClipGrid
     from ..pipelines.windows import Windows
+
+Result = TypeVar("Result")
 
 # Rough bounds on what a model takes, in bytes per latent pixel and clip of a call: of a UNet
 # without gradients, with them, and with them where activations are computed a second time.
@@ -29,13 +31,11 @@ class Run:
     model: Any
     z: "Tensor"  # the clip's latents, on the device of the model
     grid: "ClipGrid"
-    pixel_size: tuple[int, int] | None  # of the clip before it was padded, if known
-    picture: "Callable[[Tensor], Tensor] | None"  # of latents, for previews; None without a browser
+    picture: "Callable[[Tensor], Any] | None"  # of latents, for previews; None without a browser
 
-    @property
-    def denoiser(self) -> "Denoiser":
-        """The model as a loop sees it."""
-        return self.model.denoiser
+    def run(self, work: "Callable[[Denoiser], Result]") -> "Result":
+        """What a piece of work with the model as a loop sees it returns."""
+        return self.model.run(self.z, work)
 
     def windows(self, window: int, overlap: int) -> "Windows | None":
         """The windows in which the clip goes through the model; None if it goes in at once.
@@ -49,9 +49,8 @@ class Run:
 
     def latent(self, z: "Tensor") -> dict[str, Any]:
         """Model latents as a LATENT that Video VAE Decode brings back to the clip's size."""
-        samples = layouts.samples_of(z, self.model.scaling_factor, self.model.shift_factor)
-        size = {} if self.pixel_size is None else {PIXEL_SIZE: self.pixel_size}
-        return {"samples": samples, **size}
+        samples = layouts.samples_of(z, self.model)
+        return {"samples": samples, PIXEL_SIZE: self.grid.pixels, FRAMES: self.grid.frames}
 
     def shows(self, steps: int) -> "Callable[..., None]":
         """Progress, previews, plot and Cancel of a loop: call it with the result of each step."""
@@ -67,9 +66,8 @@ class Run:
 
 def prepared(model, latent: dict[str, Any], *, rows: int = 1, each: int = BYTES) -> Run:
     """A run on a LATENT. The model gets `rows` clips at once, of `each` bytes a latent pixel."""
-    samples = layouts.samples_to_edit(latent)
-    z = layouts.latents_of(samples, model.scaling_factor, model.shift_factor)
-    return _run(model, z, latent.get(PIXEL_SIZE), rows * each)
+    z = layouts.latents_of(layouts.samples_to_edit(latent), model)
+    return _run(model, z, latent.get(PIXEL_SIZE), latent.get(FRAMES), rows * each)
 
 
 def along(model, prompts, inversion: Inversion, *, rows: int) -> "tuple[Run, Trajectory]":
@@ -80,35 +78,77 @@ def along(model, prompts, inversion: Inversion, *, rows: int) -> "tuple[Run, Tra
     """
     path = inversion.trajectory
     path.require(model=model.fingerprint, prompt=prompts.source)
-    run = _run(model, path.latents[0], inversion.pixel_size, rows * BYTES)
+    run = _run(model, path.latents[0], inversion.pixel_size, inversion.frames, rows * BYTES)
     return run, replace(path, latents=path.latents.to(model.device))
 
 
-def _run(model, z, pixel_size: tuple[int, int] | None, memory: int) -> Run:
+def own(model, what: str) -> None:
+    """Refuse a MODEL of the host where only models that ReScore loads itself will do.
+
+    Raises:
+        ValueError: for such a model, naming `what` needs another.
+    """
+    if model.kind == "native":
+        raise ValueError(
+            f"{what} needs a model that ReScore loads itself, and {model.name} is ComfyUI's own "
+            "MODEL. Use Load Video Model, Load Image Model or Load Shape-World Model for it."
+        )
+
+
+def decoded(
+    model,
+    samples: "Tensor",
+    *,
+    size: tuple[int, int] | None,
+    frames: int | None,
+    frames_per_chunk: int = 8,
+    on_chunk: "Callable[[int, int], None] | None" = None,
+) -> "Tensor":
+    """The clip `[1, 3, f, H, W]` of the samples of a LATENT, without what padded it.
+
+    The autoencoder must have been given room; see `host.load`.
+    """
+    from ..pipelines.models.codec import decode_video
+
+    latents = layouts.unscaled_of(samples, model)
+    if model.whole_clips:
+        return model.decode_clip(latents, size=size, frames=frames)
+    return decode_video(
+        latents,
+        model.decode_frames,
+        size=size,
+        frames_per_chunk=frames_per_chunk,
+        on_chunk=on_chunk,
+    )
+
+
+def _run(model, z, pixel_size: tuple[int, int] | None, frames: int | None, memory: int) -> Run:
     from ..pipelines.models.grid import ClipGrid
 
-    factor = model.vae_factor
+    factor, stride = model.vae_factor, model.vae_stride
     whole = z.shape[3] * factor, z.shape[4] * factor
-    grid = ClipGrid(tuple(z.shape[2:]), pixel_size or whole, factor)
+    grid = ClipGrid(tuple(z.shape[2:]), pixel_size or whole, factor, stride, frames)
     # Before the model itself, which may leave no room for the autoencoder.
     picture = picture_of(model, z)
     host.load(model, "unet", memory=memory * z[:, :1].numel())
-    return Run(model, z.to(model.device), grid, pixel_size, picture)
+    return Run(model, z.to(model.device), grid, picture)
 
 
 def picture_of(model, z):
     """A map from latents `[1, c, f, h, w]` to a rough picture of a frame; None without a browser.
 
     Each call shows the next frame, so that the clip plays while it changes. Fitted to the middle
-    frame of the clip.
+    frame of the clip; a MODEL of the host has previews of its own.
     """
     if not host.shows_previews():
         return None
+    if model.kind == "native":
+        return model.picture()
     from ..pipelines.models.preview import fit_preview
 
     middle = z.shape[2] // 2
     host.load(model, "vae")
-    latent = z[:, :, middle] / model.scaling_factor + model.shift_factor
+    latent = model.latents_out(z[:, :, middle])
     picture = fit_preview(z[0, :, middle], model.decode_frames(latent)[0] / 2 + 0.5)
     calls = count()
     return lambda z: picture(z[0, :, next(calls) % z.shape[2]])

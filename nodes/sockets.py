@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..pipelines.models.denoiser import Prompts
     from ..pipelines.windows import Windows
 
-MODEL = "RESCORE_MODEL"  # pipelines.models.unet.backbone.Backbone: a loaded model
+MODEL = "RESCORE_MODEL"  # a loaded model: pipelines.models.unet.backbone.Backbone, or the host's
 PROMPTS = "RESCORE_PROMPTS"  # PromptPair
 TERMS = "RESCORE_TERMS"  # tuple of pipelines.distillation.terms.Weighted
 STATE = "RESCORE_STATE"  # pipelines.distillation.score_distillation.State
@@ -32,6 +32,7 @@ LOSSES = "LOSS_MAP"  # the host's own type: {"loss": [one number per step]}
 
 # Keys a LATENT of ours carries beside the host's "samples".
 PIXEL_SIZE = "rescore_pixel_size"  # (height, width) of the clip before it was padded
+FRAMES = "rescore_frames"  # how many frames it had before it was padded at its end
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Inversion:
     trajectory: "Trajectory"
     pixel_size: tuple[int, int] | None  # (height, width) before it was padded, if known
     windows: "Windows | None" = None  # in which a long clip goes through the model
+    frames: int | None = None  # before it was padded at its end, if known
 
 
 @dataclass(frozen=True, eq=False)

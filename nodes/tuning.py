@@ -9,7 +9,7 @@ from . import host, layouts
 from .inflation import CATEGORY
 from .kept import Kept
 from .live import Numbers
-from .running import BYTES_CHECKPOINTED, BYTES_WITH_GRADIENTS, prepared
+from .running import BYTES_CHECKPOINTED, BYTES_WITH_GRADIENTS, own, prepared
 from .shared import FIXED_SEED
 from .sockets import LOSSES, MODEL, PIXEL_SIZE, PROMPTS, TUNING
 from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, Node, outputs
@@ -104,6 +104,7 @@ class OneShotTune(Node):
             tune,
         )
 
+        own(model, "One-Shot Tune")
         settings = Settings(
             steps, learning_rate, seed=seed, precision=precision, checkpointing=checkpointing
         )
@@ -187,7 +188,7 @@ def _preview(model, unet, z_0, prompts, steps: int, cfg: float):
             cfg=cfg,
             on_step=lambda _: host.check_cancelled(),
         )
-    return layouts.samples_of(edited, model.scaling_factor, model.shift_factor)
+    return layouts.samples_of(edited, model)
 
 
 def _middle_frame(model, latent) -> Callable[[Any], Any]:

@@ -188,7 +188,7 @@ def prompts() -> None:
         cond = model.encode_prompt(text).embedding
         guided = partial(model.denoiser.guided, cond=cond, uncond=negative, cfg=5.0)
         z = ddim_sample(noise, guided, model.process.grid(50))
-        samples = samples_of(z, model.scaling_factor, model.shift_factor)
+        samples = samples_of(z, model)
         rows.append(node("VideoVAEDecode", model=model, latent={"samples": samples})[0])
     save("prompts", *rows)
 

@@ -106,6 +106,16 @@ class Flow:
         backward, back = _chained(self.backward.flip(0), self.visible_backward.flip(0), stride)
         return Flow(forward, backward.flip(0), seen, back.flip(0))
 
+    def held(self, frames: int) -> "Flow":
+        """The flow of the clip with its last frame repeated at the end, up to `frames` of them."""
+        more = (0, frames - self.frames)
+        return Flow(
+            functional.pad(self.forward, (0, 0) * 3 + more),
+            functional.pad(self.backward, (0, 0) * 3 + more),
+            functional.pad(self.visible_forward, (0, 0) * 2 + more, value=1),
+            functional.pad(self.visible_backward, (0, 0) * 2 + more, value=1),
+        )
+
     def to(self, like: Tensor) -> "Flow":
         """The same flow, and visibility in 0..1, in the precision and on the device of `like`."""
         return Flow(

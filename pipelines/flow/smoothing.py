@@ -123,7 +123,8 @@ class FlowSmoothing:
                 f"{_size(self.flow.forward)}, and the latents are {grid.latent[0]} frames of "
                 f"{_size(z)}. Compute the flow of the clip that was encoded."
             )
-        flow = self.flow.to(z).every(grid.stride).resized(*grid.latent[1:], shown=grid.shown)
+        flow = self.flow.to(z).held(grid.padded_frames).every(grid.stride)
+        flow = flow.resized(*grid.latent[1:], shown=grid.shown)
 
         def smooth(gradient: Latents) -> Latents:
             return smooth_along_flow(

@@ -17,13 +17,15 @@ class ClipGrid:
 
     A latent pixel is `factor` x `factor` pixels; pictures of another size are padded at their right
     and lower edges. The first latent frame shows one picture, each later one `stride`: 1 of models
-    that encode picture by picture, 4 of Wan and HunyuanVideo.
+    that encode picture by picture, 4 of Wan and HunyuanVideo. A clip of fewer `pictures` than the
+    latents show was padded at its end.
     """
 
     latent: tuple[int, int, int]
     pixels: tuple[int, int]  # height and width of the pictures, without padding
     factor: int = 1
     stride: int = 1
+    pictures: int | None = None
 
     @classmethod
     def of(cls, z: Latents) -> "ClipGrid":
@@ -32,7 +34,12 @@ class ClipGrid:
 
     @property
     def frames(self) -> int:
-        """How many pictures the latents show."""
+        """How many pictures the clip has."""
+        return self.pictures or self.padded_frames
+
+    @property
+    def padded_frames(self) -> int:
+        """How many pictures the latents show, with those that pad the clip at its end."""
         return 1 + self.stride * (self.latent[0] - 1)
 
     @property
@@ -77,11 +84,14 @@ class ClipGrid:
     def _as_pictures(self, values: Float[Tensor, "f _ _"]) -> Float[Tensor, "F H W"]:
         shown = values[:, : self.pixels[0], : self.pixels[1]]
         later = repeat(shown[1:], "f h w -> (f n) h w", n=self.stride)
-        return torch.cat([shown[:1], later])
+        return torch.cat([shown[:1], later])[: self.frames]
 
     def _per_latent(self, shares: Float[Tensor, "1 1 F h w"]) -> Float[Tensor, "1 1 f h w"]:
         if self.stride == 1:
             return shares
+        # What pads the clip repeats its last picture.
+        padding = shares[:, :, -1:].expand(-1, -1, self.padded_frames - self.frames, -1, -1)
+        shares = torch.cat([shares, padding], dim=2)
         later = rearrange(shares[:, :, 1:], "1 1 (f n) h w -> 1 1 f n h w", n=self.stride)
         return torch.cat([shares[:, :, :1], later.amax(dim=3)], dim=2)
 

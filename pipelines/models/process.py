@@ -132,6 +132,36 @@ class VariancePreserving:
 
 
 @dataclass(frozen=True)
+class Tabled:
+    """The levels of a model that lists them, from nearly the clip to noise, evenly on its clock."""
+
+    levels: tuple[Level, ...]
+
+    def at(self, share: float | int) -> Level:
+        """The level of the list nearest to a share of the clock, 0..1."""
+        _check_share(share)
+        return self.levels[round(share * (len(self.levels) - 1))]
+
+    def grid(self, steps: int) -> tuple[Level, ...]:
+        """`steps + 1` levels from the first to the last of the list, evenly spread.
+
+        Raises:
+            ValueError: unless 1 <= steps < the number of levels.
+        """
+        if not 1 <= steps < len(self.levels):
+            raise ValueError(
+                f"A grid of {steps} steps does not fit the levels of this model; choose between 1 "
+                f"and {len(self.levels) - 1}."
+            )
+        return tuple(self.at(i / steps) for i in range(steps + 1))
+
+    def drawn(self, low: float | int, high: float | int, generator: torch.Generator) -> Level:
+        """A level of the list between two shares of the clock, both included."""
+        first, last = (round(share * (len(self.levels) - 1)) for share in (low, high))
+        return self.levels[int(torch.randint(first, last + 1, (), generator=generator))]
+
+
+@dataclass(frozen=True)
 class RectifiedFlow:
     """A flow along straight lines, in which s + n = 1 (Liu et al., 2023; Lipman et al., 2023).
 

@@ -39,7 +39,9 @@ NEED_FILES = {
     "ReScoreLoadSam2": "loads SAM 2",
     "ReScoreMaskFromPrompt": "finds objects with Grounding DINO",
     "ReScoreMaskThroughClip": "follows objects with SAM 2",
+    "ReScoreNativeModel": "takes a MODEL of ComfyUI's own loaders",
     "ReScorePickScore": "measures with the PickScore model",
+    "ReScoreShapeWorldConditioning": "is for a MODEL of ComfyUI's own loaders",
     "ReScoreStructureDistance": "measures with a DINO model",
 }
 

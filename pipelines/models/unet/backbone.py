@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import torch
 from einops import rearrange, repeat
@@ -70,6 +70,10 @@ class Backbone:
     process: VariancePreserving
     predicts: str = "epsilon"  # one of process.KINDS
 
+    by_frame: ClassVar[bool] = True  # a latent is of one frame, and a LATENT a batch of them
+    whole_clips: ClassVar[bool] = False  # the autoencoder takes frames, as many as one likes
+    vae_stride: ClassVar[int] = 1  # frames that a latent frame shows
+
     def __post_init__(self) -> None:
         if self.kind not in _CALLS:
             raise ValueError(f"A backbone is one of {', '.join(_CALLS)}, and not {self.kind!r}.")
@@ -104,6 +108,14 @@ class Backbone:
     def shift_factor(self) -> float:
         """See `scaling_factor`; 0 for all models of Stable Diffusion 1's family."""
         return float(self.vae.config.get("shift_factor") or 0.0)
+
+    def latents_in(self, unscaled: Latents) -> Latents:
+        """Latents of the autoencoder as the unet takes them."""
+        return (unscaled - self.shift_factor) * self.scaling_factor
+
+    def latents_out(self, z: Latents) -> Latents:
+        """The way back from `latents_in`."""
+        return z / self.scaling_factor + self.shift_factor
 
     @property
     def vae_factor(self) -> int:
@@ -162,8 +174,8 @@ class Backbone:
         layers = UNetLayers(self.unet)
         return Denoiser(self.name, self.process, self.predicts, self._output, space, layers)
 
-    def run(self, work: Callable[[Denoiser], Result]) -> Result:
-        """Do a piece of work with the model, and return what it returns."""
+    def run(self, z: Latents, work: Callable[[Denoiser], Result]) -> Result:
+        """Do a piece of work with the model on a clip's latents, and return what it returns."""
         return work(self.denoiser)
 
     def _output(self, z: Latents, t: float, cond: Cond) -> Latents:

@@ -176,3 +176,15 @@ def test_a_chain_goes_on_from_where_it_has_led():
     expected = (1.25**2 - 1) * torch.arange(W, dtype=torch.float64)
     inside = slice(0, int(W / 1.25))
     torch.testing.assert_close(chained.forward[0, 0, :, inside], expected.expand(H, -1)[:, inside])
+
+
+def test_a_last_frame_that_is_repeated_stands_still():
+    """Six frames, padded to nine, in steps of four: the last step ends with the clip."""
+    moving = Flow.of(steady(0.25, -0.5, 5), steady(-0.25, 0.5, 5))
+    chained = moving.held(9).every(4)
+    assert chained.frames == 3
+    torch.testing.assert_close(chained.forward, torch.cat([steady(1.0, -2.0), steady(0.25, -0.5)]))
+    torch.testing.assert_close(chained.backward, torch.cat([steady(-1.0, 2.0), steady(-0.25, 0.5)]))
+    inside = (slice(None), slice(3, -3), slice(3, -3))
+    assert bool((chained.visible_forward[inside] == 1).all())
+    assert bool((chained.visible_backward[inside] == 1).all())

@@ -116,3 +116,20 @@ def test_latents_that_compress_time():
     assert shown.flatten().tolist() == [1, 2, 2, 2, 2, 3, 3, 3, 3]
     with pytest.raises(ValueError, match="mask has 3 frames and the clip has 9"):
         grid.covered(torch.zeros(3, 1, 1))
+
+
+def test_a_clip_that_was_padded_at_its_end():
+    """Three latent frames show nine pictures, of which the clip has seven."""
+    grid = ClipGrid((3, 1, 1), (1, 1), 1, stride=4, pictures=7)
+    assert (grid.frames, grid.padded_frames) == (7, 9)
+    mask = torch.zeros(7, 1, 1)
+    mask[3], mask[5] = 0.25, 0.75
+    assert grid.covered(mask).flatten().tolist() == [0, 0.25, 0.75]
+    mask = torch.zeros(7, 1, 1)
+    mask[6] = 0.5  # the last picture, which the padding repeats
+    assert grid.covered(mask).flatten().tolist() == [0, 0, 0.5]
+    assert grid.covered(torch.ones(1, 1, 1)).flatten().tolist() == [1, 1, 1]
+    shown = grid.cells(torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1))
+    assert shown.flatten().tolist() == [1, 2, 2, 2, 2, 3, 3]
+    with pytest.raises(ValueError, match="mask has 9 frames and the clip has 7"):
+        grid.covered(torch.zeros(9, 1, 1))

@@ -21,6 +21,7 @@ from rescore.pipelines.models.process import (
     Prediction,
     Process,
     RectifiedFlow,
+    Tabled,
     VariancePreserving,
     move,
     noised,
@@ -208,10 +209,16 @@ def test_a_grid_has_a_step():
         RectifiedFlow().grid(0)
 
 
-# --- both
+# --- all
+
+CLOCKS = {
+    "diffusion": PROCESS,
+    "flow": RectifiedFlow(3.0),
+    "a table": Tabled(tuple(Level(i / 997, 1.0, i / 997) for i in range(1, 998))),
+}
 
 
-@pytest.mark.parametrize("process", [PROCESS, RectifiedFlow(3.0)], ids=["diffusion", "flow"])
+@pytest.mark.parametrize("process", CLOCKS.values(), ids=CLOCKS)
 def test_a_share_is_a_place_on_the_clock(process: Process):
     assert isinstance(process, Process)
     noise = [process.at(share).noise for share in (0.0, 0.2, 0.5, 1.0)]
@@ -222,7 +229,7 @@ def test_a_share_is_a_place_on_the_clock(process: Process):
             process.at(share)
 
 
-@pytest.mark.parametrize("process", [PROCESS, RectifiedFlow(3.0)], ids=["diffusion", "flow"])
+@pytest.mark.parametrize("process", CLOCKS.values(), ids=CLOCKS)
 def test_levels_are_drawn_evenly_between_two_shares(process: Process):
     """Also at the ends, and by a generator alone."""
 
@@ -239,6 +246,14 @@ def test_levels_are_drawn_evenly_between_two_shares(process: Process):
     assert min(noise) < process.at(0.26).noise and max(noise) > process.at(0.74).noise
     one = process.drawn(0.5, 0.5, torch.Generator())
     assert one == process.at(0.5)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_table_has_no_more_steps_than_levels(steps):
+    levels = tuple(Level(noise, 1.0, noise) for noise in (0.1, 0.5, 2.0))
+    assert Tabled(levels).grid(2) == levels
+    with pytest.raises(ValueError, match="choose between 1 and 2"):
+        Tabled(levels).grid(steps)
 
 
 # --- what a model says

@@ -1,4 +1,7 @@
-"""All that touches ComfyUI: folders, memory, progress, Cancel. Without it, plain torch."""
+"""All that touches ComfyUI: folders, memory, progress, Cancel. Without it, plain torch.
+
+`native.py` holds the host's own MODEL; it is imported where there is a host.
+"""
 
 import importlib
 import math
@@ -15,14 +18,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from ..pipelines.models.unet.backbone import Backbone
-    from ..pipelines.windows import Spread
+    from ...pipelines.models.unet.backbone import Backbone
+    from ...pipelines.windows import Spread
 
 
 CATEGORY = "ReScore"
 MODELS_VARIABLE = "RESCORE_MODELS"  # where models lie when ComfyUI is absent; default ./models
 # Files that shipped graphs load, laid out like the host's models folder. Nothing writes here.
-SHIPPED = Path(__file__).resolve().parent.parent / "workflows" / "models"
+SHIPPED = Path(__file__).resolve().parents[2] / "workflows" / "models"
+
+
+# The tiny Wan, which the host's own loaders load; its folders by the host's names for them.
+_SHAPEWORLD = Path(__file__).resolve().parents[2] / "shapeworld" / "weights" / "shapeworld-wan"
+_FOR_THE_HOST = {"diffusion_models": _SHAPEWORLD / "transformer", "vae": _SHAPEWORLD / "vae"}
 
 
 def _host(name: str) -> ModuleType | None:
@@ -45,6 +53,13 @@ def roots(category: str) -> list[Path]:
     if category not in folders.folder_names_and_paths:
         folders.add_model_folder_path(category, os.path.join(folders.models_dir, category))
     return [Path(folder) for folder in folders.get_folder_paths(category)]
+
+
+def offer_shapeworld() -> None:
+    """Let the host's own loaders list the tiny Wan that comes with the pack."""
+    folders = _host("folder_paths")
+    for category, folder in _FOR_THE_HOST.items() if folders is not None else ():
+        folders.add_model_folder_path(category, str(folder))
 
 
 def files_in(category: str, *suffixes: str) -> list[str]:
@@ -120,7 +135,7 @@ _spread: ContextVar["Spread | None"] = ContextVar("spread", default=None)
 
 def spread() -> "Spread":
     """How windows of a clip are computed: as `spreading` says, or one by one."""
-    from ..pipelines.windows import one_by_one
+    from ...pipelines.windows import one_by_one
 
     return _spread.get() or one_by_one
 
@@ -177,7 +192,9 @@ def load(model: "Backbone", part: str, *, memory: int = 0) -> None:
     """
     import torch
 
-    module = model.modules()[part]
+    module = model.modules().get(part)
+    if module is None:  # a MODEL or VAE of the host, which loads its own when they are called
+        return
     management = _host("comfy.model_management")
     if management is None:
         module.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -277,7 +294,8 @@ SECONDS_BETWEEN = 0.1  # two messages to the browser: more often, nobody sees
 def progress(total: int) -> Callable[[int, Callable[[], Any] | None], None]:
     """A progress bar on the node: call it with the number of steps done, and a preview if any.
 
-    The preview is a function that makes a picture, `[h, w, 3]` in 0..1, called only if it is shown.
+    The preview is a function that makes a picture, called only if it is shown: `[h, w, 3]` in
+    0..1, or an image of PIL as the host's own previews are.
     Every call is also a point where Cancel takes effect.
     """
     execution, sent = _execution(), -math.inf
@@ -296,7 +314,9 @@ def progress(total: int) -> Callable[[int, Callable[[], Any] | None], None]:
     return show
 
 
-def _picture(pixels: "torch.Tensor") -> Any:
+def _picture(pixels: Any) -> Any:
     from PIL import Image
 
+    if pixels is None or isinstance(pixels, Image.Image):
+        return pixels
     return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().cpu().numpy())

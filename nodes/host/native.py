@@ -1,0 +1,293 @@
+"""ComfyUI's own MODEL as a model of ours: everything is done inside the host's sampling.
+
+The host sets up sampling as it does for its own samplers (loading, memory, hooks, wrappers,
+injections), and calls a sampler of ours, in which a whole loop runs. So what its nodes have done to
+a MODEL holds here, too.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
+
+import comfy.model_patcher
+import comfy.samplers
+import latent_preview
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional
+
+from ...pipelines.models.denoiser import Cond, Denoiser, LatentSpace, Prompts
+from ...pipelines.models.process import Latents, Level, Tabled
+
+log = logging.getLogger("rescore")
+Result = TypeVar("Result")
+
+# By what name the host's guider knows the conditioning of each prompt. From "positive" it copies
+# control nets and GLIGEN to the others, and "negative" means something to some models.
+SIDES = {"source": "source", "target": "positive", "negative": "negative"}
+# Ways to add noise that have not been tried: classes of the host's model_sampling.
+REFUSED = {"COSMOS_RFLOW", "IMG_TO_IMG", "IMG_TO_IMG_FLOW", "V_PREDICTION_DDPM", "X0"}
+# What a MODEL may carry to change guidance: ReScore guides by itself, with both predictions.
+GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
+
+
+class NativeModel:
+    """A MODEL, a VAE and the CONDITIONING of an edit, with what every model of ours has.
+
+    Raises, when made:
+        ValueError: if model and VAE do not belong together, or if the model adds noise in a way
+            that ReScore does not know.
+    """
+
+    kind: ClassVar[str] = "native"
+    max_frames: ClassVar[None] = None
+    whole_clips: ClassVar[bool] = True  # the host's VAE looks after chunks and tiles
+
+    def __init__(self, patcher: Any, vae: Any, conditionings: Mapping[str, list]) -> None:
+        self.patcher, self.vae = patcher, vae
+        self.name = type(patcher.model).__name__
+        self._format = patcher.model.latent_format
+        self.by_frame = self._format.latent_dimensions == 2
+        _check(self)
+        self.process = _process(self)
+        self._keys = {key_of(given): side for side, given in conditionings.items()}
+        self._conds = {SIDES[side]: given for side, given in conditionings.items()}
+        self.prompts = Prompts(**{side: handle_of(given) for side, given in conditionings.items()})
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """Nothing that we would have to load."""
+        return {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.patcher.load_device
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels per latent pixel."""
+        return self.vae.spacial_compression_encode()
+
+    @property
+    def vae_stride(self) -> int:
+        """Frames that a latent frame but the first shows."""
+        return 1 if self.by_frame else self.vae.temporal_compression_decode() or 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short name of this very model, with its patches and its levels."""
+        digest = hashlib.sha256(self.name.encode())
+        digest.update(repr(self.patcher.model.model_config.unet_config).encode())
+        digest.update(repr(self.process).encode())
+        for name, weight in self.patcher.model.named_parameters():
+            digest.update(repr((name, tuple(weight.shape))).encode())
+        if self.patcher.patches:
+            digest.update(str(self.patcher.patches_uuid).encode())
+        first = next(self.patcher.model.diffusion_model.parameters()).flatten()[:64]
+        digest.update(repr(first.float().cpu().tolist()).encode())
+        return digest.hexdigest()[:16]
+
+    def latents_in(self, unscaled: Latents) -> Latents:
+        """Latents of the VAE as the model takes them."""
+        return self._host_latents(unscaled, self.patcher.model.process_latent_in)
+
+    def latents_out(self, z: Latents) -> Latents:
+        """The way back from `latents_in`."""
+        return self._host_latents(z, self.patcher.model.process_latent_out)
+
+    def _host_latents(self, z: Latents, process: Callable[[Tensor], Tensor]) -> Latents:
+        channels = self._format.latent_channels
+        if z.shape[1] != channels:
+            raise ValueError(
+                f"The latents have {z.shape[1]} channels, {self.name} takes {channels}. Encode the "
+                "clip with the VAE that belongs to the model."
+            )
+        return self._as_ours(process(self._as_hosts(z))).float()
+
+    def encode_clip(self, clip: Tensor) -> Latents:
+        """Unscaled latents of a clip `[1, 3, f, H, W]` in 0..1, padded to what the VAE takes.
+
+        The last picture is repeated at the end, and the right and lower edges.
+        """
+        frames, *size = clip.shape[2:]
+        below, beside = (-length % self.vae_factor for length in size)
+        after = (1 - frames) % self.vae_stride
+        padded = functional.pad(clip, (0, beside, 0, below, 0, after), mode="replicate")
+        pixels = rearrange(padded, "1 c f h w -> f h w c")
+        return self._as_ours(self.vae.encode(pixels)).float()
+
+    def decode_clip(
+        self, latents: Latents, *, size: tuple[int, int] | None, frames: int | None
+    ) -> Tensor:
+        """The clip `[1, 3, f, H, W]` of unscaled latents, without what padded it, on the CPU."""
+        pixels = self.vae.decode(self._as_hosts(latents))
+        clip = rearrange(pixels[-1] if pixels.ndim == 5 else pixels, "f h w c -> 1 c f h w")
+        height, width = size or clip.shape[-2:]
+        return clip[:, :, :frames, :height, :width].float().cpu()
+
+    def _as_hosts(self, z: Latents) -> Tensor:
+        return rearrange(z, "1 c f h w -> f c h w") if self.by_frame else z
+
+    def _as_ours(self, samples: Tensor) -> Latents:
+        return rearrange(samples, "f c h w -> 1 c f h w") if self.by_frame else samples
+
+    def picture(self) -> Callable[[Latents], Any] | None:
+        """The host's own preview of latents; None if it shows none."""
+        # Through the module: packs replace the function.
+        previewer = latent_preview.get_previewer(self.device, self._format)
+        if previewer is None:
+            return None
+
+        def picture(z: Latents) -> Any:
+            # Packs that show moving previews send them by themselves, and return nothing.
+            shown = previewer.decode_latent_to_preview_image("JPEG", self._as_hosts(z))
+            return shown and shown[1]
+
+        return picture
+
+    def run(self, z: Latents, work: Callable[[Denoiser], Result]) -> Result:
+        """Do a piece of work with the model on a clip's latents, and return what it returns."""
+        sampler, guider = _Work(self, work), _Guider(self.patcher)
+        for name in GUIDANCE:
+            if guider.model_options.get(name):
+                log.warning(
+                    "%s has a patch of guidance (%s). ReScore guides by itself, and leaves it out.",
+                    self.name, name,
+                )  # fmt: skip
+        guider.inner_set_conds(self._conds)
+        latent = self._as_hosts(self.latents_out(z))
+        # Some models and wrappers look up the sigma of a call in the list of all.
+        sigmas = torch.tensor([level.t for level in reversed(self.process.levels)])
+        guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, disable_pbar=True, seed=0)
+        return sampler.result
+
+    def denoiser(self, output: Callable[[Latents, float, Cond], Latents]) -> Denoiser:
+        """The model as a loop sees it, for the length of a run."""
+        space = LatentSpace(self._format.latent_channels, self.vae_factor, 1.0, 0.0)
+        # One clip a call: the host knows its prompt, and whether it fits is the host's to say.
+        return Denoiser(self.name, self.process, "denoised", output, space, rows_per_call=1)
+
+    def side_of(self, cond: Cond) -> str:
+        """Which of the model's conditionings a handle stands for, by the guider's name.
+
+        Raises:
+            ValueError: if it stands for none of them.
+        """
+        key = tuple(cond.flatten().tolist())
+        if key not in self._keys:
+            raise ValueError(
+                f"The prompts are not those of this {self.name}. Wire the prompts that come out of "
+                "the same Native Model node."
+            )
+        return SIDES[self._keys[key]]
+
+
+class _Guider(comfy.samplers.CFGGuider):
+    """Asks the model under one conditioning: `side` says which."""
+
+    side = "positive"
+
+    def predict_noise(self, x, timestep, model_options=None, seed=None):
+        # Through the module: packs replace the function.
+        return comfy.samplers.sampling_function(
+            self.inner_model, x, timestep, None, self.conds[self.side], 1.0, model_options, seed
+        )
+
+
+class _Work(comfy.samplers.Sampler):
+    """A sampler that does a piece of work with the model, and leaves the latents as they are."""
+
+    def __init__(self, model: NativeModel, work: Callable[[Denoiser], Any]) -> None:
+        self.model, self.work = model, work
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None,
+        denoise_mask=None, disable_pbar=False,
+    ):  # fmt: skip
+        options = {k: v for k, v in extra_args["model_options"].items() if k not in GUIDANCE}
+        extra_args = {**extra_args, "model_options": options}
+
+        def output(z: Latents, sigma: float, cond: Cond) -> Latents:
+            x = self.model._as_hosts(z).to(self.model.device)
+            model_wrap.side = self.model.side_of(cond)
+            denoised = model_wrap(x, torch.full((len(x),), sigma, device=x.device), **extra_args)
+            return self.model._as_ours(denoised).to(z.device, torch.float32)
+
+        self.result = self.work(self.model.denoiser(output))
+        return latent_image
+
+
+def _check(model: NativeModel) -> None:
+    vae, channels = model.vae, model._format.latent_channels
+    if not isinstance(channels, int) or model.name.endswith("AV"):
+        raise ValueError(
+            f"{model.name} makes sound and video at once. ReScore edits video alone: use a model "
+            "without sound."
+        )
+    if model._format.latent_dimensions not in (2, 3):
+        raise ValueError(
+            f"{model.name} is no model of pictures or videos: ReScore cannot edit clips with it."
+        )
+    if vae.latent_channels != channels or vae.latent_dim != model._format.latent_dimensions:
+        raise ValueError(
+            f"The VAE makes latents of {vae.latent_channels} channels in {vae.latent_dim} "
+            f"dimensions, and {model.name} takes {channels} in {model._format.latent_dimensions}. "
+            "Load the VAE that belongs to the model."
+        )
+
+
+def _process(model: NativeModel) -> Tabled:
+    """The levels of a MODEL: its own sigmas, and what signal and noise they stand for."""
+    sampling = model.patcher.get_model_object("model_sampling")
+    names = [kind.__name__ for kind in type(sampling).__mro__]
+    unknown = REFUSED.intersection(names) or not {"CONST", "EPS"}.intersection(names)
+    if unknown or getattr(sampling, "noise_scale", 1.0) != 1.0:
+        raise ValueError(
+            f"{model.name} adds noise in a way that ReScore has not been tried with "
+            f"({', '.join(names[1:3])}). It edits with models of flow, noise and v prediction."
+        )
+    sigmas = sampling.sigmas.double().cpu()
+    one, none = torch.ones_like(sigmas), torch.zeros_like(sigmas)
+    signal = sampling.noise_scaling(sigmas, none.clone(), one)
+    noise = sampling.noise_scaling(sigmas, one.clone(), none)
+    rows = zip(sigmas.tolist(), signal.tolist(), noise.tolist(), strict=True)
+    return Tabled(tuple(Level(*row) for row in rows))
+
+
+# --- conditionings and their handles ------------------------------------------------------------
+
+
+def handle_of(conditioning: list) -> Tensor:
+    """What stands for a CONDITIONING where other models have the embedding of a text, `[1, 1, 3]`.
+
+    The same for equal conditionings, and another for any other.
+    """
+    return torch.tensor(key_of(conditioning)).view(1, 1, 3)
+
+
+def key_of(conditioning: list) -> tuple[float, ...]:
+    """A digest of a CONDITIONING as three whole numbers that float32 holds exactly."""
+    digest = hashlib.sha256()
+    _digest(conditioning, digest.update)
+    return tuple(float(int.from_bytes(digest.digest()[i : i + 3], "big")) for i in (0, 3, 6))
+
+
+def _digest(value: Any, update: Callable[[bytes], None]) -> None:
+    if isinstance(value, Tensor):
+        update(f"{value.dtype}{tuple(value.shape)}".encode())
+        update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            update(f"{key}:".encode())
+            _digest(value[key], update)
+    elif isinstance(value, list | tuple):
+        update(f"{len(value)} of".encode())
+        for part in value:
+            _digest(part, update)
+    elif isinstance(value, str | int | float | bool | None):
+        update(repr(value).encode())
+    else:  # a control net, hooks, ...: this very object
+        update(f"{type(value).__name__}{id(value)}".encode())

@@ -1,0 +1,46 @@
+"""ComfyUI's own MODEL as a model of ReScore, in a host's process: see `native_checks.py`."""
+
+import ast
+import json
+import subprocess
+import sys
+
+import pytest
+from rescore.shapeworld import wan
+from rescore.tests.host.start import HERE, host_environment
+from rescore.tests.host.test_native_wan import folder, reads_the_width, widened
+
+pytestmark = pytest.mark.host
+
+SCRIPT = HERE / "native_checks.py"
+CHECKS = [
+    node.name
+    for node in ast.parse(SCRIPT.read_text("utf-8")).body
+    if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
+]
+__all__ = ["folder"]  # a fixture of the module it comes from
+
+
+@pytest.fixture(scope="module")
+def found(folder, tmp_path_factory) -> dict[str, str]:
+    """What went wrong in each check, "" where nothing did: all of them in one process."""
+    work = tmp_path_factory.mktemp("native")
+    transformer, answers = wan.FOLDER / wan.TRANSFORMER, work / "found.json"
+    if not reads_the_width(folder):
+        widened(transformer, transformer := work / "wide.safetensors")
+    command = [sys.executable, SCRIPT, folder, transformer, wan.FOLDER / wan.VAE, answers, "--cpu"]
+    run = subprocess.run(
+        [str(part) for part in command],
+        env=host_environment(work),
+        cwd=work,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(answers.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_native(found, name):
+    assert not found[name], found[name]
