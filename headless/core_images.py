@@ -1,4 +1,4 @@
-"""Stand-ins for the host's image nodes: loading, saving, previewing, scaling and picking frames."""
+"""Stand-ins for the host's image nodes: loading, saving and previewing."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ from .core_video import (
     saved_entry,
 )
 from .errors import printable
-from .paths import Folders, find_input, input_files, output_place, publish
+from .paths import Folders, find_input, output_place, publish
 from .video_write import to_pixels
 
-LARGEST_SIDE = 16384
 # Pillow would hand EPS to an external interpreter of PostScript, which is a programming language.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 
@@ -88,33 +87,6 @@ class LoadImage:
         return clip[..., :3].contiguous(), mask
 
 
-class LoadImageMask:
-    """One channel of an image file as a mask `[1, H, W]`; alpha is inverted."""
-
-    folders: Folders
-    RETURN_TYPES = ("MASK",)
-    FUNCTION = "load"
-    CATEGORY = "mask"
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {
-            "required": {
-                "image": (input_files(cls.folders), {"image_upload": True}),
-                "channel": (["alpha", "red", "green", "blue"],),
-            }
-        }
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, image):
-        return input_verdict(image, cls.folders)
-
-    def load(self, image: str, channel: str) -> tuple[Tensor]:
-        rgba = to_rgba(next(open_pictures(find_input(image, self.folders))))
-        mask = rgba[..., ["red", "green", "blue", "alpha"].index(channel)]
-        return ((1 - mask if channel == "alpha" else mask)[None],)
-
-
 def encode_png(pixels: Tensor, metadata: Mapping[str, object]) -> bytes:
     """One uint8 frame `[H, W, 3]` as a PNG file with text entries."""
     info = PngImagePlugin.PngInfo()
@@ -130,6 +102,7 @@ class SaveImage:
 
     folders: Folders
     RETURN_TYPES = ()
+    LATER_RETURN_TYPES = ("IMAGE",)
     FUNCTION = "save"
     OUTPUT_NODE = True
     CATEGORY = "image"
@@ -159,7 +132,7 @@ class SaveImage:
             name = stem.replace("%batch_num%", str(index))
             path = publish(encode_png(frame, metadata), folder, name, ".png", self.folders)
             entries.append(saved_entry(path, self.folders, self.KIND))
-        return {"ui": {"images": entries}}
+        return {"ui": {"images": entries}, "result": (images,)}
 
 
 class PreviewImage(SaveImage):
@@ -177,92 +150,3 @@ class PreviewImage(SaveImage):
 
     def save(self, images, prompt=None, extra_pnginfo=None):
         return super().save(images, "temp/preview", prompt, extra_pnginfo)
-
-
-class ImageScale:
-    """Frames at another size; a width or height of 0 follows from the other."""
-
-    RETURN_TYPES = ("IMAGE",)
-    FUNCTION = "scale"
-    CATEGORY = "image/upscaling"
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        side = {"default": 512, "min": 0, "max": LARGEST_SIDE, "step": 1}
-        methods = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
-        return {
-            "required": {
-                "image": ("IMAGE",),
-                "upscale_method": (methods,),
-                "width": ("INT", side),
-                "height": ("INT", side),
-                "crop": (["disabled", "center"],),
-            }
-        }
-
-    def scale(self, image, upscale_method, width, height, crop) -> tuple[Tensor]:
-        if width == 0 and height == 0:
-            return (image,)
-        old_height, old_width = image.shape[1:3]
-        width = width or max(1, round(old_width * height / old_height))
-        height = height or max(1, round(old_height * width / old_width))
-        if crop == "center":
-            image = _centre_crop(image, width / height)
-        if upscale_method == "lanczos":
-            return (_lanczos(image, width, height),)
-        planes = image.movedim(-1, 1)
-        scaled = torch.nn.functional.interpolate(planes, (height, width), mode=upscale_method)
-        return (scaled.movedim(1, -1),)
-
-
-def _centre_crop(image: Tensor, aspect: float) -> Tensor:
-    """The middle part of the frames that has the wanted width : height."""
-    height, width = image.shape[1:3]
-    aside = max(0, round((width - height * aspect) / 2))
-    above = max(0, round((height - width / aspect) / 2))
-    return image[:, above : height - above, aside : width - aside]
-
-
-def _lanczos(image: Tensor, width: int, height: int) -> Tensor:
-    """Pillow's Lanczos filter on each 8-bit frame."""
-    frames = [Image.fromarray(frame.numpy()) for frame in to_pixels(image, "the image")]
-    scaled = [frame.resize((width, height), Image.Resampling.LANCZOS) for frame in frames]
-    return torch.from_numpy(np.stack([np.array(frame) for frame in scaled])).float() / 255
-
-
-class ImageFromBatch:
-    """`length` frames from `batch_index` on, as many as there are."""
-
-    RETURN_TYPES = ("IMAGE",)
-    FUNCTION = "pick"
-    CATEGORY = "image/batch"
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {
-            "required": {
-                "image": ("IMAGE", {}),
-                "batch_index": ("INT", {"default": 0, "min": 0, "max": 4095}),
-                "length": ("INT", {"default": 1, "min": 1, "max": 4096}),
-            }
-        }
-
-    def pick(self, image: Tensor, batch_index: int, length: int) -> tuple[Tensor]:
-        first = min(len(image) - 1, batch_index)
-        return (image[first : first + length].clone(),)
-
-
-class RepeatImageBatch:
-    """The frames `amount` times over."""
-
-    RETURN_TYPES = ("IMAGE",)
-    FUNCTION = "repeat"
-    CATEGORY = "image/batch"
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        amount = {"default": 1, "min": 1, "max": 4096}
-        return {"required": {"image": ("IMAGE", {}), "amount": ("INT", amount)}}
-
-    def repeat(self, image: Tensor, amount: int) -> tuple[Tensor]:
-        return (image.repeat(amount, 1, 1, 1),)

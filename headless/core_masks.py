@@ -1,4 +1,4 @@
-"""Stand-ins for the host's mask nodes, and pasting one image onto another through a mask."""
+"""Stand-ins for the host's nodes that make and show a mask, or paste an image through one."""
 
 from __future__ import annotations
 
@@ -6,19 +6,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .core_images import LARGEST_SIDE, PreviewImage
-
 CHANNELS = ["red", "green", "blue", "alpha"]
+LARGEST_SIDE = 16384
+OFFSET = "INT", {"default": 0, "min": 0, "max": LARGEST_SIDE, "step": 1}  # pixels
 
 
-def _side(default: int, lowest: int = 1) -> tuple[str, dict[str, int]]:
-    """A width, height or offset in pixels."""
-    return "INT", {"default": default, "min": lowest, "max": LARGEST_SIDE, "step": 1}
+class SolidMask:
+    """A mask with one value everywhere."""
 
+    RETURN_TYPES = ("MASK",)
+    FUNCTION = "fill"
+    CATEGORY = "mask"
 
-def _batched(mask: Tensor) -> Tensor:
-    """A mask of any batch layout as `[n, H, W]`."""
-    return mask.reshape(-1, *mask.shape[-2:])
+    @classmethod
+    def INPUT_TYPES(cls):
+        side = {"default": 512, "min": 1, "max": LARGEST_SIDE, "step": 1}
+        return {
+            "required": {
+                "value": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01}),
+                "width": ("INT", side),
+                "height": ("INT", side),
+            }
+        }
+
+    def fill(self, value: float, width: int, height: int) -> tuple[Tensor]:
+        return (torch.full((1, height, width), value),)
 
 
 class MaskToImage:
@@ -33,7 +45,7 @@ class MaskToImage:
         return {"required": {"mask": ("MASK", {})}}
 
     def convert(self, mask: Tensor) -> tuple[Tensor]:
-        return (_batched(mask)[..., None].expand(-1, -1, -1, 3),)
+        return (mask.reshape(-1, *mask.shape[-2:], 1).expand(-1, -1, -1, 3),)
 
 
 class ImageToMask:
@@ -58,42 +70,6 @@ class ImageToMask:
         return (image[..., index],)
 
 
-class SolidMask:
-    """A mask with one value everywhere."""
-
-    RETURN_TYPES = ("MASK",)
-    FUNCTION = "fill"
-    CATEGORY = "mask"
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {
-            "required": {
-                "value": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01}),
-                "width": _side(512),
-                "height": _side(512),
-            }
-        }
-
-    def fill(self, value: float, width: int, height: int) -> tuple[Tensor]:
-        return (torch.full((1, height, width), value),)
-
-
-class InvertMask:
-    """1 - mask."""
-
-    RETURN_TYPES = ("MASK",)
-    FUNCTION = "invert"
-    CATEGORY = "mask"
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"mask": ("MASK", {})}}
-
-    def invert(self, mask: Tensor) -> tuple[Tensor]:
-        return (1.0 - mask,)
-
-
 class ThresholdMask:
     """1 where the mask is above the value, else 0."""
 
@@ -110,53 +86,6 @@ class ThresholdMask:
         return ((mask > value).float(),)
 
 
-class GrowMask:
-    """A mask grown by `expand` pixels (shrunk if negative), with or without its corners."""
-
-    RETURN_TYPES = ("MASK",)
-    FUNCTION = "grow"
-    CATEGORY = "mask"
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {
-            "required": {
-                "mask": ("MASK", {}),
-                "expand": _side(0, -LARGEST_SIDE),
-                "tapered_corners": ("BOOLEAN", {"default": True}),
-            }
-        }
-
-    def grow(self, mask: Tensor, expand: int, tapered_corners: bool) -> tuple[Tensor]:
-        sign = -1 if expand < 0 else 1
-        grown = sign * _batched(mask)
-        # a corner reaches every pixel after height + width steps
-        for _ in range(min(abs(expand), sum(grown.shape[-2:]))):
-            if tapered_corners:
-                down = functional.max_pool2d(grown, (3, 1), 1, (1, 0))
-                across = functional.max_pool2d(grown, (1, 3), 1, (0, 1))
-                grown = torch.maximum(down, across)
-            else:
-                grown = functional.max_pool2d(grown, 3, 1, 1)
-        return (sign * grown,)
-
-
-class MaskPreview(PreviewImage):
-    """Writes each frame of a mask as a grey PNG, as PreviewImage does."""
-
-    CATEGORY = "mask"
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {
-            "required": {"mask": ("MASK", {})},
-            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
-        }
-
-    def save(self, mask, prompt=None, extra_pnginfo=None):
-        return super().save(_batched(mask)[..., None], prompt, extra_pnginfo)
-
-
 class ImageCompositeMasked:
     """`source` pasted onto `destination` at (x, y), where the mask (stretched to it) lets it."""
 
@@ -170,8 +99,8 @@ class ImageCompositeMasked:
             "required": {
                 "destination": ("IMAGE", {}),
                 "source": ("IMAGE", {}),
-                "x": _side(0, 0),
-                "y": _side(0, 0),
+                "x": OFFSET,
+                "y": OFFSET,
                 "resize_source": ("BOOLEAN", {"default": False}),
             },
             "optional": {"mask": ("MASK", {})},
@@ -193,9 +122,8 @@ class ImageCompositeMasked:
         width = max(0, min(above.shape[-1], below.shape[-1] - x))
         seen = torch.ones(1, 1, *above.shape[-2:])
         if mask is not None:
-            seen = functional.interpolate(
-                _batched(mask)[:, None], above.shape[-2:], mode="bilinear"
-            )
+            planes = mask.reshape(-1, 1, *mask.shape[-2:])
+            seen = functional.interpolate(planes, above.shape[-2:], mode="bilinear")
             seen = _to_length(seen, len(below))
         seen = seen[..., :height, :width]
         place = below[..., y : y + height, x : x + width]

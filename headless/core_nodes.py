@@ -1,11 +1,13 @@
-"""The host's core nodes that workflows of this pack use, as stand-ins, bound to a run's folders.
+"""The host's core nodes that graphs of this pack use, as stand-ins, bound to a run's folders.
 
-Ids, inputs, their order, defaults and ranges, and outputs are those of ComfyUI 0.8.0.
+Ids, inputs, their order, defaults and ranges, and outputs are those of ComfyUI 0.8.0. What hosts up
+to 0.33 added is in the group "later" of a node's inputs and in its `LATER_RETURN_TYPES`, so that
+graphs saved by them run, too.
 """
 
 from __future__ import annotations
 
-from . import core_images, core_masks, core_values, core_video
+from . import core_images, core_masks, core_video
 from .paths import Folders
 
 CORE_NODES: dict[str, type] = {
@@ -16,26 +18,13 @@ CORE_NODES: dict[str, type] = {
         core_video.CreateVideo,
         core_video.SaveVideo,
         core_images.LoadImage,
-        core_images.LoadImageMask,
         core_images.SaveImage,
         core_images.PreviewImage,
-        core_images.ImageScale,
-        core_images.ImageFromBatch,
-        core_images.RepeatImageBatch,
+        core_masks.SolidMask,
         core_masks.MaskToImage,
         core_masks.ImageToMask,
-        core_masks.SolidMask,
-        core_masks.InvertMask,
         core_masks.ThresholdMask,
-        core_masks.GrowMask,
-        core_masks.MaskPreview,
         core_masks.ImageCompositeMasked,
-        core_values.PrimitiveString,
-        core_values.PrimitiveStringMultiline,
-        core_values.PrimitiveInt,
-        core_values.PrimitiveFloat,
-        core_values.PrimitiveBoolean,
-        core_values.PreviewAny,
     )
 }
 

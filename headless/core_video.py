@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import mimetypes
 from collections.abc import Mapping
 from fractions import Fraction
@@ -10,8 +11,11 @@ from pathlib import Path
 from torch import Tensor
 
 from .paths import Folders, find_input, input_files, output_place, publish
-from .video import Video, VideoComponents, VideoFromComponents
+from .video import FrameRate, Video, VideoComponents, VideoFromComponents
 from .video_read import VideoFromFile
+from .video_write import LARGEST_CRF, QUALITY, encode_mp4
+
+logger = logging.getLogger(__name__)
 
 
 def files_of_kind(folders: Folders, kind: str) -> list[str]:
@@ -76,6 +80,7 @@ class GetVideoComponents:
     """Decodes a video: frames `[F, H, W, 3]` in 0..1, sound or None, frames a second."""
 
     RETURN_TYPES = ("IMAGE", "AUDIO", "FLOAT")
+    LATER_RETURN_TYPES = ("INT", "COMBO")  # bit depth; colours, always mapped to BT.709 here
     RETURN_NAMES = ("images", "audio", "fps")
     FUNCTION = "split"
     CATEGORY = "image/video"
@@ -84,9 +89,10 @@ class GetVideoComponents:
     def INPUT_TYPES(cls):
         return {"required": {"video": ("VIDEO", {})}}
 
-    def split(self, video: Video) -> tuple[Tensor, dict | None, float]:
+    def split(self, video: Video) -> tuple[Tensor, dict | None, FrameRate, int, str]:
         parts = video.get_components()
-        return parts.images, parts.audio, float(parts.frame_rate)
+        rate = FrameRate(parts.frame_rate, parts.times)
+        return parts.images, parts.audio, rate, parts.bit_depth, "sRGB"
 
 
 class CreateVideo:
@@ -102,12 +108,24 @@ class CreateVideo:
         return {
             "required": {"images": ("IMAGE", {}), "fps": ("FLOAT", fps)},
             "optional": {"audio": ("AUDIO", {})},
+            "later": {"bit_depth": ("INT", {"default": 8, "min": 8, "max": 10, "step": 2})},
         }
 
-    def create(self, images: Tensor, fps: float, audio: dict | None = None) -> tuple[Video]:
+    def create(
+        self, images: Tensor, fps: float, audio: dict | None = None, bit_depth: int = 8
+    ) -> tuple[Video]:
+        if bit_depth > 8:
+            logger.warning("Videos are saved with 8 bits here, not with %d.", bit_depth)
         # 1001 turns 29.97... back into exactly 30000/1001; the wire carries a float.
         rate = Fraction(fps).limit_denominator(1001)
-        return (VideoFromComponents(VideoComponents(images, rate, audio)),)
+        times = fps.times if isinstance(fps, FrameRate) else None
+        if times and len(times) != len(images):
+            logger.warning(
+                "The clip had %d frames at a variable rate and now has %d: they come evenly.",
+                *(len(times), len(images)),
+            )
+            times = None
+        return (VideoFromComponents(VideoComponents(images, rate, audio, times)),)
 
 
 class SaveVideo:
@@ -118,6 +136,7 @@ class SaveVideo:
 
     folders: Folders
     RETURN_TYPES = ()
+    LATER_RETURN_TYPES = ("VIDEO",)
     FUNCTION = "save"
     OUTPUT_NODE = True
     CATEGORY = "image/video"
@@ -132,22 +151,54 @@ class SaveVideo:
                 "codec": ("COMBO", {"options": ["auto", "h264"], "default": "auto"}),
             },
             "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
+            "later": {
+                "format": ("COMBO", {"options": ["auto", "mp4", "mkv", "webm"]}),
+                **_codec_inputs("codec"),
+                **_codec_inputs("format.codec"),
+            },
         }
 
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix):
         return prefix_verdict(filename_prefix, cls.folders)
 
-    def save(self, video, filename_prefix, format, codec, prompt=None, extra_pnginfo=None):
-        from .video_write import encode_mp4
-
+    def save(
+        self,
+        video,
+        filename_prefix,
+        format="auto",
+        codec="auto",
+        prompt=None,
+        extra_pnginfo=None,
+        **later,
+    ):
+        name = "format.codec" if "format.codec" in later else "codec"
+        colours = later.get(f"{name}.encoding.color_space", "auto")
+        for wanted, written in (
+            (format, "mp4"),
+            (later.get(name, codec), "h264"),
+            (colours, "sRGB"),
+        ):
+            if wanted not in ("auto", written):
+                logger.warning("%s is not written here; saved as %s.", wanted, written)
+        crf = min(later.get(f"{name}.encoding.crf", QUALITY), LARGEST_CRF)
         parts = video.get_components()
         height, width = parts.images.shape[1:3]
         folder, stem = output_place(filename_prefix, self.folders, width, height)
-        data = encode_mp4(parts, file_metadata(prompt, extra_pnginfo))
+        data = encode_mp4(parts, file_metadata(prompt, extra_pnginfo), crf)
         path = publish(data, folder, stem, ".mp4", self.folders)
         entry = saved_entry(path, self.folders, "output")
-        return {"ui": {"images": [entry], "animated": [True]}}
+        return {"ui": {"images": [entry], "animated": [True]}, "result": (video,)}
+
+
+def _codec_inputs(name: str) -> dict[str, tuple]:
+    """What later hosts ask for where the codec is chosen; each choice has inputs of its own."""
+    return {
+        name: ("COMBO", {"options": ["auto", "h264", "av1"]}),
+        f"{name}.encoding": ("COMBO", {"options": ["auto", "re-encode"]}),
+        f"{name}.encoding.crf": ("FLOAT", {"min": 0.0, "max": 63.0}),
+        f"{name}.encoding.color_space": ("COMBO", {"options": ["auto", "sRGB", "HDR", "HDR PQ"]}),
+    }
 
 
 def prefix_verdict(prefix: object, folders: Folders) -> bool | str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from .errors import printable
-from .workflow import Link, Node
+from .workflow import Link, Node, NoLink
 
 
 def subject(node: Node) -> str:
@@ -67,10 +67,13 @@ def as_prompt(raw: Mapping[str, object], nodes: Mapping[str, Node]) -> dict[str,
     return {
         node_id: {
             **raw[node_id],
-            "inputs": {
-                name: [value.node, value.output] if isinstance(value, Link) else value
-                for name, value in node.inputs.items()
-            },
+            "inputs": {name: _as_json(value) for name, value in node.inputs.items()},
         }
         for node_id, node in nodes.items()
     }
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, Link):
+        return [value.node, value.output]
+    return value.value if isinstance(value, NoLink) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from .errors import WorkflowError, printable, sentence
@@ -23,21 +24,32 @@ def apply_overrides(
     changed = dict(nodes)
     problems = []
     for target, value in overrides.items():
-        name, dot, input_name = target.rpartition(".")
         try:
-            if not dot or not name or not input_name:
-                raise ValueError("expected NODE.INPUT, as in 5.steps")
-            node = changed[find_node(nodes, name)]
+            node_id, input_name = _find_input(changed, target)
+            node = changed[node_id]
             specs = input_specs(node_classes[node.class_type])
             if input_name not in specs:
                 raise ValueError(f"{node} has no such input{hint_for(input_name, specs)}")
-            new_value = parse_input(input_name, _typed(specs[input_name], value))
+            new_value = parse_input(_typed(specs[input_name], value))
             changed[node.id] = replace(node, inputs={**node.inputs, input_name: new_value})
         except ValueError as error:
             problems.append(sentence(f"Setting '{printable(target)}': {error}"))
     if problems:
         raise WorkflowError(problems)
     return changed
+
+
+def _find_input(nodes: Mapping[str, Node], target: str) -> tuple[str, str]:
+    """The node's id and the input that `NODE.INPUT` means; both may have dots in them."""
+    parts = target.split(".")
+    if len(parts) < 2 or not parts[0] or not parts[-1]:
+        raise ValueError("expected NODE.INPUT, as in 5.steps")
+    splits = [(".".join(parts[:i]), ".".join(parts[i:])) for i in range(len(parts) - 1, 0, -1)]
+    for name, input_name in splits:
+        with suppress(ValueError):
+            return find_node(nodes, name), input_name
+    name, input_name = splits[0]
+    return find_node(nodes, name), input_name
 
 
 def _typed(spec: InputSpec, value: object) -> object:

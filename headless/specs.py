@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from .errors import listed, printable
 
 ANY = "*"
+DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 WIDGETS = {
     "INT": "a whole number",
     "FLOAT": "a number",
@@ -39,23 +41,36 @@ class InputSpec:
 
 
 def input_specs(cls: type) -> dict[str, InputSpec]:
-    """The required and optional inputs of a node class, in declaration order."""
+    """The inputs of a node class in declaration order, those of its dynamic combos among them.
+
+    Beside the host's groups, a stand-in may have a group "later": what hosts after 0.8.0 added.
+    """
     declared = cls.INPUT_TYPES()
     return {
-        name: _input_spec(name, entry, group == "required")
-        for group in ("required", "optional")
+        spec.name: spec
+        for group in ("required", "optional", "later")
         for name, entry in declared.get(group, {}).items()
+        for spec in _input_specs(name, entry, group == "required")
     }
 
 
-def _input_spec(name: str, entry: tuple, required: bool) -> InputSpec:
+def _input_specs(name: str, entry: tuple, required: bool) -> Iterator[InputSpec]:
     kind = entry[0]
     options = entry[1] if len(entry) > 1 else {}
     if isinstance(kind, (list, tuple)):
-        return InputSpec(name, "COMBO", required, options, tuple(kind))
-    if kind == "COMBO":
-        return InputSpec(name, "COMBO", required, options, tuple(options.get("options", ())))
-    return InputSpec(name, kind, required, options)
+        yield InputSpec(name, "COMBO", required, options, tuple(kind))
+    elif kind == "COMBO":
+        yield InputSpec(name, "COMBO", required, options, tuple(options.get("options", ())))
+    elif kind == DYNAMIC_COMBO:
+        choices = options["options"]
+        yield InputSpec(name, "COMBO", required, {}, tuple(choice["key"] for choice in choices))
+        # Each choice has inputs of its own, by group; the host checks them, when it is chosen.
+        for group in chain.from_iterable(choice["inputs"].values() for choice in choices):
+            for inner, described in group.items():
+                for spec in _input_specs(f"{name}.{inner}", described, False):
+                    yield InputSpec(spec.name, ANY, False, {})
+    else:
+        yield InputSpec(name, kind, required, options)
 
 
 def hidden_inputs(cls: type) -> dict[str, str]:
@@ -64,8 +79,11 @@ def hidden_inputs(cls: type) -> dict[str, str]:
 
 
 def output_types(cls: type) -> tuple[str, ...]:
-    """The declared output types; a list of choices counts as `COMBO`."""
-    types = getattr(cls, "RETURN_TYPES", ())
+    """The declared output types; a list of choices counts as `COMBO`.
+
+    Of a stand-in, `LATER_RETURN_TYPES` follow: outputs that hosts after 0.8.0 added.
+    """
+    types = (*getattr(cls, "RETURN_TYPES", ()), *getattr(cls, "LATER_RETURN_TYPES", ()))
     return tuple("COMBO" if isinstance(kind, (list, tuple)) else kind for kind in types)
 
 

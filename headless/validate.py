@@ -23,7 +23,7 @@ from .specs import (
     output_types,
     types_match,
 )
-from .workflow import Link, Node, parse_workflow
+from .workflow import Link, Node, NoLink, parse_workflow
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,11 @@ def make_plan(
     """
     nodes = parse_workflow(raw)
     _raise_all(_unknown_classes(nodes, node_classes))
-    nodes = apply_overrides(nodes, node_classes, overrides or {})
+    given = apply_overrides(nodes, node_classes, overrides or {})
+    nodes = {
+        node_id: _with_known_inputs(node, node_classes[node.class_type])
+        for node_id, node in given.items()
+    }
     kept = find_nodes(nodes, keep)
     targets = tuple(
         node_id
@@ -86,7 +90,7 @@ def make_plan(
         checked[node_id], faults = _check_node(node, needed, classes)
         problems += faults
     _raise_all(problems)
-    return Plan(checked, classes, targets, kept, as_prompt(raw, nodes))
+    return Plan(checked, classes, targets, kept, as_prompt(raw, given))
 
 
 def _raise_all(problems: Sequence[str]) -> None:
@@ -104,13 +108,30 @@ def _unknown_classes(nodes: Mapping[str, Node], node_classes: Mapping[str, type]
     return problems
 
 
+def _with_known_inputs(node: Node, cls: type) -> Node:
+    """The node without what its class does not declare, such as inputs of a later host's node."""
+    try:
+        specs, hidden = input_specs(cls), hidden_inputs(cls)
+    except Exception:  # told when the node is checked, if it is needed at all
+        return node
+    for name in node.inputs:
+        if name not in specs and name not in hidden:
+            logger.warning(
+                "%s: input '%s' is unknown and ignored%s.",
+                node,
+                printable(name),
+                hint_for(name, specs),
+            )
+    return replace(node, inputs={name: node.inputs[name] for name in node.inputs if name in specs})
+
+
 def _check_node(
     node: Node, nodes: Mapping[str, Node], classes: Mapping[str, type]
 ) -> tuple[Node, list[str]]:
     """One node's inputs against its class; returns the node with converted values, and faults."""
     cls = classes[node.id]
     try:
-        specs, hidden = input_specs(cls), hidden_inputs(cls)
+        specs = input_specs(cls)
     except Exception as error:
         return node, [f"{subject(node)}: its INPUT_TYPES failed: {printable(error, 300)}"]
     own = _own_validation(cls)
@@ -118,17 +139,10 @@ def _check_node(
     values: dict[str, object] = {}
     link_types: dict[str, str] = {}
     for name, value in node.inputs.items():
-        if name not in specs:
-            if name not in hidden:
-                logger.warning(
-                    "%s: input '%s' is unknown and ignored%s.",
-                    node,
-                    printable(name),
-                    hint_for(name, specs),
-                )
-            continue
         spec = specs[name]
         try:
+            if isinstance(value, NoLink):
+                raise ValueError('is a list but not a link; a link is ["node id", output index]')
             if isinstance(value, Link):
                 link_types[name] = _link_type(value, nodes, classes)
                 if "input_types" not in own.names:

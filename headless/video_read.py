@@ -1,17 +1,16 @@
 """Decoding a video file with PyAV into float frames, sound and a frame rate.
 
 Frames come in presentation order, each as it is stored (none is repeated or dropped to even out a
-variable rate), turned upright when the file asks for it. What a file holds that frames cannot show
-(alpha, uneven timing) is said in the log.
+variable rate), turned upright when the file asks for it. As players do, it goes on after packets
+that are damaged. What a file holds that frames cannot show (alpha, HDR, oblong pixels, uneven
+timing), and what is lost, is said in the log.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -20,22 +19,16 @@ import torch
 from torch import Tensor
 
 from .errors import printable
+from .media import best_first, open_media, packets
 from .memory import available_memory
+from .pictures import Developer
+from .sound import read_sound
+from .timing import timing_of
 from .video import VideoComponents
 
 logger = logging.getLogger(__name__)
 
-# Containers that hold their own data. Left out are playlists and scripts, which name other files or
-# addresses to read, and plain text, which FFmpeg would render as frames.
-OPEN_OPTIONS = {
-    "protocol_whitelist": "file",
-    "format_whitelist": (
-        "mov,matroska,avi,gif,apng,mpegts,mpeg,ogg,flv,asf,mxf,nut,ivf,yuv4mpegpipe,h264,hevc,obu,"
-        "m4v,mpegvideo,mjpeg,dv,png_pipe,jpeg_pipe,webp_pipe"
-    ),
-}
-UNEVEN = 0.2  # gaps between frames that differ by more than this part of the mean: variable rate
-FASTEST = 1000  # a "rate" above this is a container's clock, not frames a second
+EARLY = Fraction(1, 4)  # a file that ends this many seconds before its header says is cut off
 
 
 @dataclass(frozen=True)
@@ -49,127 +42,139 @@ class VideoFromFile:
         return read_video(self.path)
 
 
-@dataclass(frozen=True)
-class _Frames:
-    """Decoded frames: integer arrays `[H, W, 3]` of one size, and their times in seconds."""
-
-    arrays: list[np.ndarray]
-    times: list[Fraction]
-
-
 def read_video(path: Path) -> VideoComponents:
     """Decode a whole video file.
 
-    Video of more than 8 bits keeps its precision; alpha is dropped; grey becomes RGB.
+    Video of more than 8 bits keeps its precision; alpha is dropped; grey becomes RGB; HDR is mapped
+    to BT.709. Sound starts with the first frame.
 
     Raises:
-        ValueError: not a video, no video stream, no frames, damaged, or larger than the free
-            memory; the sentence says which and what to do.
+        ValueError: not a video, no video stream, no frames that can be decoded, or larger than the
+            free memory; the sentence says which and what to do.
     """
     name = f"'{printable(path.name)}'"
     try:
-        with av.open(str(path), options=OPEN_OPTIONS) as container:
+        with open_media(path) as container:
             stream = _video_stream(container, name)
-            frames = _decode_frames(container, stream, name)
-            rate = _frame_rate(stream, frames.times, name)
+            clip = _decode(container, stream, name)
+            timing = timing_of(stream, clip.pts, clip.last_duration, name)
+        sound = read_sound(path, name, timing.start, timing.end)
     except (av.error.FFmpegError, EOFError) as error:
         if isinstance(error, EOFError):
             raise ValueError(f"{name} holds no frames.") from error
-        raise ValueError(
-            f"{name} is not a video this runner can read ({printable(error.strerror)}). If it "
-            "plays elsewhere, convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
-        ) from error
-    return VideoComponents(_to_images(frames.arrays), rate, _read_audio(path, name))
+        raise ValueError(_unreadable(name, printable(error.strerror))) from error
+    images = _to_images(clip.arrays)
+    return VideoComponents(images, timing.rate, sound, timing.times, clip.bits)
+
+
+def _unreadable(name: str, reason: str) -> str:
+    return (
+        f"{name} is not a video this runner can read ({reason}). If it plays elsewhere, convert "
+        "it: ffmpeg -i IN -c:v libx264 OUT.mp4"
+    )
 
 
 def _video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:
-    """The first stream that is really video, not a cover picture of a sound file."""
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
+    """The stream that players show: the default one, and no cover picture of a sound file."""
+    streams = best_first(container.streams.video)
+    for stream in streams:
+        if stream.codec_context is not None:
             return stream
+    if streams:
+        raise ValueError(_unreadable(name, "its codec is not known, or the file is cut off"))
+    if container.streams.video and container.streams.audio:
+        raise ValueError(f"{name} has no video, only sound and a cover picture.")
     kinds = sorted({stream.type for stream in container.streams})
     raise ValueError(f"{name} has no video stream, only {', '.join(kinds) or 'nothing'}.")
 
 
-def _decode_frames(
-    container: av.container.InputContainer, stream: av.VideoStream, name: str
-) -> _Frames:
-    """All frames of a stream, upright, in presentation order."""
-    arrays: list[np.ndarray] = []
-    times: list[Fraction] = []
-    concealed = 0
-    room = _Room(name, stream.frames)
-    try:
-        for frame in _intact_frames(container, stream):
-            concealed += frame.is_corrupt
-            if not arrays:
-                _note_oddities(stream, frame, name)
-            array = _to_array(frame)
-            if arrays and array.shape != arrays[0].shape:
-                raise ValueError(
-                    f"{name} changes its frame size from {_size(arrays[0])} to {_size(array)} at "
-                    f"frame {len(arrays)}; re-encode it at one size."
-                )
-            room.take(array)
-            arrays.append(array)
-            if frame.pts is not None:
-                times.append(frame.pts * frame.time_base)
-    except av.error.InvalidDataError as error:
-        raise ValueError(
-            f"{name} is damaged or cut off: it could be decoded up to frame {len(arrays)}"
-            f"{f' of {stream.frames}' if stream.frames else ''}. Use a whole copy, or keep the "
-            "readable part: ffmpeg -i IN -c:v libx264 OUT.mp4"
-        ) from error
-    if not arrays:
-        raise ValueError(f"{name} holds no frames.")
-    if concealed:
-        logger.warning("%s: %d frames are damaged and only guessed at.", name, concealed)
-    if stream.frames > len(arrays):
-        logger.warning(
-            "%s: its index lists %d frames, %d are shown (cut out by an edit list, or lost).",
-            name,
-            stream.frames,
-            len(arrays),
-        )
-    return _Frames(arrays, times)
+@dataclass
+class _Clip:
+    """Decoded frames: integer arrays `[H, W, 3]` of one size, and their timestamps."""
+
+    arrays: list[np.ndarray] = field(default_factory=list)
+    pts: list[int | None] = field(default_factory=list)
+    last_duration: int = 0
+    bits: int = 8
+    broken: int = 0
+    guessed: int = 0
+    end: Fraction = Fraction(0)  # seconds at which the last packet of any stream ends
 
 
-def _intact_frames(
-    container: av.container.InputContainer, stream: av.VideoStream
-) -> Iterator[av.VideoFrame]:
-    """The frames of a stream; raises InvalidDataError at a packet that the file does not complete.
+def _decode(container: av.container.InputContainer, stream: av.VideoStream, name: str) -> _Clip:
+    """All frames of a stream, upright, in presentation order.
 
-    Decoding stays with slice threads, PyAV's default: frame threads swallow such errors.
+    Decoding stays with slice threads, PyAV's default: frame threads swallow errors.
     """
-    for packet in container.demux(stream):
-        if packet.is_corrupt:
-            raise av.error.InvalidDataError(0, "incomplete packet")
-        yield from packet.decode()
+    clip, develop, room = _Clip(), Developer(name), _Room(name, stream.frames)
+    for packet in packets(container, name):
+        if packet.pts is not None:
+            clip.end = max(clip.end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        if packet.stream.index != stream.index:
+            continue
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            clip.broken += 1
+            continue
+        for frame in frames:
+            if not clip.arrays:
+                _note_oddities(stream, frame, name)
+            array = develop(frame)
+            room.take(array)
+            clip.arrays.append(array)
+            clip.pts.append(frame.pts)
+            clip.last_duration = frame.duration or 0
+            clip.guessed += frame.is_corrupt
+    clip.bits = develop.bits
+    if not clip.arrays:
+        raise ValueError(_nothing_shown(container, clip, name))
+    _note_losses(container, stream, clip, name)
+    return clip
+
+
+def _nothing_shown(container: av.container.InputContainer, clip: _Clip, name: str) -> str:
+    if container.format.name == "webp_pipe":
+        return f"{name} is an animated WebP picture; Load Image reads it, Load Video does not."
+    damaged = ": all of it is damaged or cut off. Use a whole copy" if clip.broken else ""
+    return f"{name} holds no frames{damaged}."
 
 
 def _note_oddities(stream: av.VideoStream, frame: av.VideoFrame, name: str) -> None:
     """Say once what the frames will not show."""
     if any(part.is_alpha for part in frame.format.components) or "alpha_mode" in stream.metadata:
         logger.warning("%s has an alpha channel, which is dropped.", name)
-    if frame.rotation:
-        logger.info("%s is stored turned; frames are rotated by %g degrees.", name, frame.rotation)
+    aspect = stream.sample_aspect_ratio
+    if aspect and aspect != 1:
+        logger.warning(
+            "%s has pixels of %d:%d; its frames are used as stored, %dx%d, and look right at "
+            "%dx%d.",
+            *(name, aspect.numerator, aspect.denominator, frame.width, frame.height),
+            *(round(frame.width * aspect), frame.height),
+        )
 
 
-def _to_array(frame: av.VideoFrame) -> np.ndarray:
-    """One frame as `[H, W, 3]`, uint8 or uint16, upright.
-
-    YUV is decoded by planes, as in today's host: FFmpeg then interpolates the colours, which are
-    stored at half the resolution, where it would repeat them for a packed format.
-    """
-    deep = max(part.bits for part in frame.format.components) > 8
-    packed = "rgb48le" if deep else "rgb24"
-    array = frame.to_ndarray(format=packed if frame.format.is_rgb else "gbrp16le")
-    quarter_turns, remainder = divmod(round(frame.rotation), 90)
-    return np.rot90(array, quarter_turns) if quarter_turns and not remainder else array
-
-
-def _size(array: np.ndarray) -> str:
-    return f"{array.shape[1]}x{array.shape[0]}"
+def _note_losses(
+    container: av.container.InputContainer, stream: av.VideoStream, clip: _Clip, name: str
+) -> None:
+    """Say what is missing or damaged."""
+    if clip.broken:
+        logger.warning("%s: %d packet(s) are damaged and skipped.", name, clip.broken)
+    if clip.guessed:
+        logger.warning("%s: %d frame(s) are damaged and only guessed at.", name, clip.guessed)
+    if stream.frames > len(clip.arrays):
+        logger.warning(
+            "%s: its index lists %d frames, %d are shown: it is cut off or damaged, or an edit "
+            "list leaves some out.",
+            *(name, stream.frames, len(clip.arrays)),
+        )
+    elif container.duration:
+        declared = Fraction((container.start_time or 0) + container.duration, av.time_base)
+        if clip.end + EARLY < declared:
+            logger.warning(
+                "%s ends at %.2f s, its header says %.2f s: it is cut off.",
+                *(name, float(clip.end), float(declared)),
+            )
 
 
 class _Room:
@@ -186,10 +191,11 @@ class _Room:
         size = array.nbytes + 4 * array.size
         expected = max(self.declared * size, self.taken + size)
         if self.free is not None and expected > self.free:
+            height, width = array.shape[:2]
             raise ValueError(
                 f"{self.name} does not fit the memory: {self.declared or 'its'} frames of "
-                f"{_size(array)} take {expected / 1e9:.1f} GB or more and {self.free / 1e9:.1f} GB "
-                "are free. Cut or shrink it: ffmpeg -i IN -t 4 -vf scale=512:-2 OUT.mp4"
+                f"{width}x{height} take {expected / 1e9:.1f} GB or more and {self.free / 1e9:.1f} "
+                "GB are free. Cut or shrink it: ffmpeg -i IN -t 4 -vf scale=512:-2 OUT.mp4"
             )
         self.taken += size
 
@@ -197,50 +203,8 @@ class _Room:
 def _to_images(arrays: list[np.ndarray]) -> Tensor:
     """Frames as one float32 tensor in 0..1; empties `arrays` on the way, to hold one copy only."""
     images = torch.empty(len(arrays), *arrays[0].shape)
-    peak = float(np.iinfo(arrays[0].dtype).max)
+    pixels = images.numpy()
     for index in range(len(arrays) - 1, -1, -1):
-        images[index] = torch.from_numpy(arrays.pop().astype(np.float32)).div_(peak)
+        array = arrays.pop()
+        np.divide(array, np.float32(np.iinfo(array.dtype).max), out=pixels[index])
     return images
-
-
-def _frame_rate(stream: av.VideoStream, times: Sequence[Fraction], name: str) -> Fraction:
-    """The stream's own rate; the mean rate if frames come unevenly or the file does not say."""
-    declared = stream.average_rate or stream.guessed_rate
-    gaps = [later - earlier for earlier, later in pairwise(times)]
-    if not gaps or sum(gaps) <= 0:
-        return Fraction(declared) if declared else Fraction(1)
-    mean = sum(gaps) / len(gaps)
-    if max(gaps) - min(gaps) > max(UNEVEN * mean, 2 * stream.time_base):
-        rate = (1 / mean).limit_denominator(1001)
-        logger.warning(
-            "%s has a variable frame rate; its frames are used one by one at the mean, %.3f fps.",
-            name,
-            float(rate),
-        )
-        return rate
-    if declared and 0 < declared <= FASTEST:
-        return Fraction(declared)
-    return (1 / mean).limit_denominator(1001)
-
-
-def _read_audio(path: Path, name: str) -> dict[str, object] | None:
-    """The first sound track as `{"waveform": [1, channels, samples], "sample_rate": int}`."""
-    with av.open(str(path), options=OPEN_OPTIONS) as container:
-        if not container.streams.audio:
-            return None
-        stream = container.streams.audio[0]
-        resampler = av.AudioResampler(format="fltp")
-        pieces: list[np.ndarray] = []
-        try:
-            for frame in container.decode(stream):
-                pieces.extend(piece.to_ndarray() for piece in resampler.resample(frame))
-            if pieces:
-                pieces.extend(piece.to_ndarray() for piece in resampler.resample(None))
-        except av.error.FFmpegError as error:
-            logger.warning("%s: its sound cannot be decoded (%s) and is left out.", name, error)
-            return None
-        rate = stream.rate
-    if not pieces:
-        return None
-    waveform = torch.from_numpy(np.concatenate(pieces, axis=1))
-    return {"waveform": waveform[None], "sample_rate": int(rate)}

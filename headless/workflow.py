@@ -28,6 +28,13 @@ class Link:
 
 
 @dataclass(frozen=True)
+class NoLink:
+    """A list where only a link may be one; a fault if the node has such an input at all."""
+
+    value: list[object]
+
+
+@dataclass(frozen=True)
 class Node:
     """One node of a workflow; `inputs` holds `Link`s and plain JSON values."""
 
@@ -161,21 +168,18 @@ def _parse_node(node_id: str, value: object) -> Node:
     return Node(
         id=node_id,
         class_type=class_type,
-        inputs={name: parse_input(name, item) for name, item in inputs.items()},
+        inputs={name: parse_input(item) for name, item in inputs.items()},
         title=title if isinstance(title, str) else None,
     )
 
 
-def parse_input(name: str, value: object) -> object:
+def parse_input(value: object) -> object:
     """A `Link` for a list, the inner value for the host's `{"__value__": ...}`, else the value."""
     if isinstance(value, list):
         match value:
             case [str(node), int(output)] if not isinstance(output, bool):
                 return Link(node, output)
-        raise ValueError(
-            f"input '{printable(name)}' is a list but not a link; a link is "
-            '["node id", output index].'
-        )
+        return NoLink(value)
     if isinstance(value, Mapping) and "__value__" in value:
         return value["__value__"]
     return value

@@ -57,20 +57,19 @@ def write_clip() -> Callable[..., Path]:
         pix_fmt: str = "yuv420p",
         rate: Fraction = Fraction(24),
         ticks: Sequence[int] | None = None,
-        rotation: float | None = None,
         sound: tuple[np.ndarray, int] | None = None,
         sound_codec: str = "aac",
         source_format: str = "rgb24",
         options: dict[str, str] | None = None,
         container: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
     ) -> Path:
         with av.open(str(path), "w", options=container or {}) as output:
+            output.metadata.update(tags or {})
             stream = output.add_stream(codec, rate=rate, options=options or {})
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = pix_fmt
             stream.codec_context.time_base = 1 / rate
-            if rotation is not None:
-                stream.set_display_rotation(rotation)
             track = sound and output.add_stream(
                 sound_codec, rate=sound[1], layout={1: "mono", 2: "stereo"}[len(sound[0])]
             )

@@ -13,15 +13,15 @@ WORKFLOW = {
     "1": {"class_type": "LoadVideo", "inputs": {"file": "clip.mp4"}},
     "2": {"class_type": "GetVideoComponents", "inputs": {"video": ["1", 0]}},
     "3": {
-        "class_type": "ImageScale",
+        "class_type": "ImageCompositeMasked",
         "inputs": {
-            "image": ["2", 0],
-            "upscale_method": "area",
-            "width": 16,
-            "height": 12,
-            "crop": "disabled",
+            "destination": ["2", 0],
+            "source": ["2", 0],
+            "x": 5,
+            "y": 3,
+            "resize_source": False,
         },
-        "_meta": {"title": "Shrink"},
+        "_meta": {"title": "Shift"},
     },
     "4": {
         "class_type": "CreateVideo",
@@ -31,7 +31,7 @@ WORKFLOW = {
         "class_type": "SaveVideo",
         "inputs": {
             "video": ["4", 0],
-            "filename_prefix": "small",
+            "filename_prefix": "moved",
             "format": "auto",
             "codec": "auto",
         },
@@ -41,21 +41,21 @@ WORKFLOW = {
 
 @pytest.fixture
 def place(tmp_path, write_clip, smooth_frames):
-    """`workflows/api/shrink.json` beside `workflows/input/clip.mp4`, in the working folder."""
+    """`workflows/api/shift.json` beside `workflows/input/clip.mp4`, in the working folder."""
     for name in ("api", "input"):
         (tmp_path / "workflows" / name).mkdir(parents=True)
-    (tmp_path / "workflows" / "api" / "shrink.json").write_text(json.dumps(WORKFLOW))
+    (tmp_path / "workflows" / "api" / "shift.json").write_text(json.dumps(WORKFLOW))
     write_clip(tmp_path / "workflows" / "input" / "clip.mp4", smooth_frames(5, 24, 32))
     return tmp_path
 
 
 def test_a_run(fresh_python, place):
-    done = fresh_python(RUN, "workflows/api/shrink.json", "--out", "out")
+    done = fresh_python(RUN, "workflows/api/shift.json", "--out", "out")
     assert done.returncode == 0, done.stderr
-    assert (place / "out" / "small_00001_.mp4").is_file()
+    assert (place / "out" / "moved_00001_.mp4").is_file()
     lines = done.stdout.splitlines()
     assert lines[0].startswith("[1/5] ") and lines[0].endswith("node 1 (LoadVideo)")
-    assert 'node 3 (ImageScale, "Shrink")' in done.stdout
+    assert 'node 3 (ImageCompositeMasked, "Shift")' in done.stdout
     assert "    wrote " in done.stdout and "1 file(s) in out." in lines[-1]
     assert done.stderr == ""
 
@@ -65,33 +65,36 @@ def test_settings_reach_their_nodes(fresh_python, place):
 
     done = fresh_python(
         RUN,
-        "workflows/api/shrink.json",
+        "workflows/api/shift.json",
         "--out",
         "out",
         "--set",
-        "Shrink.width=20",
+        "Shift.x=20",
         "--set",
-        "3.height=10",
+        "3.y=10",
         "--set",
         "SaveVideo.filename_prefix=7",
     )
     assert done.returncode == 0, done.stderr
-    assert read_video(place / "out" / "7_00001_.mp4").images.shape == (5, 10, 20, 3)
+    source = read_video(place / "workflows" / "input" / "clip.mp4").images
+    moved = read_video(place / "out" / "7_00001_.mp4").images
+    source[:, 10:, 20:] = source[:, :-10, :-20].clone()
+    assert (moved - source).abs().mean() < 0.02
 
 
 def test_input_folders_come_from_the_command_line(fresh_python, place):
-    (place / "workflows" / "api" / "shrink.json").rename(place / "shrink.json")
+    (place / "workflows" / "api" / "shift.json").rename(place / "shift.json")
     (place / "workflows" / "input").rename(place / "clips")
-    without = fresh_python(RUN, "shrink.json", "--out", "out")
+    without = fresh_python(RUN, "shift.json", "--out", "out")
     assert without.returncode == 2 and "no input folder; name one with --input" in without.stderr
     assert not (place / "out").exists()
-    assert fresh_python(RUN, "shrink.json", "--out", "out", "--input", "clips").returncode == 0
-    missing = fresh_python(RUN, "shrink.json", "--out", "out", "--input", "nowhere")
+    assert fresh_python(RUN, "shift.json", "--out", "out", "--input", "clips").returncode == 0
+    missing = fresh_python(RUN, "shift.json", "--out", "out", "--input", "nowhere")
     assert missing.returncode == 2 and "--input nowhere: there is no such folder" in missing.stderr
 
 
 def test_check_runs_nothing(fresh_python, place):
-    done = fresh_python(RUN, "workflows/api/shrink.json", "--out", "out", "--check")
+    done = fresh_python(RUN, "workflows/api/shift.json", "--out", "out", "--check")
     assert done.returncode == 0 and "is sound: 5 node(s) would run" in done.stdout
     assert not (place / "out").exists()
 
@@ -101,18 +104,18 @@ def test_check_runs_nothing(fresh_python, place):
     [
         (["none.json", "--out", "out"], "Cannot read the workflow none.json"),
         (
-            ["workflows/api/shrink.json", "--out", "out", "--set", "3.width"],
+            ["workflows/api/shift.json", "--out", "out", "--set", "3.x"],
             "expected NODE.INPUT=VALUE",
         ),
         (
-            ["workflows/api/shrink.json", "--out", "out", "--set", "3.witdh=5"],
-            "did you mean 'width'?",
+            ["workflows/api/shift.json", "--out", "out", "--set", "3.resize_sorce=5"],
+            "did you mean 'resize_source'?",
         ),
         (
-            ["workflows/api/shrink.json", "--out", "out", "--set", "3.width=-5"],
+            ["workflows/api/shift.json", "--out", "out", "--set", "3.x=-5"],
             "must lie in [0, 16384]",
         ),
-        (["workflows/api/shrink.json"], "--out"),
+        (["workflows/api/shift.json"], "--out"),
     ],
 )
 def test_faults_are_status_2(fresh_python, place, arguments, sentence):
@@ -124,11 +127,11 @@ def test_faults_are_status_2(fresh_python, place, arguments, sentence):
 
 def test_a_failing_node_is_status_1_and_one_sentence(fresh_python, place):
     (place / "workflows" / "input" / "clip.mp4").write_text("no film\n" * 99)
-    done = fresh_python(RUN, "workflows/api/shrink.json", "--out", "out")
+    done = fresh_python(RUN, "workflows/api/shift.json", "--out", "out")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.startswith("Node 2 (GetVideoComponents): 'clip.mp4' is not a video")
     assert list((place / "out").iterdir()) == []
-    verbose = fresh_python(RUN, "workflows/api/shrink.json", "--out", "out", "--verbose")
+    verbose = fresh_python(RUN, "workflows/api/shift.json", "--out", "out", "--verbose")
     assert verbose.returncode == 1 and "Traceback" in verbose.stderr
 
 
@@ -138,12 +141,11 @@ import signal, sys, time
 # Of what runs in the background of a script, the shell has interrupts ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from rescore.headless import video_write
-encode_one = video_write._video_frame
-def slowly(*arguments):
-    print("ENCODING", flush=True)
-    time.sleep(600)  # until the signal comes, however slow the machine
-    return encode_one(*arguments)
-video_write._video_frame = slowly
+class Slowly(video_write.Scaler):
+    def __call__(self, frame):
+        print("ENCODING", flush=True)
+        time.sleep(600)  # until the signal comes, however slow the machine
+video_write.Scaler = Slowly
 """
 
 
@@ -152,7 +154,7 @@ video_write._video_frame = slowly
 def test_being_stopped_in_the_middle_of_a_write_leaves_no_file(root, place, number):
     code = f"__import__('runpy').run_path({str(root / 'tests' / 'importable.py')!r})\n{SLOW}\n{RUN}"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "workflows/api/shrink.json", "--out", "out"],
+        [sys.executable, "-c", code, "workflows/api/shift.json", "--out", "out"],
         cwd=place,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

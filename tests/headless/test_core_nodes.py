@@ -1,17 +1,17 @@
 """The stand-ins: the host's contract word for word, and what each computes."""
 
 import json
-import sys
 
+import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from rescore.headless.core_nodes import CORE_NODES, core_nodes
+from rescore.headless.runner import run_workflow
 from rescore.headless.specs import input_specs
 
 SIDE = 16384
-METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
 
 # ComfyUI 0.8.0: (name, type, default, min, max, step) or (name, "COMBO", choices) or (name, type);
 # an optional input's name ends with "?". Workflows store widget values in this order.
@@ -32,37 +32,11 @@ CONTRACT = {
         [],
     ),
     "LoadImage": ([("image", "COMBO", ("c.png", "d.jpg"))], ["IMAGE", "MASK"]),
-    "LoadImageMask": (
-        [
-            ("image", "COMBO", ("a.mp4", "b.MOV", "c.png", "d.jpg", "e.txt")),
-            ("channel", "COMBO", ("alpha", "red", "green", "blue")),
-        ],
-        ["MASK"],
-    ),
     "SaveImage": (
         [("images", "IMAGE"), ("filename_prefix", "STRING", "ComfyUI", None, None, None)],
         [],
     ),
     "PreviewImage": ([("images", "IMAGE")], []),
-    "ImageScale": (
-        [
-            ("image", "IMAGE"),
-            ("upscale_method", "COMBO", METHODS),
-            ("width", "INT", 512, 0, SIDE, 1),
-            ("height", "INT", 512, 0, SIDE, 1),
-            ("crop", "COMBO", ("disabled", "center")),
-        ],
-        ["IMAGE"],
-    ),
-    "ImageFromBatch": (
-        [
-            ("image", "IMAGE"),
-            ("batch_index", "INT", 0, 0, 4095, None),
-            ("length", "INT", 1, 1, 4096, None),
-        ],
-        ["IMAGE"],
-    ),
-    "RepeatImageBatch": ([("image", "IMAGE"), ("amount", "INT", 1, 1, 4096, None)], ["IMAGE"]),
     "MaskToImage": ([("mask", "MASK")], ["IMAGE"]),
     "ImageToMask": (
         [("image", "IMAGE"), ("channel", "COMBO", ("red", "green", "blue", "alpha"))],
@@ -76,17 +50,7 @@ CONTRACT = {
         ],
         ["MASK"],
     ),
-    "InvertMask": ([("mask", "MASK")], ["MASK"]),
     "ThresholdMask": ([("mask", "MASK"), ("value", "FLOAT", 0.5, 0.0, 1.0, 0.01)], ["MASK"]),
-    "GrowMask": (
-        [
-            ("mask", "MASK"),
-            ("expand", "INT", 0, -SIDE, SIDE, 1),
-            ("tapered_corners", "BOOLEAN", True, None, None, None),
-        ],
-        ["MASK"],
-    ),
-    "MaskPreview": ([("mask", "MASK")], []),
     "ImageCompositeMasked": (
         [
             ("destination", "IMAGE"),
@@ -98,18 +62,18 @@ CONTRACT = {
         ],
         ["IMAGE"],
     ),
-    "PrimitiveString": ([("value", "STRING")], ["STRING"]),
-    "PrimitiveStringMultiline": ([("value", "STRING")], ["STRING"]),
-    "PrimitiveInt": ([("value", "INT", None, -sys.maxsize, sys.maxsize, None)], ["INT"]),
-    "PrimitiveFloat": ([("value", "FLOAT", None, -sys.maxsize, sys.maxsize, 0.1)], ["FLOAT"]),
-    "PrimitiveBoolean": ([("value", "BOOLEAN")], ["BOOLEAN"]),
-    "PreviewAny": ([("source", "*")], []),
 }
-OUTPUT_NODES = {"SaveVideo", "SaveImage", "PreviewImage", "MaskPreview", "PreviewAny"}
+OUTPUT_NODES = {"SaveVideo", "SaveImage", "PreviewImage"}
 
 
 def test_the_contract_covers_every_stand_in():
     assert set(CONTRACT) == set(CORE_NODES)
+
+
+def as_in_0_8(cls: type) -> type:
+    """What it declares without the group of inputs that later hosts added."""
+    groups = {group: inputs for group, inputs in cls.INPUT_TYPES().items() if group != "later"}
+    return type(cls.__name__, (), {"INPUT_TYPES": classmethod(lambda cls: groups)})
 
 
 @pytest.mark.parametrize("name", CONTRACT)
@@ -119,7 +83,7 @@ def test_contract(folders, name):
     cls = core_nodes(folders)[name]
     inputs, outputs = CONTRACT[name]
     declared = []
-    for spec in input_specs(cls).values():
+    for spec in input_specs(as_in_0_8(cls)).values():
         entry = [spec.name if spec.required else f"{spec.name}?", spec.type]
         limits = [spec.options.get(key) for key in ("default", "min", "max", "step")]
         if spec.choices is not None:
@@ -149,7 +113,8 @@ def test_video_from_file_to_file(folders, write_clip, smooth_frames, tone):
     rate = Fraction(30000, 1001)
     write_clip(folders.inputs[0] / "a.mp4", frames, rate=rate, sound=sound)
     (video,) = call(folders, "LoadVideo", file="a.mp4")
-    images, audio, fps = call(folders, "GetVideoComponents", video=video)
+    images, audio, fps, depth, colours = call(folders, "GetVideoComponents", video=video)
+    assert (depth, colours) == (8, "sRGB")
     assert images.shape == (7, 24, 32, 3) and images.dtype == torch.float32
     assert fps == pytest.approx(29.97, abs=0.001) and audio["sample_rate"] == 16000
     (made,) = call(folders, "CreateVideo", images=images, fps=fps, audio=audio)
@@ -172,7 +137,82 @@ def test_video_from_file_to_file(folders, write_clip, smooth_frames, tone):
     assert parts.audio["sample_rate"] == 16000
 
 
-@pytest.mark.parametrize("name", ["LoadVideo", "LoadImage", "LoadImageMask"])
+def graph_of(host: str, **save) -> dict:
+    """A clip through all video nodes, as a host of this release exports it."""
+    late = host == "0.33"
+    parts = {"images": ["2", 0], "audio": ["2", 1], "fps": ["2", 2]}
+    graph = {
+        "1": ("LoadVideo", {"file": "a.mp4"}),
+        "2": ("GetVideoComponents", {"video": ["1", 0]}),
+        "9:3": ("CreateVideo", parts | ({"bit_depth": ["2", 3]} if late else {})),
+        "4": ("SaveVideo", {"video": ["9:3", 0], "filename_prefix": "x", **save}),
+        "5": ("PreviewImage", {"images": ["2", 0]}),
+    }
+    if late:
+        graph["6"] = ("SaveVideo", {"video": ["4", 0], "filename_prefix": "y", "format": "auto"})
+        graph["7"] = ("SaveImage", {"images": ["5", 0], "filename_prefix": "z"})
+    return {
+        key: {"class_type": kind, "inputs": inputs, "_meta": {"title": kind}}
+        for key, (kind, inputs) in graph.items()
+    }
+
+
+ENCODING = {"format.codec.encoding": "re-encode", "format.codec.encoding.crf": 30.0}
+EXPORTS = {
+    "0.8": ("0.8", {"format": "auto", "codec": "auto"}, None),
+    "0.8 mp4": ("0.8", {"format": "mp4", "codec": "h264"}, None),
+    "0.33": ("0.33", {"format": "auto", "format.codec": "auto"}, None),
+    "0.33 old codec": ("0.33", {"format": "mp4", "codec": "h264", "codec.encoding": "auto"}, None),
+    "0.33 crf": ("0.33", {"format": "mp4", "format.codec": "h264", **ENCODING}, None),
+    "0.33 webm": ("0.33", {"format": "webm", "format.codec": "auto"}, "webm is not written here"),
+    "0.33 mkv": ("0.33", {"format": "mkv", "format.codec": "auto"}, "mkv is not written here"),
+    "0.33 av1": ("0.33", {"format": "mp4", "format.codec": "av1"}, "av1 is not written here"),
+    "0.33 HDR": (
+        "0.33",
+        {
+            "format": "mp4",
+            "format.codec": "h264",
+            **ENCODING,
+            "format.codec.encoding.color_space": "HDR",
+        },
+        "HDR is not written here; saved as sRGB",
+    ),
+    "unknown": ("0.33", {"format": "mp4", "format.codec": "auto", "hue": [1, 2, 3]}, "'hue' is un"),
+}
+
+
+@pytest.mark.parametrize("case", EXPORTS)
+def test_graphs_as_hosts_export_them(folders, write_clip, smooth_frames, case, caplog):
+    host, save, said = EXPORTS[case]
+    write_clip(folders.inputs[0] / "a.mp4", smooth_frames(5, 24, 32), sound=None)
+    run = run_workflow(graph_of(host, **save), out=folders.out, inputs=folders.inputs)
+    names = ["x_00001_.mp4", *(["y_00001_.mp4"] if host == "0.33" else [])]
+    assert [path.name for path in run.saved if path.suffix == ".mp4"] == names
+    assert (said in caplog.text) if said else caplog.text == ""
+    prompt = graph_of(host, **save)
+    with av.open(str(folders.out / "x_00001_.mp4")) as container:
+        assert json.loads(container.metadata["prompt"]) == prompt
+
+
+def test_the_quality_asked_for_is_the_quality_written(folders, write_clip):
+    noise = np.random.default_rng(0).integers(0, 256, (5, 48, 64, 3), dtype=np.uint8)
+    write_clip(folders.inputs[0] / "a.mp4", noise)
+    sizes = []
+    for crf in (10, 40):
+        save = {"format": "mp4", "format.codec": "h264", **ENCODING}
+        save["format.codec.encoding.crf"] = crf
+        run = run_workflow(graph_of("0.33", **save), out=folders.out, inputs=folders.inputs)
+        sizes.append(run.files["4"][0].stat().st_size)
+    assert sizes[0] > 2 * sizes[1]
+
+
+def test_ten_bits_are_told_and_saved_as_eight(folders, write_clip, smooth_frames, caplog):
+    write_clip(folders.inputs[0] / "a.mp4", smooth_frames(5, 24, 32), pix_fmt="yuv420p10le")
+    run_workflow(graph_of("0.33", format="auto"), out=folders.out, inputs=folders.inputs)
+    assert "Videos are saved with 8 bits here, not with 10." in caplog.text
+
+
+@pytest.mark.parametrize("name", ["LoadVideo", "LoadImage"])
 def test_loaders_check_their_file_before_the_run(folders, name):
     cls = core_nodes(folders)[name]
     assert "is not in the input folder" in cls.VALIDATE_INPUTS("none.mp4")
@@ -189,11 +229,6 @@ def test_rgba_image(folders):
     image, mask = call(folders, "LoadImage", image="a.png")
     assert np.array_equal(image.numpy()[0], pixels[..., :3].astype(np.float32) / 255)
     assert np.allclose(mask.numpy()[0], 1 - pixels[..., 3] / 255, atol=1e-6)
-    for channel, index in (("red", 0), ("green", 1), ("blue", 2)):
-        (mask,) = call(folders, "LoadImageMask", image="a.png", channel=channel)
-        assert np.array_equal(mask.numpy()[0], pixels[..., index].astype(np.float32) / 255)
-    (mask,) = call(folders, "LoadImageMask", image="a.png", channel="alpha")
-    assert np.allclose(mask.numpy()[0], 1 - pixels[..., 3] / 255, atol=1e-6)
 
 
 def test_image_without_alpha_has_the_hosts_empty_mask(folders):
@@ -202,8 +237,6 @@ def test_image_without_alpha_has_the_hosts_empty_mask(folders):
     assert image.shape == (1, 5, 7, 3)
     assert torch.allclose(image[0, 0, 0], torch.tensor([1.0, 0.0, 0.2]))
     assert mask.shape == (1, 64, 64) and not mask.any()
-    (mask,) = call(folders, "LoadImageMask", image="a.png", channel="alpha")
-    assert mask.shape == (1, 5, 7) and not mask.any()
 
 
 def test_sixteen_bit_grey_keeps_its_range(folders):
@@ -244,12 +277,10 @@ def test_usual_formats(folders, suffix):
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + b"\0" * 99])
-@pytest.mark.parametrize("name", ["LoadImage", "LoadImageMask"])
-def test_what_is_no_image_is_refused(folders, name, data):
+def test_what_is_no_image_is_refused(folders, data):
     (folders.inputs[0] / "a.png").write_bytes(data)
-    extra = {"channel": "red"} if name == "LoadImageMask" else {}
     with pytest.raises(ValueError, match=r"'a\.png' is not an image that can be read"):
-        call(folders, name, image="a.png", **extra)
+        call(folders, "LoadImage", image="a.png")
 
 
 def test_postscript_is_refused(folders):
@@ -282,91 +313,8 @@ def test_batch_number_in_the_prefix(folders):
     assert sorted(path.name for path in folders.out.iterdir()) == ["f0_00001_.png", "f1_00001_.png"]
 
 
-def test_mask_preview_is_grey(folders):
-    mask = torch.linspace(0, 1, 35).reshape(1, 5, 7)
-    call(folders, "MaskPreview", mask=mask)
-    with Image.open(folders.out / "temp" / "preview_00001_.png") as image:
-        array = np.array(image)
-    assert np.array_equal(array[..., 0], array[..., 2])
-    assert np.array_equal(array[..., 0], np.round(mask[0].numpy() * 255).astype(np.uint8))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_scaling_a_flat_image_keeps_it_flat(folders, method):
-    image = torch.full((3, 11, 17, 3), 51 / 255)
-    (scaled,) = call(
-        folders,
-        "ImageScale",
-        image=image,
-        upscale_method=method,
-        width=7,
-        height=5,
-        crop="disabled",
-    )
-    assert scaled.shape == (3, 5, 7, 3)
-    assert torch.allclose(scaled, torch.full_like(scaled, 51 / 255), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("width", "height", "size"),
-    [(0, 0, (11, 17)), (34, 0, (22, 34)), (0, 22, (22, 34)), (5, 3, (3, 5))],
-)
-def test_a_side_of_zero_follows(folders, width, height, size):
-    image = torch.rand(2, 11, 17, 3)
-    (scaled,) = call(
-        folders,
-        "ImageScale",
-        image=image,
-        upscale_method="area",
-        width=width,
-        height=height,
-        crop="disabled",
-    )
-    assert scaled.shape[1:3] == size
-
-
-def test_centre_crop_takes_the_middle(folders):
-    image = torch.arange(12.0).reshape(1, 1, 12, 1).expand(1, 4, 12, 3)
-    (scaled,) = call(
-        folders,
-        "ImageScale",
-        image=image,
-        upscale_method="nearest-exact",
-        width=4,
-        height=4,
-        crop="center",
-    )
-    assert scaled[0, 0, :, 0].tolist() == [4, 5, 6, 7]
-    (scaled,) = call(
-        folders,
-        "ImageScale",
-        image=image.movedim(1, 2),
-        upscale_method="nearest-exact",
-        width=4,
-        height=4,
-        crop="center",
-    )
-    assert scaled[0, :, 0, 0].tolist() == [4, 5, 6, 7]
-
-
-@pytest.mark.parametrize(
-    ("first", "length", "frames"), [(0, 1, [0]), (2, 2, [2, 3]), (3, 9, [3, 4]), (99, 1, [4])]
-)
-def test_image_from_batch(folders, first, length, frames):
-    image = torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 2, 3, 3)
-    (picked,) = call(folders, "ImageFromBatch", image=image, batch_index=first, length=length)
-    assert picked[:, 0, 0, 0].tolist() == frames
-
-
-def test_repeat_image_batch(folders):
-    image = torch.arange(2.0).reshape(2, 1, 1, 1).expand(2, 2, 3, 3)
-    (repeated,) = call(folders, "RepeatImageBatch", image=image, amount=3)
-    assert repeated[:, 0, 0, 0].tolist() == [0, 1] * 3
-
-
 def test_mask_basics(folders):
     mask = torch.tensor([[[0.0, 0.25, 0.5, 1.0]]])
-    assert call(folders, "InvertMask", mask=mask)[0].tolist() == [[[1.0, 0.75, 0.5, 0.0]]]
     assert call(folders, "ThresholdMask", mask=mask, value=0.5)[0].tolist() == [[[0, 0, 0, 1]]]
     assert call(folders, "MaskToImage", mask=mask)[0].shape == (1, 1, 4, 3)
     solid = call(folders, "SolidMask", value=0.3, width=5, height=3)[0]
@@ -381,43 +329,6 @@ def test_image_to_mask_and_back(folders):
         )
     with pytest.raises(ValueError, match="has 3 channels and no alpha"):
         call(folders, "ImageToMask", image=image[..., :3], channel="alpha")
-
-
-def grown_by_brute_force(mask, steps, tapered):
-    """The largest value among a pixel and its four or eight neighbours, `steps` times."""
-    offsets = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if not (tapered and y and x)]
-    height, width = mask.shape
-    for _ in range(steps):
-        mask = torch.tensor(
-            [
-                [
-                    max(
-                        float(mask[y + dy, x + dx])
-                        for dy, dx in offsets
-                        if 0 <= y + dy < height and 0 <= x + dx < width
-                    )
-                    for x in range(width)
-                ]
-                for y in range(height)
-            ]
-        )
-    return mask
-
-
-@pytest.mark.parametrize("expand", [0, 1, 3, -1, -2])
-@pytest.mark.parametrize("tapered", [True, False])
-def test_grow_mask_equals_brute_force(folders, expand, tapered):
-    masks = torch.rand(2, 7, 11, generator=torch.Generator().manual_seed(1))
-    (grown,) = call(folders, "GrowMask", mask=masks, expand=expand, tapered_corners=tapered)
-    sign = -1 if expand < 0 else 1
-    for mask, result in zip(masks, grown, strict=True):
-        assert result.equal(sign * grown_by_brute_force(sign * mask, abs(expand), tapered))
-
-
-def test_growing_without_end_ends(folders):
-    mask = torch.zeros(1, 5, 7)
-    mask[0, 0, 0] = 1
-    assert call(folders, "GrowMask", mask=mask, expand=SIDE, tapered_corners=True)[0].all()
 
 
 def test_paste_with_and_without_a_mask(folders):
@@ -475,16 +386,7 @@ def test_stand_ins_leave_their_inputs_alone(folders):
         image, mask = torch.rand(2, 6, 10, 3), torch.rand(2, 6, 10)
         before = image.clone(), mask.clone()
         calls = {
-            "ImageScale": {
-                "image": image,
-                "upscale_method": "area",
-                "width": 0,
-                "height": 0,
-                "crop": "disabled",
-            },
-            "ImageFromBatch": {"image": image, "batch_index": 0, "length": 2},
             "MaskToImage": {"mask": mask},
-            "GrowMask": {"mask": mask, "expand": 2, "tapered_corners": False},
             "ImageCompositeMasked": {
                 "destination": image,
                 "source": 1 - image,
@@ -498,16 +400,3 @@ def test_stand_ins_leave_their_inputs_alone(folders):
         for name, inputs in calls.items():
             call(folders, name, **inputs)
         assert image.equal(before[0]) and mask.equal(before[1])
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        ("plain", "plain"),
-        (5, "5"),
-        ([1, 2], "[\n    1,\n    2\n]"),
-        (torch.zeros(1), "tensor([0.])"),
-    ],
-)
-def test_preview_any(folders, value, text):
-    assert call(folders, "PreviewAny", source=value) == {"ui": {"text": [text]}}

@@ -60,6 +60,13 @@ CASES = {
         {"1": node("Show", value=["2", -1]), "2": node("Number", value=1)},
         ["linked to output -1"],
     ),
+    "list that is no link": (
+        widgets(steps=["2", 0.5], cfg=[1, 2, 3]),
+        [
+            r"^Node 4 .*, input 'steps': is a list but not a link; a link is",
+            r"^Node 4 .*, input 'cfg': is a list but not a link",
+        ],
+    ),
     "link of another type": (
         {**widgets(), "1": node("Show", "End", value=["4", 0])},
         [
@@ -144,6 +151,44 @@ def test_unknown_inputs_are_ignored_with_a_hint(toy_nodes, caplog):
     plan = make_plan(widgets(stpes=7), toy_nodes)
     assert "stpes" not in plan.nodes["4"].inputs
     assert "input 'stpes' is unknown and ignored; did you mean 'steps'?" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "extra", [7, None, "x", {"a": []}, [1, 2, 3], ["99", 0], ["4", 5], ["1", 0]]
+)
+def test_an_unknown_input_is_named_and_changes_nothing(toy_nodes, caplog, extra):
+    """Whatever a later host's node has been given: nothing behind it runs, and it is no fault."""
+    workflow = widgets(**{"format.codec": extra}) | {"1": node("Number", value=5)}
+    if extra is None:
+        workflow["4"]["inputs"]["format.codec"] = None
+    plan = make_plan(workflow, toy_nodes)
+    assert list(plan.nodes) == ["4"] and plan.nodes["4"].inputs == GOOD_WIDGETS
+    assert "input 'format.codec' is unknown and ignored" in caplog.text
+    assert plan.prompt["4"]["inputs"]["format.codec"] == extra
+
+
+class Dynamic:
+    """A choice with inputs of its own, as later hosts declare it."""
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        crf = {"required": {"crf": ["FLOAT", {"min": 0.0, "max": 51.0}]}}
+        encoding = [{"key": "auto", "inputs": {}}, {"key": "re-encode", "inputs": crf}]
+        codec = {"required": {"codec": ["COMFY_DYNAMICCOMBO_V3", {"options": encoding}]}}
+        options = [{"key": "auto", "inputs": {}}, {"key": "mp4", "inputs": codec}]
+        return {"required": {"format": ("COMFY_DYNAMICCOMBO_V3", {"options": options})}}
+
+
+def test_a_dynamic_choice_and_its_inputs(toy_nodes, caplog):
+    inputs = {"format": "mp4", "format.codec": "re-encode", "format.codec.crf": 17}
+    classes = {**toy_nodes, "Dynamic": Dynamic}
+    plan = make_plan({"1": node("Dynamic", **inputs)}, classes, {"1.format.codec.crf": 23})
+    assert plan.nodes["1"].inputs == {**inputs, "format.codec.crf": 23} and caplog.text == ""
+    with pytest.raises(WorkflowError, match=r"'format': must be one of auto, mp4, found 'avi'"):
+        make_plan({"1": node("Dynamic", format="avi")}, classes)
 
 
 def test_hidden_inputs_cannot_be_given(toy_nodes):

@@ -150,7 +150,7 @@ def test_frames_that_cannot_be_saved(images, sentence):
     [
         (Fraction(0), None, "frame rate must lie in"),
         (Fraction(5000), None, "frame rate must lie in"),
-        (Fraction(24), {"waveform": torch.zeros(1, 7, 99), "sample_rate": 44100}, "channels"),
+        (Fraction(24), {"waveform": torch.zeros(1, 0, 99), "sample_rate": 44100}, "channels"),
         (Fraction(24), {"waveform": torch.zeros(2, 99), "sample_rate": 44100}, "channels"),
         (
             Fraction(24),

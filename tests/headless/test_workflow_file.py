@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rescore.headless.errors import WorkflowError, listed, printable
-from rescore.headless.workflow import Link, find_node, parse_workflow, read_workflow
+from rescore.headless.workflow import Link, NoLink, find_node, parse_workflow, read_workflow
 
 NODE = '{"class_type": "Number", "inputs": {}}'
 
@@ -64,11 +64,6 @@ BAD_WORKFLOWS = {
     "no class": ({"1": {"inputs": {}}}, "Node 1: 'class_type' is missing"),
     "class is a number": ({"1": {"class_type": 5}}, "'class_type' is missing or not a string"),
     "inputs is a list": ({"1": {"class_type": "N", "inputs": []}}, "'inputs' must be an object"),
-    "link of one": ({"1": {"class_type": "N", "inputs": {"x": ["2"]}}}, "'x' is a list but not a"),
-    "link of three": ({"1": {"class_type": "N", "inputs": {"x": ["2", 0, 0]}}}, "not a link"),
-    "link to a number": ({"1": {"class_type": "N", "inputs": {"x": [2, 0]}}}, "not a link"),
-    "link to a flag": ({"1": {"class_type": "N", "inputs": {"x": ["2", True]}}}, "not a link"),
-    "link to a half": ({"1": {"class_type": "N", "inputs": {"x": ["2", 0.5]}}}, "not a link"),
 }
 
 
@@ -77,6 +72,12 @@ def test_bad_workflows(case):
     raw, sentence = BAD_WORKFLOWS[case]
     with pytest.raises(WorkflowError, match=sentence):
         parse_workflow(raw)
+
+
+@pytest.mark.parametrize("value", [["2"], ["2", 0, 0], [2, 0], ["2", True], ["2", 0.5], [], [[]]])
+def test_a_list_that_is_no_link_is_kept_as_what_it_is(value):
+    nodes = parse_workflow({"1": {"class_type": "N", "inputs": {"x": value}}})
+    assert nodes["1"].inputs == {"x": NoLink(value)}
 
 
 def test_every_bad_node_is_named():

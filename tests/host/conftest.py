@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from rescore.headless import video_read
+from rescore.headless.pictures import Developer
 from rescore.tests.host.browser import find_browser, started
 from rescore.tests.host.start import (
     front_end_root,
@@ -70,13 +70,9 @@ def object_info(comfyui) -> dict:
 
 @pytest.fixture
 def decoded_alike(comfyui, monkeypatch):
-    """The headless runner decodes as the host does, whose older releases repeated colours."""
-    if comfyui.version() < (0, 20):
-
-        def packed(frame):
-            return frame.to_ndarray(format="rgb24")
-
-        monkeypatch.setattr(video_read, "_to_array", packed)
+    """The headless runner decodes as the host does, without its own care for colours."""
+    kind = "rgb24" if comfyui.version() < (0, 20) else "gbrp16le"
+    monkeypatch.setattr(Developer, "__call__", lambda self, frame: frame.to_ndarray(format=kind))
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,8 @@ def test_text_of_a_csv_is_typed_by_its_input(check):
         **CLIP,
         "4": {"class_type": "SolidMask", "inputs": {"value": 1, "width": 1, "height": 1}},
     }
-    graph["5"] = {"class_type": "MaskPreview", "inputs": {"mask": ["4", 0]}}
+    graph["5"] = {"class_type": "MaskToImage", "inputs": {"mask": ["4", 0]}}
+    graph["6"] = {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}}
     (found,) = check(
         graph, {"4.width": CommandLineText("17"), "Save.filename_prefix": CommandLineText("17")}
     )
@@ -106,9 +107,10 @@ def test_a_name_that_comes_from_another_node_is_not_known_in_time(check):
 
 
 def test_what_is_odd_about_the_graph_is_said_once(check, caplog):
-    graph = {**CLIP, "9": {"class_type": "PrimitiveInt", "inputs": {"value": 1}}}
+    solid = {"value": 1, "width": 1, "height": 1}
+    graph = {**CLIP, "9": {"class_type": "SolidMask", "inputs": solid}}
     with caplog.at_level(logging.WARNING):
         check(graph, {}, {}, {})
     assert [record.getMessage() for record in caplog.records] == [
-        "node 9 (PrimitiveInt) feeds no output and does not run."
+        "node 9 (SolidMask) feeds no output and does not run."
     ]

@@ -1,0 +1,100 @@
+"""When each frame is shown: the frame rate that a file declares, held against its timestamps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+
+import av
+
+logger = logging.getLogger(__name__)
+
+SHIFTED = Fraction(1, 100)  # seconds off an even rate from which on a frame's own time is kept
+ROUNDED = Fraction(1, 1000)  # the unit in which many containers write times
+FASTEST = 1000  # a "rate" above this is a container's clock, not frames a second
+HELD = 2  # a last frame that stays this many times as long as the others is worth a word
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The timing of a clip.
+
+    Attributes:
+        rate: frames a second; the mean where frames come unevenly.
+        times: seconds from the first frame to each, if they come unevenly.
+        start, end: when the first frame appears and the last one goes, on the file's clock.
+    """
+
+    rate: Fraction
+    times: tuple[Fraction, ...] | None
+    start: Fraction
+    end: Fraction
+
+
+def timing_of(
+    stream: av.VideoStream, pts: Sequence[int | None], last_duration: int, name: str
+) -> Timing:
+    """The timing of frames with these timestamps, in units of the stream's time base.
+
+    Where timestamps are missing or run backwards, as in raw streams and in AVI files with B-frames,
+    the container has none worth the name, and the declared rate counts.
+    """
+    tick = stream.time_base
+    first = (stream.start_time or 0) * tick
+    if None in pts or any(later <= earlier for earlier, later in pairwise(pts)):
+        return _even(_declared_rate(stream), first, len(pts))
+    times = [one * tick for one in pts]
+    start = first if stream.container.format.name == "avi" else times[0]  # it counts packets
+    if len(times) == 1:
+        return _even(_declared_rate(stream), start, 1)
+    times = [time - times[0] for time in times]
+    rate = _rate(stream, times)
+    mean = times[-1] / (len(times) - 1)
+    if last_duration * tick > HELD * mean:
+        logger.warning(
+            "%s holds its last frame for %.2f s; it is used as one frame like the others.",
+            name,
+            float(last_duration * tick),
+        )
+    if all(abs(time - i / rate) <= max(SHIFTED, tick) for i, time in enumerate(times)):
+        return _even(rate, start, len(times))
+    logger.warning(
+        "%s has a variable frame rate, in the mean %.3f fps. Its frames keep their times if the "
+        "clip is saved with as many, and with this fps; otherwise they come evenly.",
+        name,
+        float(rate),
+    )
+    return Timing(rate, tuple(times), start, start + times[-1] + mean)
+
+
+def _even(rate: Fraction, start: Fraction, frames: int) -> Timing:
+    return Timing(rate, None, start, start + frames / rate)
+
+
+def _declared_rate(stream: av.VideoStream) -> Fraction:
+    """The rate where timestamps do not tell; of a raw stream, what the codec says about timing."""
+    raw = stream.start_time is None
+    rates = (stream.codec_context.framerate if raw else None, stream.guessed_rate)
+    return next((Fraction(rate) for rate in rates if rate and rate <= FASTEST), Fraction(25))
+
+
+def _rate(stream: av.VideoStream, times: Sequence[Fraction]) -> Fraction:
+    """A rate at which as many frames take as long as these: a declared or a usual one, if it can.
+
+    Usual are whole numbers, and NTSC's parts of 1001.
+    """
+    intervals, span = len(times) - 1, times[-1]
+    mean = intervals / span
+
+    def furthest(rate: Fraction) -> Fraction:
+        return max(abs(time - index / rate) for index, time in enumerate(times))
+
+    declared = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+    usual = [Fraction(round(mean) * 1000, part) for part in (1000, 1001) if round(mean)]
+    for rate in (*declared, *sorted(usual, key=furthest)):
+        if abs(intervals / rate - span) < max(stream.time_base, ROUNDED):
+            return rate
+    return mean.limit_denominator(1001)
