@@ -1,6 +1,7 @@
 """Clips that read what an attention layer sees of other clips in the same step."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -8,11 +9,13 @@ from einops import rearrange
 from torch import Tensor
 
 from .layers import Attend, Layer, Site
+from .layers import attend as plain
 
 # Queries, keys and values of one clip at one layer, each `[samples, h, n, d]`.
 Parts: TypeAlias = tuple[Tensor, Tensor, Tensor]
-# What the heads of a clip read, given its own parts and those of its counterpart.
-Read: TypeAlias = Callable[[Layer, Parts, Parts, Attend], Tensor]
+# What the heads of a clip read at a site, given its own parts, those of its counterpart, and a call
+# for what they would read without this change.
+Read: TypeAlias = Callable[[Site, Parts, Parts, Callable[[], Tensor]], Tensor]
 
 
 class Counterparts:
@@ -32,30 +35,31 @@ class Counterparts:
         self._kept: dict[tuple[Site, int], Parts] = {}
 
     def __call__(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
-        by_clip = [rearrange(p, "(r s) h n d -> r s h n d", r=len(layer.rows)) for p in (q, k, v)]
+        site, by_clip = layer.site, [_by_clip(layer, part) for part in (q, k, v)]
         parts = dict(zip(layer.rows, zip(*by_clip, strict=True), strict=True))
+        own = _each_alone(parts) if attend is plain else _all_at_once(layer, attend(q, k, v))
         read = [
-            self.read(layer, parts[row], self._counterpart(layer, row, parts), attend)
+            self.read(site, parts[row], self._counterpart(site, row, parts), partial(own, row))
             if row in self.pairs
-            else attend(*parts[row])
+            else own(row)
             for row in layer.rows
         ]
-        self._keep(layer, parts)
+        self._keep(site, parts)
         return torch.cat(read)
 
-    def _counterpart(self, layer: Layer, row: int, parts: Mapping[int, Parts]) -> Parts:
+    def _counterpart(self, site: Site, row: int, parts: Mapping[int, Parts]) -> Parts:
         wanted = self.pairs[row]
         if wanted in parts:
             return parts[wanted]
         try:
-            return self._kept[layer.site, wanted]
+            return self._kept[site, wanted]
         except KeyError:
             raise ValueError(
-                f"Clip {row} of the batch came to {layer.site.name} before its counterpart, clip "
+                f"Clip {row} of the batch came to {site.name} before its counterpart, clip "
                 f"{wanted}. Counterparts come first."
             ) from None
 
-    def _keep(self, layer: Layer, parts: Mapping[int, Parts]) -> None:
+    def _keep(self, site: Site, parts: Mapping[int, Parts]) -> None:
         """Keep what a clip of a later call will read."""
         for row, wanted in self.pairs.items():
             if wanted in parts and row not in parts:
@@ -63,4 +67,21 @@ class Counterparts:
                 # later call with a graph may read.
                 with torch.inference_mode(False):
                     q, k, v = (part.detach().clone() for part in parts[wanted])
-                self._kept[layer.site, wanted] = q, k, v
+                self._kept[site, wanted] = q, k, v
+
+
+def _by_clip(layer: Layer, part: Tensor) -> Tensor:
+    return rearrange(part, "(r s) h n d -> r s h n d", r=len(layer.rows))
+
+
+def _each_alone(parts: Mapping[int, Parts]) -> Callable[[int], Tensor]:
+    """What each clip reads in plain attention, where clips do not know each other.
+
+    It is computed for those alone of which it is asked.
+    """
+    return lambda row: plain(*parts[row])
+
+
+def _all_at_once(layer: Layer, read: Tensor) -> Callable[[int], Tensor]:
+    """What each clip reads under another change, which had to see all of them."""
+    return dict(zip(layer.rows, _by_clip(layer, read), strict=True)).__getitem__

@@ -1,13 +1,14 @@
 """Weighted attention fusion: an edited clip also reads the keys and values of its source."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from .counterparts import Counterparts, Parts
-from .layers import Attend, Control, Entry, Layer, Layers, attend
+from .layers import Clip, Entry, Held, Layers, Site, attend, check_times
 
 
 def fused_attention(
@@ -36,23 +37,28 @@ def _fuse(
 
 @dataclass(frozen=True)
 class Fusion:
-    """How much edited clips read of their sources: in how many of the last spatial layers, and how.
+    """The control: edited clips also read their sources, in some of the last spatial layers.
 
     `weight` is what their own attention counts. ASSD leaves both open; the defaults are ours.
     """
 
     layers: int = 3
     weight: float | int = 0.5
+    start: float = 0.0
+    end: float = 1.0
+    name: ClassVar[str] = "Attention fusion"
+    reads: ClassVar[tuple[str, ...]] = ("uncond", "cond")
 
     def __post_init__(self) -> None:
         if self.layers < 1:
             raise ValueError(f"Attention is fused in {self.layers} layers; it must be 1 or more.")
         _check_weight(self.weight)
+        check_times(self)
 
-    def on(self, layers: Layers) -> Control:
+    def on(self, layers: Layers, clip: Clip) -> Held:
         """The fusion in a model's last spatial layers."""
         sites = layers.last(self.layers)
-        return lambda pairs: Entry(sites, AttentionFusion(pairs, self.weight))
+        return lambda pairs, frames: Entry(sites, AttentionFusion(pairs, self.weight))
 
 
 class AttentionFusion(Counterparts):
@@ -70,9 +76,11 @@ class AttentionFusion(Counterparts):
         super().__init__(pairs, self._fused)
         self.weight = weight
 
-    def _fused(self, layer: Layer, own: Parts, reference: Parts, attend: Attend) -> Tensor:
+    def _fused(
+        self, site: Site, own: Parts, reference: Parts, unchanged: Callable[[], Tensor]
+    ) -> Tensor:
         k, v = (part.detach() for part in reference[1:])
-        return _fuse(attend(*own), own[0], k, v, self.weight)
+        return _fuse(unchanged(), own[0], k, v, self.weight)
 
 
 def _check_weight(weight: float | int) -> None:

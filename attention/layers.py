@@ -63,8 +63,9 @@ class Entry(NamedTuple):
 
 
 Plan: TypeAlias = Sequence[Entry]
-# A control in one model: given the counterpart of each clip it changes, its line of a plan.
-Control: TypeAlias = Callable[[Mapping[int, int]], Entry]
+# A control in one model. Given the counterpart of each clip of a call that it changes, and which of
+# the frames the call sees, its line of a plan.
+Held: TypeAlias = Callable[[Mapping[int, int], slice], Entry]
 
 
 @runtime_checkable
@@ -120,16 +121,55 @@ class Layers(Protocol):
 
 
 @runtime_checkable
-class Controls(Protocol):
-    """A way in which an edit's attention is held to its source's."""
+class Clip(Protocol):
+    """How a clip lies on a model's latents: what a control may ask about it."""
 
-    def on(self, layers: Layers) -> Control:
-        """The control in a model with these layers.
+    latent: tuple[int, int, int]  # frames, height, width
+
+    def covered_tokens(
+        self, mask: Float[Tensor, "n H W"], height: int, width: int
+    ) -> Float[Tensor, "f tokens"]:
+        """The share of each token of a layer, a map of `height` x `width`, that a mask covers.
 
         Raises:
-            ValueError: if the model has not the layers it needs.
+            ValueError: if the mask does not fit the clip.
         """
         ...
+
+
+@runtime_checkable
+class Control(Protocol):
+    """A way in which an edit's attention is held to its source's.
+
+    It acts from `start` to `end`, shares of the steps of a run. `reads` names the clips of the edit
+    that read the source: "cond", the one under its prompt, "uncond", the one without, or both.
+    """
+
+    name: str
+    start: float
+    end: float
+    reads: tuple[str, ...]
+
+    def on(self, layers: Layers, clip: Clip) -> Held:
+        """The control in a model with these layers, for this clip.
+
+        Raises:
+            ValueError: if the model does not have the layers it needs, or it does not fit the clip.
+        """
+        ...
+
+
+def check_times(control: Control) -> None:
+    """Refuse a control that ends before it starts, or acts outside the run.
+
+    Raises:
+        ValueError: with the control's name and times.
+    """
+    if not 0 <= control.start <= control.end <= 1:
+        raise ValueError(
+            f"{control.name} acts from {control.start:.0%} to {control.end:.0%} of the steps; the "
+            "start must not lie after the end, and both must lie within 0 % and 100 %."
+        )
 
 
 def attend(

@@ -1,6 +1,9 @@
 """Self-attention that looks at the source: its layout first (SA-I), then its content (SA-II)."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -9,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .counterparts import Counterparts, Parts
-from .layers import Attend, Layer, Site
+from .layers import Clip, Entry, Held, Layers, Site, attend, check_times
 
 
 def mutual_attention(
@@ -48,9 +51,9 @@ def source_layout(pairs: Mapping[int, int], max_tokens: int) -> Counterparts:
     tokens are fine, maps hold texture more than layout.
     """
 
-    def read(layer: Layer, own: Parts, source: Parts, attend: Attend) -> Tensor:
+    def read(site: Site, own: Parts, source: Parts, unchanged: Callable[[], Tensor]) -> Tensor:
         if own[0].shape[2] > max_tokens:
-            return attend(*own)
+            return unchanged()
         return attend(source[0], source[1], own[2])
 
     return Counterparts(pairs, read)
@@ -65,8 +68,88 @@ def mutual(
     are the source's foreground: its own, or in an inflated model also other frames'.
     """
 
-    def read(layer: Layer, own: Parts, source: Parts, attend: Attend) -> Tensor:
+    def read(site: Site, own: Parts, source: Parts, unchanged: Callable[[], Tensor]) -> Tensor:
         q, k, v = own
-        return mutual_attention(q, source[1], source[2], k, v, foreground(layer.site, q.shape[2]))
+        return mutual_attention(q, source[1], source[2], k, v, foreground(site, q.shape[2]))
 
     return Counterparts(pairs, read)
+
+
+def foreground_tokens(covered: Float[Tensor, "f n"]) -> Bool[Tensor, "f n"]:
+    """Which tokens count as foreground, from the share of each that a mask covers.
+
+    Those covered by half or more; in a frame whose mask covers no token that far, those it covers
+    most. So an object that is smaller than a token is not lost.
+    """
+    most = covered.amax(dim=1, keepdim=True)
+    return (covered >= most.clamp(max=0.5)) & (covered > 0)
+
+
+@dataclass(frozen=True)
+class SourceLayout:
+    """SA-I as a control: until `end`, the edit under its prompt uses the source's maps.
+
+    Defaults: VideoDirector (Sec. 4), whose tau_s, here `end`, is chosen per clip within 0.2 to 0.5.
+    """
+
+    end: float = 0.4
+    max_tokens: int = 32 * 32  # finer layers are left alone
+    start: float = 0.0
+    name: ClassVar[str] = "SA-I (layout)"
+    reads: ClassVar[tuple[str, ...]] = ("cond",)
+
+    def __post_init__(self) -> None:
+        check_times(self)
+        if self.max_tokens < 0:
+            raise ValueError(
+                f"SA-I acts in layers of at most {self.max_tokens} tokens; it must be 0 or more."
+            )
+
+    def on(self, layers: Layers, clip: Clip) -> Held:
+        """The control in all spatial layers."""
+        sites = layers.find("*", "spatial")
+        return lambda pairs, frames: Entry(sites, source_layout(pairs, self.max_tokens))
+
+
+@dataclass(frozen=True, eq=False)
+class SourceBackground:
+    """SA-II as a control: from `start` on, the edit also reads the source's background.
+
+    Defaults: VideoDirector (Sec. 4), whose tau_s is `start`.
+    """
+
+    start: float = 0.4
+    mask: Float[Tensor, "n H W"] | None = None  # what is edited, and not read from the source
+    sites: str = "decoder"
+    end: float = 1.0
+    name: ClassVar[str] = "SA-II (background)"
+    reads: ClassVar[tuple[str, ...]] = ("uncond", "cond")
+
+    def __post_init__(self) -> None:
+        check_times(self)
+
+    def on(self, layers: Layers, clip: Clip) -> Held:
+        """The control in the spatial layers that `sites` names."""
+        sites = layers.find(self.sites, "spatial")
+        hidden = _Hidden(self.mask, layers, clip)
+        return lambda pairs, frames: Entry(sites, mutual(pairs, partial(hidden, frames)))
+
+
+class _Hidden:
+    """Which tokens of the source, of those a layer reads, the edit must not read."""
+
+    def __init__(self, mask: Float[Tensor, "n H W"] | None, layers: Layers, clip: Clip) -> None:
+        self.mask, self.layers, self.clip = mask, layers, clip
+        self._foreground: dict[int, Tensor] = {}
+        if mask is not None:
+            clip.covered_tokens(mask, 1, 1)  # a mask that does not fit is told at once
+
+    def __call__(self, frames: slice, site: Site, tokens: int) -> Bool[Tensor, "f m"]:
+        length, height, width = self.clip.latent
+        size = self.layers.map_size(tokens, height, width)
+        if tokens not in self._foreground:
+            hidden = torch.zeros(length, tokens, dtype=torch.bool)
+            if self.mask is not None:
+                hidden = foreground_tokens(self.clip.covered_tokens(self.mask, *size))
+            self._foreground[tokens] = hidden
+        return self.layers.marked_of_read(site, self._foreground[tokens][frames], *size)

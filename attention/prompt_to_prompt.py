@@ -4,16 +4,16 @@ Maps from the tokens of a source prompt to those of a target prompt (Prompt-to-P
 2022, Sec. 3), and the change that applies them (VideoDirector, Wang et al., 2025, Eq. 7).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from .counterparts import Counterparts, Parts
-from .layers import Attend, Layer
+from .layers import Clip, Entry, Held, Layers, Site, check_times
 
 Positions: TypeAlias = tuple[int, ...]
 
@@ -107,11 +107,33 @@ def cross_control(pairs: Mapping[int, int], tokens: TokenMap) -> Counterparts:
     float32.
     """
 
-    def read(layer: Layer, own: Parts, source: Parts, attend: Attend) -> Tensor:
+    def read(site: Site, own: Parts, source: Parts, unchanged: Callable[[], Tensor]) -> Tensor:
         controlled = tokens(_maps(source[0], source[1]), _maps(own[0], own[1]))
         return controlled.to(own[2].dtype) @ own[2]
 
     return Counterparts(pairs, read)
+
+
+@dataclass(frozen=True, eq=False)
+class PromptControl:
+    """Cross-attention control: until `end`, words keep the place that the source gives them.
+
+    Default: VideoDirector (Sec. 4), whose tau_c is `end`.
+    """
+
+    tokens: TokenMap  # from the source prompt's tokens to the target's
+    end: float = 0.8
+    start: float = 0.0
+    name: ClassVar[str] = "Prompt control"
+    reads: ClassVar[tuple[str, ...]] = ("cond",)
+
+    def __post_init__(self) -> None:
+        check_times(self)
+
+    def on(self, layers: Layers, clip: Clip) -> Held:
+        """The control in all text cross-attention layers."""
+        sites = layers.find("*", "cross")
+        return lambda pairs, frames: Entry(sites, cross_control(pairs, self.tokens))
 
 
 def _maps(q: Float[Tensor, "b h n d"], k: Float[Tensor, "b h l d"]) -> Float[Tensor, "b h n l"]:

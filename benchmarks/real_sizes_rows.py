@@ -14,7 +14,8 @@ from diffusers import (
     UNetMotionModel,
 )
 from rescore.attention.fusion import Fusion
-from rescore.attention.prompt_to_prompt import refine_mapper
+from rescore.attention.mutual import SourceBackground, SourceLayout
+from rescore.attention.prompt_to_prompt import PromptControl, refine_mapper
 from rescore.pipelines.distillation.adaptive_sliding import AdaptiveSliding
 from rescore.pipelines.distillation.consistency import GlobalConsistency
 from rescore.pipelines.distillation.delta_denoising import DeltaDenoising
@@ -29,7 +30,7 @@ from rescore.pipelines.distillation.self_similarity import (
 from rescore.pipelines.distillation.terms import Draw, Term, Weighted
 from rescore.pipelines.flow.fields import Flow
 from rescore.pipelines.flow.smoothing import FlowSmoothing
-from rescore.pipelines.inversion.attention_sampling import AttentionControl, Source, sample_edit
+from rescore.pipelines.inversion.attention_sampling import sample_edit
 from rescore.pipelines.inversion.ddim_inversion import ddim_invert
 from rescore.pipelines.inversion.decoupled_guidance import GuidanceSettings
 from rescore.pipelines.inversion.drift import Drift, DriftGuidance
@@ -294,8 +295,7 @@ def controlled_sampling(lab: Lab) -> Case:
         model.denoiser,
         lab.prompts(model),
         8.5,
-        AttentionControl(),
-        source=Source(tokens, torch.ones(1, 8, 8)),
+        (SourceLayout(), SourceBackground(mask=torch.ones(1, 8, 8)), PromptControl(tokens)),
     )
     return Case((model.unet,), work, 2, batched=True)
 

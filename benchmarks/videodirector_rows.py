@@ -1,7 +1,7 @@
 """What VideoDirector's benchmark runs on a clip: reconstructions, edits, and what they cost."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -9,13 +9,9 @@ from statistics import median
 import torch
 from measuring import Outcome, clip_of, latents_of, loaded, whole_psnr
 from memory import peak_memory
-from rescore.attention.prompt_to_prompt import refine_mapper
-from rescore.pipelines.inversion.attention_sampling import (
-    NO_CONTROL,
-    AttentionControl,
-    Source,
-    sample_edit,
-)
+from rescore.attention.mutual import SourceBackground, SourceLayout
+from rescore.attention.prompt_to_prompt import PromptControl, refine_mapper
+from rescore.pipelines.inversion.attention_sampling import sample_edit
 from rescore.pipelines.inversion.ddim_inversion import ddim_invert
 from rescore.pipelines.inversion.decoupled_guidance import GuidanceSettings
 from rescore.pipelines.inversion.drift import Drift, DriftGuidance
@@ -35,16 +31,17 @@ LADDER = {
     "+ STDG, no null-text": (False, True, True),
     "both": (True, True, True),
 }
-CONTROL = AttentionControl()
+SA_I, SA_II, WORDS = "SA-I", "SA-II", "cross-attention control"
+CONTROLS = SA_I, SA_II, WORDS
 # Name of an edit -> its controls, and the reconstruction it builds on.
 EDITS = {
-    "full": (CONTROL, "both"),
-    "without null-text": (CONTROL, "+ STDG, no null-text"),
-    "without STDG": (CONTROL, "+ multi-frame null-text"),
-    "without SA-I": (replace(CONTROL, layout=False), "both"),
-    "without SA-II": (replace(CONTROL, background=False), "both"),
-    "without cross-attention control": (replace(CONTROL, prompt=False), "both"),
-    "no control": (NO_CONTROL, "both"),
+    "full": (CONTROLS, "both"),
+    "without null-text": (CONTROLS, "+ STDG, no null-text"),
+    "without STDG": (CONTROLS, "+ multi-frame null-text"),
+    "without SA-I": ((SA_II, WORDS), "both"),
+    "without SA-II": ((SA_I, WORDS), "both"),
+    "without cross-attention control": ((SA_I, SA_II), "both"),
+    "no control": ((), "both"),
 }
 
 
@@ -95,17 +92,21 @@ class Clip:
             guidance=self.guidance() if guided else None,
         )
 
-    def edited(self, control: AttentionControl, null_text: NullText) -> Tensor:
+    def edited(self, controls: Sequence[str], null_text: NullText) -> Tensor:
         """The pixels of the edit."""
         length = self.prompts.source.shape[1]
         tokens = refine_mapper(self.encoded[0].tokens, self.encoded[1].tokens, length)
+        made = {
+            SA_I: SourceLayout(self.run.tau_s),
+            SA_II: SourceBackground(self.run.tau_s, self.truth.paint.float()),
+            WORDS: PromptControl(tokens),
+        }
         z = sample_edit(
             self.path,
             self.model.denoiser,
             self.prompts,
             self.run.cfg,
-            replace(control, tau_s=self.run.tau_s),
-            source=Source(tokens, self.truth.paint.float()),
+            [made[name] for name in controls],
             null_text=null_text,
         )
         return clip_of(self.model, z)
@@ -121,7 +122,7 @@ def all_rows(edit: Edit, run: Run) -> tuple[dict[str, float], dict[str, Outcome]
     null_texts = {name: clip.null_text(*parts) for name, parts in LADDER.items()}
     found = {name: clip.found_back(null_text.z) for name, null_text in null_texts.items()}
     found[VAE] = clip.found_back(clip.path.latents[0])
-    edits = {row: clip.edited(control, null_texts[base]) for row, (control, base) in EDITS.items()}
+    edits = {row: clip.edited(names, null_texts[base]) for row, (names, base) in EDITS.items()}
     return found, {row: Outcome(score(video, edit), video) for row, video in edits.items()}
 
 

@@ -51,13 +51,14 @@ class AttentionFusion(Node):
     SEARCH_ALIASES = ["keep structure", "reference attention", "keep the source", "ASSD"]
     DESCRIPTION = (
         "Lets the edited clip attend to the source clip, too, in the last self-attention layers: "
-        "weight * self + (1 - weight) * reference. Wire it to fusion of Score Distillation. From "
-        "ASSD (Zhu et al., 2024, Eq. 11 to 13). Costs no extra model call."
+        "weight * self + (1 - weight) * reference. Wire it to fusion of Score Distillation, or to "
+        "controls of Attention-Controlled Sampling. From ASSD (Zhu et al., 2024, Eq. 11 to 13). "
+        "Costs no extra model call."
     )
     CATEGORY = f"{host.CATEGORY}/distillation"
     FUNCTION = "build"
     RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
-        fusion=(FUSION, "For Score Distillation."),
+        fusion=(FUSION, "The controls so far, for another one, Score Distillation or sampling."),
     )
     REQUIRED = {
         "layers": INT(3, 1, 64,
@@ -68,10 +69,14 @@ class AttentionFusion(Node):
             "raise it; if it drifts from the source, lower it."),
     }  # fmt: skip
 
-    def build(self, layers: int, weight: float):
+    OPTIONAL = {
+        "controls": SOCKET(FUSION, "Other controls, which act beside this one."),
+    }
+
+    def build(self, layers: int, weight: float, controls=()):
         from ..attention.fusion import Fusion
 
-        return (Fusion(layers, weight),)
+        return ((*controls, Fusion(layers, weight)),)
 
 
 class ImageDeltaDenoising(TermNode):

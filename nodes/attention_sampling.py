@@ -3,7 +3,7 @@
 from . import host, layouts
 from .running import along, own
 from .shared import INVERTED
-from .sockets import NULL_TEXT, PROMPTS
+from .sockets import FUSION, NULL_TEXT, PROMPTS
 from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, STRING, Node, outputs
 
 
@@ -70,22 +70,31 @@ class AttentionControlledSampling(Node):
             "White is what the edit changes and does not read from the source; one for the clip or "
             "one per frame, at any size. For a change of shape, pass it through Ellipse Mask. "
             "Without it the old object may show."),
+        "controls": SOCKET(FUSION,
+            "Further controls, such as Attention Fusion, which act beside those above."),
     }  # fmt: skip
 
     def sample(
         self, model, prompts, trajectory, cfg: float, layout_control: bool,
         background_control: bool, prompt_control: str, tau_s: float, tau_c: float,
         word_weights: str, layout_tokens: int, background_sites: str, null_text=None, mask=None,
+        controls=(),
     ):  # fmt: skip
-        from ..pipelines.inversion.attention_sampling import AttentionControl, Source, sample_edit
+        from ..attention.mutual import SourceBackground, SourceLayout
+        from ..attention.prompt_to_prompt import PromptControl
+        from ..pipelines.inversion.attention_sampling import sample_edit
 
         ready, path = along(model, prompts, trajectory, rows=4)
-        control = AttentionControl(
-            layout_control, background_control, prompt_control != "off", tau_s, tau_c,
-            layout_tokens, background_sites,
-        )  # fmt: skip
         tokens = _token_map(model, prompts, prompt_control, word_weights)
         mask = None if mask is None else layouts.edit_masks_of(mask)
+        # An edit that changes no word has no region of its own either: all of the source is read.
+        same = prompts.source.strip() == prompts.target.strip()
+        held = [SourceLayout(tau_s, layout_tokens)] if layout_control else []
+        if background_control:
+            held.append(SourceBackground(tau_s, None if same else mask, background_sites))
+        if tokens is not None:
+            held.append(PromptControl(tokens, tau_c))
+        held += controls
         show = ready.shows(path.steps)
         z = ready.run(
             lambda denoiser: sample_edit(
@@ -93,14 +102,14 @@ class AttentionControlledSampling(Node):
                 denoiser,
                 prompts.embeddings,
                 cfg,
-                control,
-                source=Source(tokens, mask, ready.grid),
+                held,
+                grid=ready.grid,
                 null_text=null_text,
                 windows=trajectory.windows,
                 on_step=lambda now: show(now.step, now.z),
             )
         )
-        report = _report(control, path.steps, prompts, mask)
+        report = _report(held, path.steps, same, background_control, mask)
         return (ready.latent(z), report)
 
 
@@ -132,22 +141,21 @@ def _token_map(model, prompts, prompt_control: str, word_weights: str):
     return reweighted(tokens, found)
 
 
-def _report(control, steps: int, prompts, mask) -> str:
-    early = sum(step < control.tau_s * steps for step in range(steps))
-    worded = sum(step < control.tau_c * steps for step in range(steps))
-    lines = [
-        f"{steps} steps.",
-        f"SA-I (layout) in the first {early}." if control.layout else "SA-I (layout) is off.",
-        f"SA-II (background) in the last {steps - early}."
-        if control.background
-        else "SA-II (background) is off.",
-        f"Prompt control in the first {worded}." if control.prompt else "Prompt control is off.",
-    ]
-    if prompts.source.strip() == prompts.target.strip():
+def _report(controls, steps: int, same: bool, background: bool, mask) -> str:
+    from ..pipelines.controls import acts
+
+    lines = [f"{steps} steps."]
+    for control in controls:
+        taken = [step + 1 for step in range(steps) if acts(control, step, steps)]
+        when = f"steps {taken[0]} to {taken[-1]}" if taken else "no step"
+        lines.append(f"{control.name}: {when}.")
+    if not controls:
+        lines.append("No control: plain DDIM sampling.")
+    if same:
         lines.append("Source and target prompt are the same: this reconstructs the clip.")
-    elif control.background and (mask is None or not bool(mask.any())):
+    elif background and (mask is None or not bool(mask.any())):
         lines.append("The mask is missing or black: the edit reads all of the source.")
-    elif control.background and bool((mask > 0).all()):
+    elif background and bool((mask > 0).all()):
         lines.append("The mask is white everywhere: the edit reads nothing of the source in SA-II.")
     return "\n".join(lines)
 

@@ -55,7 +55,8 @@ class ScoreDistillation(Node):
         "state": SOCKET(STATE,
             "A state to go on from: 70 steps and then 50 more equal 120 at once. The seed is then "
             "the state's."),
-        "fusion": SOCKET(FUSION, "From Attention Fusion: the edit also attends to the source."),
+        "fusion": SOCKET(FUSION,
+            "Controls, from Attention Fusion: the edit also attends to the source."),
         **WINDOWS,
         "checkpointing": BOOLEAN(True,
             "For terms that read the model's attention (self-similarity, consistency): activations "
@@ -65,7 +66,7 @@ class ScoreDistillation(Node):
 
     def run(
         self, model, prompts, latent, terms, steps: int, step_size: float, cfg: float, seed: int,
-        t_min: float, t_max: float, optimiser: str, mask=None, state=None, fusion=None,
+        t_min: float, t_max: float, optimiser: str, mask=None, state=None, fusion=(),
         window: int = 0, overlap: int = 4, checkpointing: bool = True,
     ):  # fmt: skip
         import torch
@@ -88,7 +89,7 @@ class ScoreDistillation(Node):
                     denoiser,
                     prompts.embeddings,
                     settings,
-                    controls=() if fusion is None else (fusion,),
+                    controls=fusion,
                     windows=ready.windows(window, overlap),
                     spread=host.spread(),
                     mask=None if mask is None else layouts.edit_masks_of(mask),

@@ -54,10 +54,11 @@ PACKAGES = {
 # may look into `attention`, as models may; formulas may not, nor may they import a loop.
 INSIDE = {
     "compare": set(),
-    "distillation": {"models", "windows"},
+    "controls": {"models"},
+    "distillation": {"controls", "models", "windows"},
     "fingerprint": set(),
     "flow": {"models"},
-    "inversion": {"fingerprint", "masks", "models", "windows"},
+    "inversion": {"controls", "fingerprint", "models", "windows"},
     "masks": {"distillation", "models", "windows"},
     "measures": {"flow"},  # how a clip moves is measured along its optical flow
     "models": set(),
@@ -65,6 +66,7 @@ INSIDE = {
     "windows": {"models"},
 }
 LOOPS = {
+    "controls.py": {"controls"},
     "distillation": {"inspection", "prediction", "score_distillation"},
     "inversion": {"attention_sampling", "ddim_inversion", "drift", "null_text"},
     "masks": {"edit_masks"},

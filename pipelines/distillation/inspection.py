@@ -38,7 +38,7 @@ def inspect_gradient(
     generator = torch.Generator().manual_seed(settings.seed)
     draw = draw_step(z, z, denoiser.process, settings, generator)
     descent = Descent(terms, denoiser, prompts, settings, z, grid=grid)
-    gradient, numbers, smoothed = descent.gradient(draw, z, z, range(len(terms)), 0)
+    gradient, numbers, smoothed = descent.gradient(draw, z, z, range(len(terms)), 0, 1)
     mask = torch.zeros_like(z[:, 0]) if smoothed is None else smoothed.mean(dim=1)
     return energy_of(gradient), rearrange(mask, "1 f h w -> f h w"), numbers
 

@@ -4,27 +4,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from ...attention.layers import Control, Plan, Site
+from ...attention.layers import Plan, Site
 from ...attention.recording import Recorder, forward_recorded
+from ..controls import ROWS, Acting, Row, numbers_of, plan_of, sources_read
 from ..models.denoiser import Denoiser, Prompts, guided
 from ..models.process import Latents, Prediction
 from .terms import Draw, Keys, Needs, Predictions
 
-# A row of a batch: which clip, and whether with its prompt.
-Row: TypeAlias = tuple[str, str]
-# Sources first: target rows read them.
-_ROWS: tuple[Row, ...] = (
-    ("source", "uncond"),
-    ("source", "cond"),
-    ("target", "uncond"),
-    ("target", "cond"),
-)
-_SOURCE, _TARGET = _ROWS[1], _ROWS[3]  # whose keys are compared
+_SOURCE, _TARGET = ("source", "cond"), ("target", "cond")  # whose keys are compared
 
 
 @dataclass(frozen=True)
@@ -54,34 +45,33 @@ def predict(
     cfg: float | int,
     *,
     keys: Sequence[Site] = (),
-    controls: Sequence[Control] = (),
+    controls: Sequence[Acting] = (),
 ) -> Seen:
     """The predictions that `needs` asks for, and the keys of the layers `keys`.
 
     A guided prediction takes two rows of the batch, one without and one with its prompt; with cfg 1
-    or 0 guidance reads only one of them, and the other is not computed. Under `controls` each row
-    of the target reads its like of the source, which is then computed, too. All rows are one call
-    of the model, but for the prompted target where keys are needed: that row is a call of its own,
-    with a graph, which ends at the last layer needed. A call that serves keys only ends there too.
+    or 0 guidance reads only one of them, and the other is not computed. What `controls` let the
+    target read of the source is computed, too. All rows are one call of the model, but for the
+    prompted target where keys are needed: that row is a call of its own, with a graph, which ends
+    at the last layer needed. A call that serves keys only ends there too.
     """
     kinds = [kind for kind, idle in (("uncond", 1), ("cond", 0)) if cfg != idle]
     wanted = {"target": needs.target, "source": needs.source}
-    asked = {row for row in _ROWS if wanted[row[0]] and row[1] in kinds}
+    asked = {row for row in ROWS if wanted[row[0]] and row[1] in kinds}
     rows = asked | {_SOURCE, _TARGET} if keys else set(asked)
-    if controls:
-        rows |= {("source", kind) for clip, kind in rows if clip == "target"}
+    rows |= sources_read(rows, controls)
     if not rows:
         return Seen(Predictions())
 
     calls = _Calls(draw, denoiser, prompts, controls)
-    together = [row for row in _ROWS if row in rows and not (keys and row == _TARGET)]
-    source = Recorder(keys, calls.numbers(_SOURCE)) if keys else None
+    together = [row for row in ROWS if row in rows and not (keys and row == _TARGET)]
+    source = Recorder(keys, numbers_of(_SOURCE, calls.clips)) if keys else None
     # What the target is to read lies anywhere in the model, so then all of it runs.
     output = len(controls) > 0 or not asked.isdisjoint(together)
     said = calls.run(together, draw.z_t, source, output=output)
     if not keys:
         return Seen(Predictions(*_guided(said, wanted, cfg)))
-    target = Recorder(keys, calls.numbers(_TARGET))
+    target = Recorder(keys, numbers_of(_TARGET, calls.clips))
     # There is no graph in inference mode, nor of tensors that come from it.
     with torch.inference_mode(False), torch.enable_grad():
         leaf = draw.z_t.clone().requires_grad_()
@@ -99,23 +89,11 @@ class _Calls:
     """The calls of the model for one step."""
 
     def __init__(
-        self, draw: Draw, denoiser: Denoiser, prompts: Prompts, controls: Sequence[Control]
+        self, draw: Draw, denoiser: Denoiser, prompts: Prompts, controls: Sequence[Acting]
     ) -> None:
         self.draw, self.denoiser, self.prompts = draw, denoiser, prompts
         self.clips = len(draw.z_t)
-        pairs = {
-            target: source
-            for kind in ("uncond", "cond")
-            for target, source in zip(
-                self.numbers(("target", kind)), self.numbers(("source", kind)), strict=True
-            )
-        }
-        self.plan = [control(pairs) for control in controls]
-
-    def numbers(self, row: Row) -> range:
-        """The numbers by which attention knows the clips of a row."""
-        first = _ROWS.index(row) * self.clips
-        return range(first, first + self.clips)
+        self.plan = plan_of(controls, self.clips)
 
     def run(
         self, rows: Sequence[Row], z_t: Latents, recorder: Recorder | None, *, output: bool
@@ -125,7 +103,7 @@ class _Calls:
             return {}
         z = torch.cat([z_t if clip == "target" else self.draw.z_t_source for clip, _ in rows])
         texts = torch.cat([self._text(row).expand(self.clips, -1, -1) for row in rows])
-        numbers = [number for row in rows for number in self.numbers(row)]
+        numbers = [number for row in rows for number in numbers_of(row, self.clips)]
 
         def call(plan: Plan) -> Prediction:
             return self.denoiser(z, self.draw.level, texts, plan=plan, rows=numbers)

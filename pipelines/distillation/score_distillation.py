@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ...attention.layers import Controls, Layers, Site
+from ...attention.layers import Control, Site
+from ..controls import RunControls
 from ..models.denoiser import Denoiser, Prompts
 from ..models.grid import ClipGrid
 from ..models.process import Latents, Process, noised
@@ -86,7 +87,7 @@ def distil(
     prompts: Prompts,
     settings: Settings,
     *,
-    controls: Sequence[Controls] = (),
+    controls: Sequence[Control] = (),
     windows: Windows | None = None,
     spread: Spread = one_by_one,
     mask: Float[Tensor, "n H W"] | None = None,
@@ -99,8 +100,8 @@ def distil(
     Every step draws one level and one noise, noises the edited and the source latents with them,
     predicts what the terms ask for in the fewest calls, and steps along the sum of their gradients.
     Losses of keys are taken back to the latents together, through one graph. `controls` let the
-    edit attend to the source. With `windows`, clips longer than one are seen window by window; what
-    `spread` has computed elsewhere is the same.
+    edit attend to the source, each in its part of the steps. With `windows`, clips longer than one
+    are seen window by window; what `spread` has computed elsewhere is the same.
     `mask` (0..1, one for the clip or one per frame, at any resolution) confines the edit: it scales
     the summed gradient, and where it is 0 the result equals `z_source` bit for bit. `grid` says how
     the clip lies on its latents; without one, all of them are shown.
@@ -132,7 +133,7 @@ def distil(
     for step in range(state.step, last):
         active = [i for i, entry in enumerate(terms) if entry.active(step, last)]
         draw = draw_step(z, z_source, denoiser.process, settings, generator)
-        total, numbers, _ = descent.gradient(draw, z, z_source, active, step)
+        total, numbers, _ = descent.gradient(draw, z, z_source, active, step, last)
         z.grad = total if confined is None else confined * total
         optimiser.step()
         values.append(numbers)
@@ -166,7 +167,7 @@ class Descent:
         prompts: Prompts,
         settings: Settings,
         z: Latents,
-        controls: Sequence[Controls] = (),
+        controls: Sequence[Control] = (),
         windows: Windows | None = None,
         grid: ClipGrid | None = None,
         spread: Spread = one_by_one,
@@ -175,17 +176,24 @@ class Descent:
         for entry in terms:
             if hasattr(entry.term, "check"):
                 entry.term.check(denoiser)
-        self.shapes = shapings(terms, z, grid or ClipGrid.of(z))
+        grid = grid or ClipGrid.of(z)
+        self.shapes = shapings(terms, z, grid)
         self.sites = [_sites(entry.term, denoiser) for entry in terms]
-        self.controls = [control.on(_known(denoiser, "Attention control")) for control in controls]
+        self.controls = RunControls(controls, denoiser, grid)
         self.frames = z.shape[2]
         self.spans = [slice(0, self.frames)] if windows is None else windows.over(self.frames)
         self.compute = spread(self._window)
 
     def gradient(
-        self, draw: Draw, z: Latents, z_source: Latents, active: Sequence[int], step: int
+        self,
+        draw: Draw,
+        z: Latents,
+        z_source: Latents,
+        active: Sequence[int],
+        step: int,
+        steps: int,
     ) -> Gradient:
-        """The gradient on `z` of the terms with the numbers `active`.
+        """The gradient on `z` of the terms with the numbers `active`, in step `step` of `steps`.
 
         A long clip is seen window by window; what the terms give back is blended before it is
         smoothed and masked, and the numbers are means over the windows.
@@ -199,7 +207,9 @@ class Descent:
                 z[:, :, span],
                 z_source[:, :, span],
                 active,
+                span,
                 step,
+                steps,
             )
             for span in self.spans
         )
@@ -217,7 +227,14 @@ class Descent:
         return Gradient(total, numbers, where)
 
     def _window(
-        self, draw: Draw, z: Latents, z_source: Latents, active: Sequence[int], step: int
+        self,
+        draw: Draw,
+        z: Latents,
+        z_source: Latents,
+        active: Sequence[int],
+        span: slice,
+        step: int,
+        steps: int,
     ) -> tuple[dict[int, Latents], dict[int, tuple[float, Bool[Tensor, "b c f h w"] | None]]]:
         """What the terms give back for some of the frames: sums by the number of their shaping, and
         each term's number, with where its reference was smoothed.
@@ -229,7 +246,7 @@ class Descent:
         keys = tuple(dict.fromkeys(site for i in active for site in self.sites[i]))
         seen = predict(
             together, draw, self.denoiser, self.prompts, self.settings.cfg,
-            keys=keys, controls=self.controls,
+            keys=keys, controls=self.controls.at(step, steps, span),
         )  # fmt: skip
         results = {}
         for i, needed in zip(active, needs, strict=True):
@@ -267,13 +284,7 @@ def _sites(term: Term, denoiser: Denoiser) -> tuple[Site, ...]:
     """The layers whose keys a term compares."""
     if not term.needs.keys:
         return ()
-    return _known(denoiser, f"The term {term.name!r}").find(term.needs.keys, "spatial")
-
-
-def _known(denoiser: Denoiser, what: str) -> Layers:
-    if denoiser.layers is None:
-        raise ValueError(f"{what} looks into the model, and into {denoiser.name} nothing can look.")
-    return denoiser.layers
+    return denoiser.inside(f"The term {term.name!r}").find(term.needs.keys, "spatial")
 
 
 def _check(

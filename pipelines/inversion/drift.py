@@ -110,7 +110,7 @@ class Drift:
         )
 
     def _sites(self, kind: str) -> tuple[Site, ...]:
-        return self.denoiser.layers.find(self.settings.sites, kind)
+        return self.denoiser.inside("Decoupled guidance").find(self.settings.sites, kind)
 
     def _mask(self, z: Latents, tokens: int, frames: int) -> Float[Tensor, "{frames} n"]:
         """The share of each token of the whole clip that is foreground."""

@@ -125,7 +125,8 @@ def word_map(
     Raises:
         ValueError: if `sites` names no cross-attention layer, or all have more tokens than allowed.
     """
-    chosen = denoiser.layers.find(sites, "cross")
+    layers = denoiser.inside("A word's map")
+    chosen = layers.find(sites, "cross")
     frames = z.shape[2]
     spans = [slice(0, frames)] if windows is None else windows.over(frames)
     total = torch.zeros_like(z[0, 0])
@@ -136,7 +137,7 @@ def word_map(
             recorder = Recorder(chosen, [0], take_attention_to(positions))
             run = partial(_run, denoiser, z_t, draw.level, text)
             forward_recorded(run, [recorder], output=False)
-            parts.append(_finest(denoiser.layers, recorder, chosen, *z.shape[3:], max_tokens).to(z))
+            parts.append(_finest(layers, recorder, chosen, *z.shape[3:], max_tokens).to(z))
         maps = blended(parts, spans, frames)[0]
         # Some layers read words more than others do; here each counts alike.
         total += (maps / maps.mean(dim=(1, 2, 3), keepdim=True)).mean(dim=0)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 from torch.nn import functional
@@ -159,16 +159,6 @@ def drawn_over(
     strength = rearrange(strength, "n H W -> 1 1 n H W")
     tint = rearrange(clip.new_tensor(colour), "c -> 1 c 1 1 1")
     return torch.lerp(clip, tint.expand_as(clip), strength.expand_as(clip))
-
-
-def foreground_tokens(covered: Float[Tensor, "f n"]) -> Bool[Tensor, "f n"]:
-    """Which tokens count as foreground, from the share of each that a mask covers.
-
-    Those covered by half or more; in a frame whose mask covers no token that far, those it covers
-    most. So an object that is smaller than a token is not lost.
-    """
-    most = covered.amax(dim=1, keepdim=True)
-    return (covered >= most.clamp(max=0.5)) & (covered > 0)
 
 
 def _covered(pixels: int, first: Tensor, last: Tensor) -> Float[Tensor, "f {pixels}"]:

@@ -104,6 +104,19 @@ class Denoiser:
         both = self(torch.cat([z, z]), level, torch.cat([uncond, cond]))
         return guided(*both.parts(len(z)), cfg)
 
+    def inside(self, what: str) -> Layers:
+        """The model's layers, for something that looks into the model.
+
+        Raises:
+            ValueError: naming it, if nothing can look into the model.
+        """
+        if self.layers is None:
+            raise ValueError(
+                f"{what} looks into the model, and into {self.name} nothing can look. Use another "
+                "model, or leave it out."
+            )
+        return self.layers
+
     def checkpointed(self, on: bool = True) -> AbstractContextManager[None]:
         """Within the `with`, gradients take less memory and more time: layers run again for them.
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from rescore.attention.layers import Entry, attend
-from rescore.attention.mutual import mutual, mutual_attention, source_layout
+from rescore.attention.mutual import foreground_tokens, mutual, mutual_attention, source_layout
 from rescore.attention.unet.install import installed
 from rescore.attention.unet.sites import find_sites
 from tiny_models import tiny_unet
@@ -164,3 +164,9 @@ def test_what_is_hidden_of_the_source_does_not_reach_the_edit(unet):
 
     result = run(unet, mutual({EDIT: SOURCE}, all_hidden))
     torch.testing.assert_close(result, plain(unet), atol=1e-5, rtol=1e-5)
+
+
+def test_tokens_of_a_mask():
+    covered = torch.tensor([[0.5, 0.49, 1, 0], [0, 0.1, 0.2, 0.2], [0, 0, 0, 0], [1, 1, 1, 1]])
+    expected = [[1, 0, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]]
+    assert torch.equal(foreground_tokens(covered), torch.tensor(expected, dtype=torch.bool))

@@ -34,19 +34,32 @@ def test_an_edit_for_every_kind_of_model(run, inverted, kind):
     mask = torch.zeros(2, 5, 9)
     mask[:, 2:4, 3:6] = 1
     latent, report = sample(run, given, mask=mask, word_weights="blue: 2")
-    assert "SA-I (layout) in the first 2." in report
-    assert "SA-II (background) in the last 2." in report
-    assert "Prompt control in the first 4." in report
+    assert "SA-I (layout): steps 1 to 2." in report
+    assert "SA-II (background): steps 3 to 4." in report
+    assert "Prompt control: steps 1 to 4." in report
     edited = run("ReScoreVideoVAEDecode", model=given["model"], latent=latent)[0]
     assert edited.shape == (2, 12, 14, 3)
     off, report = sample(run, given, **OFF)
-    assert report.count("off") == 3
+    assert report.splitlines() == ["4 steps.", "No control: plain DDIM sampling."]
     assert not torch.equal(off["samples"], latent["samples"])
 
 
+def test_controls_come_by_wire(run, inverted):
+    given = inverted()
+    fusion = run("ReScoreAttentionFusion", layers=2, weight=0.6)[0]
+    latent, report = sample(run, given, controls=fusion, **OFF)
+    assert report.splitlines()[1:] == ["Attention fusion: steps 1 to 4."]
+    assert not torch.equal(latent["samples"], sample(run, given, **OFF)[0]["samples"])
+    again = run("ReScoreAttentionFusion", layers=2, weight=0.5, controls=fusion)[0]
+    one = run("ReScoreAttentionFusion", layers=2, weight=0.3)[0]
+    twice, once = (sample(run, given, controls=c, **OFF)[0]["samples"] for c in (again, one))
+    torch.testing.assert_close(twice, once, rtol=1e-4, atol=1e-4)
+
+
 def test_identical_prompts_reconstruct(run, inverted):
+    """A mask hides nothing then: an edit that changes no word has no region of its own."""
     given = inverted(target_prompt=PROMPTS["source_prompt"])
-    latent, report = sample(run, given, cfg=1.0)
+    latent, report = sample(run, given, cfg=1.0, mask=torch.ones(2, 5, 9))
     assert "this reconstructs the clip" in report
     found = run("ReScoreReconstruct", **given, cfg=1.0)[0]
     clip = given["trajectory"].trajectory.latents[0, 0].transpose(0, 1)
@@ -82,8 +95,8 @@ def test_a_mask_of_other_frames_is_refused(run, inverted):
         ({"word_weights": "wolf: 2"}, '"wolf" is not in the prompt. Its words are: a, blue'),
         ({"word_weights": "blue 2"}, "is no weight of a word"),
         ({"word_weights": "blue: 2", "prompt_control": "off"}, "prompt control, which is off"),
-        ({"tau_s": 1.5}, "tau_s is 1.5"),
-        ({"tau_c": -0.5}, "tau_c is -0.5"),
+        ({"tau_s": 1.5}, r"SA-I \(layout\) acts from 0% to 150% of the steps"),
+        ({"tau_c": -0.5}, "Prompt control acts from 0% to -50% of the steps"),
         ({"background_sites": "nowhere.*"}, "matches no"),
     ],
 )

@@ -6,12 +6,16 @@ from typing import ClassVar
 import pytest
 import torch
 from rescore.attention.fusion import Fusion
+from rescore.attention.mutual import SourceBackground, SourceLayout
 from rescore.attention.unet.sites import find_sites
+from rescore.pipelines.controls import RunControls
 from rescore.pipelines.distillation.prediction import predict
 from rescore.pipelines.distillation.score_distillation import Settings, distil
 from rescore.pipelines.distillation.self_similarity import SpatialSelfSimilarity
 from rescore.pipelines.distillation.terms import Needs, Result, Weighted
 from rescore.pipelines.flow import Flow, FlowSmoothing, smooth_along_flow
+from rescore.pipelines.models.grid import ClipGrid
+from rescore.pipelines.windows import Windows
 from small_runs import (
     DDS,
     FRAMES,
@@ -52,12 +56,12 @@ def test_predictions_are_the_same_with_and_without_keys(kind):
     decoder = find_sites(unet(kind), "decoder", "spatial")
     found = {}
     for fused in (False, True):
-        controls = [Fusion(3, 0.3).on(model.layers)] if fused else []
+        controls = RunControls([Fusion(3, 0.3)] if fused else [], model, ClipGrid.of(clip()))
         with torch.no_grad():
             for keys in ((), decoder):
                 seen = predict(
                     Needs(target=True, source=True), draw, model, prompts(), 7.5,
-                    keys=keys, controls=controls,
+                    keys=keys, controls=controls.at(0, 1, slice(None)),
                 ).predictions  # fmt: skip
                 assert set(seen.keys_target or ()) == {site.name for site in keys}
                 found[bool(keys), fused] = seen.target.eps, seen.source.eps
@@ -87,6 +91,36 @@ def test_fusion_with_weight_1_is_none(kind):
     torch.testing.assert_close(fused.z, plain.z, rtol=1e-5, atol=1e-5)
     half, _ = run(kind, (DDS,), state=before, controls=[Fusion(2, 0.5)])
     assert not torch.allclose(half.z, plain.z, atol=1e-2)
+
+
+def test_controls_act_in_their_part_of_the_steps():
+    settings = replace(ONE_STEP, steps=2)
+    half, _ = run("video", (DDS,), settings, controls=[SourceLayout(end=0.5)])
+    first, _ = run("video", (DDS,), controls=[SourceLayout(end=1.0)])
+    then, _ = run("video", (DDS,), state=first)
+    assert torch.equal(half.z, then.z)
+    assert not torch.allclose(half.z, run("video", (DDS,), settings)[0].z, atol=1e-3)
+
+
+def test_a_control_with_a_mask_sees_the_frames_of_its_window():
+    """All of the source hidden: as without it. Hidden in one window alone: as without it there."""
+    z_source = clip(frames=5)
+    before, _ = run("video", (DDS,), z_source=z_source)
+    windows = Windows(3, 1)
+
+    def found(*masks):
+        controls = [SourceBackground(0.0, torch.stack(masks))] if masks else []
+        result, _ = run("video", (DDS,), state=before, z_source=z_source, controls=controls,
+                        windows=windows)  # fmt: skip
+        return result.z
+
+    ones, none = torch.ones(HEIGHT, WIDTH), torch.zeros(HEIGHT, WIDTH)
+    plain, read = found(), found(none)
+    torch.testing.assert_close(found(ones), plain, rtol=1e-3, atol=1e-4)
+    early = found(ones, ones, ones, none, none)
+    torch.testing.assert_close(early[:, :, :2], plain[:, :, :2], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(early[:, :, 3:], plain[:, :, 3:], atol=1e-3)
+    assert not torch.allclose(early[:, :, :2], read[:, :, :2], atol=1e-3)
 
 
 def test_a_run_goes_on_where_it_stopped():
@@ -160,7 +194,7 @@ class Breaks:
         ((SPATIAL,), {"seen_into": False}, ValueError, "'spatial self-similarity' looks into"),
         (
             (DDS,), {"seen_into": False, "controls": [Fusion()]}, ValueError,
-            "Attention control looks into",
+            "Attention fusion looks into",
         ),
         ((Weighted(Breaks()),), {}, FloatingPointError, "'breaks' is not finite at step 1"),
         (

@@ -8,6 +8,7 @@ import torch
 from rescore.attention.fusion import Fusion
 from rescore.attention.unet.checkpointing import checkpointed
 from rescore.attention.unet.sites import find_sites
+from rescore.pipelines.controls import RunControls
 from rescore.pipelines.distillation.consistency import GlobalConsistency, global_consistency_loss
 from rescore.pipelines.distillation.prediction import predict
 from rescore.pipelines.distillation.self_similarity import (
@@ -18,6 +19,7 @@ from rescore.pipelines.distillation.self_similarity import (
 )
 from rescore.pipelines.distillation.terms import Draw, Needs, Weighted
 from rescore.pipelines.flow import Flow, FlowSmoothing
+from rescore.pipelines.models.grid import ClipGrid
 from rescore.pipelines.models.process import noised
 from small_runs import (
     CONSISTENCY,
@@ -148,10 +150,10 @@ def test_clips_of_a_batch_do_not_know_each_other(kind):
     parts = [Draw(LEVEL, *(part[i : i + 1] for part in whole[1:])) for i in range(2)]
     sites = find_sites(unet(kind), "decoder", "spatial")
     model = backbone(kind).denoiser
-    control = Fusion(2, 0.3).on(model.layers)
+    controls = RunControls([Fusion(2, 0.3)], model, ClipGrid.of(clip())).at(0, 1, slice(None))
     seen, values = [], []
     for draw in (whole, *parts):
-        step = predict(BOTH, draw, model, prompts(), 7.5, keys=sites, controls=[control])
+        step = predict(BOTH, draw, model, prompts(), 7.5, keys=sites, controls=controls)
         said = step.predictions
         result = SPATIAL.term(draw, said, draw.z_t, draw.z_t)
         gradient = 1e4 * step.pull_back(result.on_keys)

@@ -11,7 +11,6 @@ from rescore.pipelines.masks.shapes import (
     box_mask,
     ellipse_mask,
     feather,
-    foreground_tokens,
     grow,
 )
 
@@ -131,9 +130,3 @@ def test_feathering_wider_than_the_picture():
     soft = feather(painted("#....", "#...."), 50.0)
     assert soft.shape == (1, 2, 5)
     assert bool(torch.isfinite(soft).all())
-
-
-def test_tokens_of_a_mask():
-    covered = torch.tensor([[0.5, 0.49, 1, 0], [0, 0.1, 0.2, 0.2], [0, 0, 0, 0], [1, 1, 1, 1]])
-    expected = [[1, 0, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]]
-    assert torch.equal(foreground_tokens(covered), torch.tensor(expected, dtype=torch.bool))

@@ -10,6 +10,7 @@ from gaussian_world import exact_eps, gaussian_model, prompt
 from rescore.attention.fusion import Fusion
 from rescore.attention.layers import Entry
 from rescore.pipelines.models.denoiser import guided
+from rescore.pipelines.models.grid import ClipGrid
 from rescore.pipelines.models.guidance import guide
 from rescore.pipelines.models.process import (
     Prediction,
@@ -194,7 +195,8 @@ def test_edits_read_their_sources_across_slices(kind, rows_per_call):
     numbers = (11, 2, 3, 5, 7)
 
     def fused(model):
-        plan = [Fusion(3, 0.3).on(model.layers)({5: 11, 7: 2})]
+        fusion = Fusion(3, 0.3).on(model.layers, ClipGrid.of(z))
+        plan = [fusion({5: 11, 7: 2}, slice(None))]
         return model(z, LEVEL, cond, plan=plan, rows=numbers)
 
     whole, plain = fused(model), model(z, LEVEL, cond)

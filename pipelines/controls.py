@@ -1,0 +1,80 @@
+"""The clips of a step's batch, and the controls that let the edit's read the source's."""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple, TypeAlias
+
+from ..attention.layers import Control, Entry, Held
+from .models.denoiser import Denoiser
+from .models.grid import ClipGrid
+
+# Whose clips, and whether under their prompt.
+Row: TypeAlias = tuple[str, str]
+# Sources first: the edit reads them, also where a model short of memory takes the batch in slices.
+ROWS: tuple[Row, ...] = (
+    ("source", "uncond"),
+    ("source", "cond"),
+    ("target", "uncond"),
+    ("target", "cond"),
+)
+
+
+class Acting(NamedTuple):
+    """A control in one call of the model: which clips of the edit read, and which frames."""
+
+    reads: tuple[str, ...]
+    held: Held
+    frames: slice
+
+
+class RunControls:
+    """The controls of a run, in its model.
+
+    Raises:
+        ValueError: if the model does not have the layers that a control needs.
+    """
+
+    def __init__(self, controls: Sequence[Control], denoiser: Denoiser, grid: ClipGrid) -> None:
+        self.controls = [(c, c.on(denoiser.inside(c.name), grid)) for c in controls]
+
+    def at(self, step: int, steps: int, frames: slice) -> list[Acting]:
+        """Those that act in step number `step` of `steps`, in a call that sees some frames."""
+        return [
+            Acting(control.reads, held, frames)
+            for control, held in self.controls
+            if acts(control, step, steps)
+        ]
+
+
+def acts(control: Control, step: int, steps: int) -> bool:
+    """Whether a control acts in step number `step` of `steps`."""
+    return control.start * steps <= step < control.end * steps
+
+
+def sources_read(rows: Collection[Row], acting: Sequence[Acting]) -> set[Row]:
+    """The rows of the source that those of the edit among `rows` read."""
+    return {
+        ("source", kind)
+        for control in acting
+        for clip, kind in rows
+        if clip == "target" and kind in control.reads
+    }
+
+
+def plan_of(acting: Sequence[Acting], clips: int = 1) -> list[Entry]:
+    """What controls do to the model's attention, each row being a number of clips."""
+    return [control.held(_pairs(control.reads, clips), control.frames) for control in acting]
+
+
+def numbers_of(row: Row, clips: int = 1) -> range:
+    """The numbers by which attention knows the clips of a row."""
+    first = ROWS.index(row) * clips
+    return range(first, first + clips)
+
+
+def _pairs(kinds: Collection[str], clips: int) -> dict[int, int]:
+    """The edit's clips of some kinds, each with its like of the source."""
+    pairs = {}
+    for kind in kinds:
+        edits, sources = (numbers_of((clip, kind), clips) for clip in ("target", "source"))
+        pairs.update(zip(edits, sources, strict=True))
+    return pairs
