@@ -3,8 +3,8 @@
 python workflows/help.py            the tables of the help pages, and locales/en/nodeDefs.json
 
 The help page of a node is js/docs/<id>.md, and in other languages js/docs/<id>/<language>.md. It is
-written by hand but for its sections of inputs and outputs. The English names are the nodes' own, the
-pattern for translations.
+written by hand but for its sections of inputs and outputs. The English names are the nodes' own,
+the pattern for translations.
 """
 
 import json
