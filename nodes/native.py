@@ -1,8 +1,9 @@
-"""Nodes for ComfyUI's own MODEL: one that makes a model of ReScore's of it."""
+"""Nodes for ComfyUI's own MODEL: as a model of ReScore's, and the loop in the host's types."""
 
 from . import host
+from .distillation import ScoreDistillation
 from .sockets import MODEL, PROMPTS, PromptPair
-from .widgets import SOCKET, STRING, Node, outputs
+from .widgets import FLOAT, SOCKET, STRING, Node, outputs
 
 
 class NativeModel(Node):
@@ -44,6 +45,65 @@ class NativeModel(Node):
         return (taken, PromptPair(**names, embeddings=taken.prompts))
 
 
+class EditGuider(Node):
+    TITLE = "Edit Guider"
+    SEARCH_ALIASES = ["CFGGuider for edits", "source and target", "edit video", "GUIDER"]
+    DESCRIPTION = (
+        "The prompts of an edit for the host's SamplerCustomAdvanced: what the clip shows, what it "
+        "should show, and the negative prompt. With Distillation Sampler it edits; with a sampler "
+        "of the host it guides to the target, as CFGGuider does."
+    )
+    CATEGORY = f"{host.CATEGORY}/distillation"
+    FUNCTION = "guide"
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        guider=("GUIDER", "For SamplerCustomAdvanced."),
+    )
+    REQUIRED = {
+        "model": NativeModel.REQUIRED["model"],
+        "source": NativeModel.REQUIRED["source"],
+        "target": NativeModel.REQUIRED["target"],
+        "negative": NativeModel.REQUIRED["negative"],
+        "cfg": FLOAT(5, 0, 100, 0.1,
+            "Guidance scale, as in KSampler: 5 for Wan, 7 to 12 for Stable Diffusion, 1 for models "
+            "distilled to few steps. If the edit is too weak, raise it; if colours burn, lower "
+            "it."),
+    }  # fmt: skip
+
+    def guide(self, model, source, target, negative, cfg: float):
+        from .host import editing
+
+        given = {"source": source, "target": target, "negative": negative}
+        return (editing.EditGuider(model, given, cfg),)
+
+
+class DistillationSampler(Node):
+    TITLE = "Distillation Sampler"
+    SEARCH_ALIASES = ["DDS sampler", "edit video", "video to video", "SAMPLER", "Wan edit"]
+    DESCRIPTION = (
+        "Score Distillation as a SAMPLER for the host's SamplerCustomAdvanced, with Edit Guider: "
+        "the clip in its LATENT is edited, at levels of noise drawn from its SIGMAS, and the NOISE "
+        "gives the seed. A noise mask of the LATENT confines the edit."
+    )
+    CATEGORY = f"{host.CATEGORY}/distillation"
+    FUNCTION = "build"
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        sampler=("SAMPLER", "For SamplerCustomAdvanced, with Edit Guider."),
+    )
+    REQUIRED = {
+        "terms": ScoreDistillation.REQUIRED["terms"],
+        "steps": ScoreDistillation.REQUIRED["steps"],
+        "step_size": ScoreDistillation.REQUIRED["step_size"],
+        "optimiser": ScoreDistillation.REQUIRED["optimiser"],
+    }
+    OPTIONAL = {"fusion": ScoreDistillation.OPTIONAL["fusion"]}
+
+    def build(self, terms, steps: int, step_size: float, optimiser: str, fusion=None):
+        from .host import editing
+
+        controls = () if fusion is None else (fusion,)
+        return (editing.Distilling(terms, steps, step_size, optimiser, controls),)
+
+
 class ShapeWorldConditioning(Node):
     TITLE = "Shape-World Conditioning"
     SEARCH_ALIASES = ["tiny text encoder", "text encode shape world", "no download"]
@@ -73,5 +133,7 @@ class ShapeWorldConditioning(Node):
 
 NODE_CLASS_MAPPINGS = {
     "ReScoreNativeModel": NativeModel,
+    "ReScoreEditGuider": EditGuider,
+    "ReScoreDistillationSampler": DistillationSampler,
     "ReScoreShapeWorldConditioning": ShapeWorldConditioning,
 }

@@ -50,9 +50,10 @@ class NativeModel:
         self.patcher, self.vae = patcher, vae
         self.name = type(patcher.model).__name__
         self._format = patcher.model.latent_format
-        self.by_frame = self._format.latent_dimensions == 2
-        _check(self)
-        self.process = _process(self)
+        self.by_frame = is_by_frame(patcher)
+        check_model(patcher)
+        _check_vae(vae, self._format, self.name)
+        self.process = process_of(patcher)
         self._keys = {key_of(given): side for side, given in conditionings.items()}
         self._conds = {SIDES[side]: given for side, given in conditionings.items()}
         self.prompts = Prompts(**{side: handle_of(given) for side, given in conditionings.items()})
@@ -105,7 +106,7 @@ class NativeModel:
                 f"The latents have {z.shape[1]} channels, {self.name} takes {channels}. Encode the "
                 "clip with the VAE that belongs to the model."
             )
-        return self._as_ours(process(self._as_hosts(z))).float()
+        return as_ours(process(as_hosts(z, self.by_frame)), self.by_frame).float()
 
     def encode_clip(self, clip: Tensor) -> Latents:
         """Unscaled latents of a clip `[1, 3, f, H, W]` in 0..1, padded to what the VAE takes.
@@ -117,22 +118,16 @@ class NativeModel:
         after = (1 - frames) % self.vae_stride
         padded = functional.pad(clip, (0, beside, 0, below, 0, after), mode="replicate")
         pixels = rearrange(padded, "1 c f h w -> f h w c")
-        return self._as_ours(self.vae.encode(pixels)).float()
+        return as_ours(self.vae.encode(pixels), self.by_frame).float()
 
     def decode_clip(
         self, latents: Latents, *, size: tuple[int, int] | None, frames: int | None
     ) -> Tensor:
         """The clip `[1, 3, f, H, W]` of unscaled latents, without what padded it, on the CPU."""
-        pixels = self.vae.decode(self._as_hosts(latents))
+        pixels = self.vae.decode(as_hosts(latents, self.by_frame))
         clip = rearrange(pixels[-1] if pixels.ndim == 5 else pixels, "f h w c -> 1 c f h w")
         height, width = size or clip.shape[-2:]
         return clip[:, :, :frames, :height, :width].float().cpu()
-
-    def _as_hosts(self, z: Latents) -> Tensor:
-        return rearrange(z, "1 c f h w -> f c h w") if self.by_frame else z
-
-    def _as_ours(self, samples: Tensor) -> Latents:
-        return rearrange(samples, "f c h w -> 1 c f h w") if self.by_frame else samples
 
     def picture(self) -> Callable[[Latents], Any] | None:
         """The host's own preview of latents; None if it shows none."""
@@ -143,32 +138,20 @@ class NativeModel:
 
         def picture(z: Latents) -> Any:
             # Packs that show moving previews send them by themselves, and return nothing.
-            shown = previewer.decode_latent_to_preview_image("JPEG", self._as_hosts(z))
+            shown = previewer.decode_latent_to_preview_image("JPEG", as_hosts(z, self.by_frame))
             return shown and shown[1]
 
         return picture
 
     def run(self, z: Latents, work: Callable[[Denoiser], Result]) -> Result:
         """Do a piece of work with the model on a clip's latents, and return what it returns."""
-        sampler, guider = _Work(self, work), _Guider(self.patcher)
-        for name in GUIDANCE:
-            if guider.model_options.get(name):
-                log.warning(
-                    "%s has a patch of guidance (%s). ReScore guides by itself, and leaves it out.",
-                    self.name, name,
-                )  # fmt: skip
+        sampler, guider = _Work(self, work), SidedGuider(self.patcher)
         guider.inner_set_conds(self._conds)
-        latent = self._as_hosts(self.latents_out(z))
+        latent = as_hosts(self.latents_out(z), self.by_frame)
         # Some models and wrappers look up the sigma of a call in the list of all.
         sigmas = torch.tensor([level.t for level in reversed(self.process.levels)])
         guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, disable_pbar=True, seed=0)
         return sampler.result
-
-    def denoiser(self, output: Callable[[Latents, float, Cond], Latents]) -> Denoiser:
-        """The model as a loop sees it, for the length of a run."""
-        space = LatentSpace(self._format.latent_channels, self.vae_factor, 1.0, 0.0)
-        # One clip a call: the host knows its prompt, and whether it fits is the host's to say.
-        return Denoiser(self.name, self.process, "denoised", output, space, rows_per_call=1)
 
     def side_of(self, cond: Cond) -> str:
         """Which of the model's conditionings a handle stands for, by the guider's name.
@@ -185,16 +168,49 @@ class NativeModel:
         return SIDES[self._keys[key]]
 
 
-class _Guider(comfy.samplers.CFGGuider):
-    """Asks the model under one conditioning: `side` says which."""
+class SidedGuider(comfy.samplers.CFGGuider):
+    """Asks the model under one conditioning: `side` says which. Without one, it guides as usual."""
 
-    side = "positive"
+    side: str | None = None
 
     def predict_noise(self, x, timestep, model_options=None, seed=None):
+        if self.side is None:
+            return super().predict_noise(x, timestep, model_options, seed)
         # Through the module: packs replace the function.
         return comfy.samplers.sampling_function(
             self.inner_model, x, timestep, None, self.conds[self.side], 1.0, model_options, seed
         )
+
+    def denoiser(
+        self, name: str, process: Tabled, side_of: Callable[[Cond], str], extra: dict[str, Any]
+    ) -> Denoiser:
+        """The model as a loop sees it, while the host samples; `extra` is what samplers are given.
+
+        `side_of` tells what conditioning a handle stands for.
+        """
+        by_frame = is_by_frame(self.model_patcher)
+        options = {k: v for k, v in extra["model_options"].items() if k not in GUIDANCE}
+        for patch in GUIDANCE:
+            if extra["model_options"].get(patch):
+                log.warning(
+                    "%s has a patch of guidance (%s). ReScore guides by itself, and leaves it out.",
+                    name, patch,
+                )  # fmt: skip
+
+        def output(z: Latents, sigma: float, cond: Cond) -> Latents:
+            x = as_hosts(z, by_frame).to(self.model_patcher.load_device)
+            self.side = side_of(cond)
+            try:
+                times = torch.full((len(x),), sigma, device=x.device)
+                denoised = self(x, times, **{**extra, "model_options": options})
+            finally:
+                self.side = None
+            return as_ours(denoised, by_frame).to(z.device, torch.float32)
+
+        # One clip a call: the host knows its prompt, and whether it fits is the host's to say.
+        channels = self.model_patcher.model.latent_format.latent_channels
+        space = LatentSpace(channels, 1, 1.0, 0.0)
+        return Denoiser(name, process, "denoised", output, space, rows_per_call=1)
 
 
 class _Work(comfy.samplers.Sampler):
@@ -207,49 +223,70 @@ class _Work(comfy.samplers.Sampler):
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None,
         denoise_mask=None, disable_pbar=False,
     ):  # fmt: skip
-        options = {k: v for k, v in extra_args["model_options"].items() if k not in GUIDANCE}
-        extra_args = {**extra_args, "model_options": options}
-
-        def output(z: Latents, sigma: float, cond: Cond) -> Latents:
-            x = self.model._as_hosts(z).to(self.model.device)
-            model_wrap.side = self.model.side_of(cond)
-            denoised = model_wrap(x, torch.full((len(x),), sigma, device=x.device), **extra_args)
-            return self.model._as_ours(denoised).to(z.device, torch.float32)
-
-        self.result = self.work(self.model.denoiser(output))
+        model = self.model
+        denoiser = model_wrap.denoiser(model.name, model.process, model.side_of, extra_args)
+        self.result = self.work(denoiser)
         return latent_image
 
 
-def _check(model: NativeModel) -> None:
-    vae, channels = model.vae, model._format.latent_channels
-    if not isinstance(channels, int) or model.name.endswith("AV"):
+def is_by_frame(patcher: Any) -> bool:
+    """Whether a MODEL takes a clip as a batch of frames."""
+    return patcher.model.latent_format.latent_dimensions == 2
+
+
+def as_hosts(z: Latents, by_frame: bool) -> Tensor:
+    """A clip as the host has it: a batch of frames, or one of clips."""
+    return rearrange(z, "1 c f h w -> f c h w") if by_frame else z
+
+
+def as_ours(samples: Tensor, by_frame: bool) -> Latents:
+    """The way back from `as_hosts`."""
+    return rearrange(samples, "f c h w -> 1 c f h w") if by_frame else samples
+
+
+def check_model(patcher: Any) -> None:
+    """Refuse a MODEL that makes other things than pictures or videos alone.
+
+    Raises:
+        ValueError: for such a model.
+    """
+    name, latents = type(patcher.model).__name__, patcher.model.latent_format
+    if name.endswith("AV"):
         raise ValueError(
-            f"{model.name} makes sound and video at once. ReScore edits video alone: use a model "
-            "without sound."
+            f"{name} makes sound and video at once. ReScore edits video alone: use a model without "
+            "sound."
         )
-    if model._format.latent_dimensions not in (2, 3):
+    if latents.latent_dimensions not in (2, 3):
+        raise ValueError(f"{name} is no model of pictures or videos, and ReScore edits only those.")
+
+
+def _check_vae(vae: Any, latents: Any, name: str) -> None:
+    made = vae.latent_channels, vae.latent_dim
+    taken = latents.latent_channels, latents.latent_dimensions
+    if made != taken:
         raise ValueError(
-            f"{model.name} is no model of pictures or videos: ReScore cannot edit clips with it."
-        )
-    if vae.latent_channels != channels or vae.latent_dim != model._format.latent_dimensions:
-        raise ValueError(
-            f"The VAE makes latents of {vae.latent_channels} channels in {vae.latent_dim} "
-            f"dimensions, and {model.name} takes {channels} in {model._format.latent_dimensions}. "
-            "Load the VAE that belongs to the model."
+            f"The VAE makes latents of {made[0]} channels in {made[1]} dimensions, and {name} "
+            f"takes {taken[0]} in {taken[1]}. Load the VAE that belongs to the model."
         )
 
 
-def _process(model: NativeModel) -> Tabled:
-    """The levels of a MODEL: its own sigmas, and what signal and noise they stand for."""
-    sampling = model.patcher.get_model_object("model_sampling")
+def process_of(patcher: Any, sigmas: Tensor | None = None) -> Tabled:
+    """The levels of a MODEL, from the clip to noise: its own sigmas, or some that are given.
+
+    What signal and noise a sigma stands for, the host's noise scaling says.
+
+    Raises:
+        ValueError: if the model adds noise in a way that ReScore does not know.
+    """
+    sampling = patcher.get_model_object("model_sampling")
     names = [kind.__name__ for kind in type(sampling).__mro__]
     unknown = REFUSED.intersection(names) or not {"CONST", "EPS"}.intersection(names)
     if unknown or getattr(sampling, "noise_scale", 1.0) != 1.0:
         raise ValueError(
-            f"{model.name} adds noise in a way that ReScore has not been tried with "
-            f"({', '.join(names[1:3])}). It edits with models of flow, noise and v prediction."
+            f"{type(patcher.model).__name__} adds noise in a way that ReScore has not been tried "
+            f"with ({', '.join(names[1:3])}). It edits with models of flow, noise and v prediction."
         )
-    sigmas = sampling.sigmas.double().cpu()
+    sigmas = (sampling.sigmas if sigmas is None else sigmas).double().cpu()
     one, none = torch.ones_like(sigmas), torch.zeros_like(sigmas)
     signal = sampling.noise_scaling(sigmas, none.clone(), one)
     noise = sampling.noise_scaling(sigmas, one.clone(), none)

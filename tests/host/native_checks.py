@@ -22,17 +22,26 @@ if __name__ == "__main__":
 
     comfy.options.enable_args_parsing()
 
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
 import comfy.model_sampling
+import comfy.nested_tensor
 import comfy.sample
 import comfy.samplers
 import comfy.sd
+import comfy.supported_models
+import comfy.taesd.taesd
 import comfy.utils
 import torch
+from comfy_extras import nodes_custom_sampler
+from rescore.nodes import layouts
 from rescore.nodes.distillation import ScoreDistillation
 from rescore.nodes.inspect import InspectGradient
 from rescore.nodes.inversion import DDIMInversion
 from rescore.nodes.latents import VideoVAEDecode, VideoVAEEncode
-from rescore.nodes.native import NativeModel
+from rescore.nodes.native import DistillationSampler, EditGuider, NativeModel
+from rescore.nodes.prompts import EncodePromptPair
 from rescore.nodes.reconstruction import Reconstruct
 from rescore.nodes.terms import DeltaDenoising
 from rescore.pipelines.models.process import Level, move
@@ -131,14 +140,15 @@ def check_the_levels_are_those_of_the_hosts_flow():
         assert level.t == level.noise and abs(level.signal + level.noise - 1) < 1e-6
 
 
-def sampled_by_both(model_patcher, steps: int = 5):
+def sampled_by_both(model_patcher, steps: int = 5, target=None):
     """A clip from noise by the host's KSampler with Euler, and by steps of ours."""
-    model, prompts = taken(model_patcher)
+    target = target or texts()["target"]
+    model, prompts = taken(model_patcher, target=target)
     sampling = model_patcher.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", steps)
     noise = noise_like(latent()["samples"], 3)
     theirs = comfy.sample.sample(
-        model_patcher, noise, steps, 4.0, "euler", "simple", texts()["target"],
+        model_patcher, noise, steps, 4.0, "euler", "simple", target,
         texts()["negative"], torch.zeros_like(noise), disable_noise=False, seed=3,
     )  # fmt: skip
     table = {level.t: level for level in model.process.levels}
@@ -248,6 +258,302 @@ def check_a_ksampler_before_and_after_is_the_same():
     before = sampled()
     edit(1)
     assert torch.equal(sampled(), before)
+
+
+# --- the loop in the host's own sampling node ----------------------------------------------------
+
+
+def sampled_by_the_host(sampler, sigmas, latent_image=None, guider=None, seed: int = 0):
+    """What SamplerCustomAdvanced makes of the clip."""
+    guider = guider or EditGuider().guide(patcher(), **texts(), cfg=5.0)[0]
+    node = nodes_custom_sampler.SamplerCustomAdvanced
+    noise = nodes_custom_sampler.Noise_RandomNoise(seed)
+    latent_image = latent_image or {"samples": latent()["samples"]}
+    return node.execute(noise, guider, sampler, sigmas, latent_image).args[0]["samples"]
+
+
+def distilling(steps: int = 2):
+    (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0)
+    return DistillationSampler().build(terms, steps, 0.4, "sgd")[0]
+
+
+def all_sigmas():
+    return patcher().get_model_object("model_sampling").sigmas.flip(0)
+
+
+def check_the_sampler_equals_score_distillation():
+    model, prompts = taken()
+    (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0)
+    expected, *_ = ScoreDistillation().run(
+        model, prompts, latent(), terms, 3, 0.4, 5.0, 7, 0.0, 1.0, "sgd"
+    )
+    found = sampled_by_the_host(distilling(3), all_sigmas(), seed=7)
+    torch.testing.assert_close(found, expected["samples"], rtol=0, atol=1e-4)
+    assert not torch.allclose(found, latent()["samples"], atol=1e-2)
+
+
+def check_a_sampler_of_the_hosts_goes_to_the_target():
+    sampling = patcher().get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", 3)
+    found = sampled_by_the_host(comfy.samplers.sampler_object("euler"), sigmas, seed=3)
+    usual = comfy.samplers.CFGGuider(patcher())
+    usual.set_conds(texts()["target"], texts()["negative"])
+    usual.set_cfg(5.0)
+    euler = comfy.samplers.sampler_object("euler")
+    assert torch.equal(found, sampled_by_the_host(euler, sigmas, guider=usual, seed=3))
+
+
+def check_a_noise_mask_confines_the_edit():
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 32:] = 1
+    masked = {"samples": latent()["samples"], "noise_mask": mask}
+    found = sampled_by_the_host(distilling(), all_sigmas(), masked)
+    torch.testing.assert_close(found[..., :4], latent()["samples"][..., :4], rtol=0, atol=1e-5)
+    assert not torch.allclose(found[..., 4:], latent()["samples"][..., 4:], atol=1e-2)
+
+
+def check_levels_are_drawn_from_the_sigmas():
+    asked = set()
+
+    def watch(apply, args):
+        asked.add(round(float(args["timestep"][0]), 6))
+        return apply(args["input"], args["timestep"], **args["c"])
+
+    watched = patcher().clone()
+    watched.set_model_unet_function_wrapper(watch)
+    guider = EditGuider().guide(watched, **texts(), cfg=5.0)[0]
+    sigmas = torch.tensor([0.9, 0.6, 0.3, 0.0])
+    sampled_by_the_host(distilling(12), sigmas, guider=guider)
+    assert asked == {0.9, 0.6, 0.3}
+
+
+# --- what may hang on a MODEL and a CONDITIONING ------------------------------------------------
+
+
+def check_a_conditioning_for_a_part_of_the_picture_holds_there():
+    """Two prompts side by side, by masks and by areas: what KSampler makes of them, we do, too."""
+    left = torch.zeros(1, 64, 64)
+    left[:, :, :32] = 1
+    masks = {"set_area_to_bounds": False, "mask_strength": 1.0}
+    (first, _), (second, _) = texts()["target"][0], texts()["source"][0]
+    both = [[first, {"mask": left, **masks}], [second, {"mask": 1 - left, **masks}]]
+    theirs, ours = sampled_by_both(patcher(), target=both)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
+    plain, _ = sampled_by_both(patcher())
+    assert not torch.allclose(theirs, plain, atol=0.1)
+
+
+def check_prompts_of_different_lengths():
+    embedding = texts()["target"][0][0]
+    short = [[embedding[:, :11], {}]]
+    theirs, ours = sampled_by_both(patcher(), target=short)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
+    edit(1, target=short)
+
+
+def check_without_guidance_each_clip_is_asked_once():
+    calls = []
+
+    def watch(apply, args):
+        calls.append(len(args["input"]))
+        return apply(args["input"], args["timestep"], **args["c"])
+
+    watched = patcher().clone()
+    watched.set_model_unet_function_wrapper(watch)
+    edit(2, watched, cfg=1.0)
+    assert calls == [1] * 4
+
+
+def lora_of(strength: float):
+    other = patcher().clone()
+    name = "diffusion_model.blocks.0.self_attn.q.weight"
+    shift = torch.full_like(patcher().model.state_dict()[name], strength)
+    other.add_patches({name: ("diff", (shift,))})
+    return other
+
+
+def check_a_lora_on_one_branch_stays_there():
+    plain = edit(1)[0]["samples"]
+    changed = edit(1, lora_of(0.2))[0]["samples"]
+    assert not torch.allclose(plain, changed, atol=1e-3)
+    assert torch.equal(edit(1)[0]["samples"], plain)
+    other, _ = taken(lora_of(0.2))
+    assert other.fingerprint != taken()[0].fingerprint
+
+
+def check_patches_of_guidance_are_left_out():
+    other = patcher().clone()
+    other.set_model_sampler_cfg_function(lambda args: args["cond"] * 17)
+    assert torch.equal(edit(1, other)[0]["samples"], edit(1)[0]["samples"])
+
+
+class Broken(RuntimeError):
+    pass
+
+
+def failing_at(call: int, error: BaseException):
+    calls = iter(range(1000))
+
+    def fail(apply, args):
+        if next(calls) == call:
+            raise error
+        return apply(args["input"], args["timestep"], **args["c"])
+
+    other = patcher().clone()
+    other.set_model_unet_function_wrapper(fail)
+    return other
+
+
+def check_a_model_that_fails_and_cancel_leave_the_next_run_as_it_was():
+    expected = edit(1)[0]["samples"]
+    cancelled = comfy.model_management.InterruptProcessingException
+    for error in (Broken("in the middle"), cancelled()):
+        for call in range(5):
+            try:
+                edit(2, failing_at(call, error))
+            except (Broken, cancelled) as raised:
+                assert raised is error
+            else:
+                raise AssertionError(f"call {call} did not fail")
+    assert torch.equal(edit(1)[0]["samples"], expected)
+
+
+# --- a model of pictures: the host's Stable Diffusion at a small size ----------------------------
+
+
+@cache
+def image_model():
+    config = {
+        "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32,
+        "num_res_blocks": [1, 1], "channel_mult": [1, 2], "transformer_depth": [1, 1],
+        "transformer_depth_output": [1, 1, 1, 1], "transformer_depth_middle": 1,
+        "context_dim": 64, "num_heads": 4, "use_spatial_transformer": True, "legacy": False,
+        "use_linear_in_transformer": False, "adm_in_channels": None, "dtype": torch.float32,
+    }  # fmt: skip
+    settings = comfy.supported_models.SD15(config)
+    settings.manual_cast_dtype = None
+    torch.manual_seed(0)
+    model = comfy.model_base.BaseModel(settings, device=torch.device("cpu"))
+    for weight in model.parameters():  # the host's layers are made without values
+        torch.nn.init.normal_(weight, std=0.05)
+    device = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model.eval(), device, device)
+
+
+@cache
+def image_vae():
+    torch.manual_seed(0)
+    autoencoder = comfy.taesd.taesd.TAESD(latent_channels=4)
+    for weight in autoencoder.parameters():
+        torch.nn.init.normal_(weight, std=0.05)
+    weights = autoencoder.state_dict()
+    return comfy.sd.VAE(sd=weights, dtype=torch.float32)
+
+
+def taken_image():
+    narrow = {side: [[given[0][0][..., :64], {}]] for side, given in texts().items()}
+    return NativeModel().take(image_model(), image_vae(), **narrow)
+
+
+def check_a_model_of_pictures_edits_frame_by_frame():
+    model, prompts = taken_image()
+    (encoded,) = VideoVAEEncode().encode(model, CLIP[:3, :61], 8, "mean", 0)
+    assert encoded["samples"].shape == (3, 4, 8, 8)
+    (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0)
+    found, *_ = ScoreDistillation().run(
+        model, prompts, encoded, terms, 2, 0.4, 5.0, 0, 0.05, 0.95, "sgd"
+    )
+    assert found["samples"].shape == (3, 4, 8, 8)
+    assert VideoVAEDecode().decode(model, found, 8)[0].shape == (3, 61, 64, 3)
+    z = layouts.latents_of(encoded["samples"], model)
+    level = model.process.at(0.5)
+    z_t = z + level.noise * noise_like(z)
+    said = model.run(z, lambda denoiser: denoiser(z_t, level, prompts.embeddings.source)).z_0
+    frames = z_t[0].movedim(1, 0)
+    text = texts()["source"][0][0][..., :64].expand(3, -1, -1)
+    expected = image_model().model.apply_model(frames, torch.full((3,), level.t), c_crossattn=text)
+    torch.testing.assert_close(said[0].movedim(1, 0), expected, rtol=0, atol=1e-4)
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+def refused(words: str, work, *arguments, **named) -> None:
+    """Holds that a piece of work is refused with a sentence that has these words."""
+    try:
+        work(*arguments, **named)
+    except ValueError as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(f"nothing was raised that says {words!r}")
+
+
+def check_a_vae_of_another_model_is_told():
+    given = texts()
+    refused("Load the VAE that belongs", NativeModel().take, patcher(), image_vae(), **given)
+    refused("Load the VAE that belongs", NativeModel().take, image_model(), vae(), **given)
+
+
+def check_latents_of_another_model_are_told():
+    model, prompts = taken()
+    (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0)
+
+    def run(samples, model=model):
+        loop = ScoreDistillation()
+        return loop.run(
+            model, prompts, {"samples": samples}, terms, 1, 0.4, 5.0, 0, 0.05, 0.95, "sgd"
+        )
+
+    refused("[1, channels, frames, height, width]", run, torch.zeros(5, 4, 8, 8))
+    refused("4 channels, WAN21 takes 16", run, torch.zeros(1, 4, 5, 8, 8))
+    refused("one clip", run, torch.zeros(2, 16, 5, 8, 8))
+    image, _ = taken_image()
+    refused("[frames, channels, height, width]", run, latent()["samples"], image)
+    refused("16 channels, BaseModel takes 4", run, torch.zeros(5, 16, 8, 8), image)
+    packed = comfy.nested_tensor.NestedTensor([latent()["samples"], torch.zeros(1, 8, 5, 16)])
+    refused("without sound", run, packed)
+
+
+def check_the_sampler_tells_what_it_cannot_edit():
+    sampler = distilling()
+
+    def run(sigmas=None, samples=None, guider=None):
+        samples = latent()["samples"] if samples is None else samples
+        sigmas = all_sigmas() if sigmas is None else sigmas
+        return sampled_by_the_host(sampler, sigmas, {"samples": samples}, guider)
+
+    refused("SIGMAS are empty", run, torch.zeros(0))
+    refused("SIGMAS are empty", run, torch.zeros(1))
+    refused("Flip Sigmas", run, all_sigmas().flip(0))
+    refused("another model's", run, torch.tensor([14.6, 3.0, 0.0]))
+    refused("VAE", run, samples=torch.ones(1, 4, 5, 8, 8))
+    refused("The latent is empty", run, samples=torch.zeros(1, 16, 5, 8, 8))
+    refused("one at a time", run, samples=torch.ones(2, 16, 5, 8, 8))
+    packed = comfy.nested_tensor.NestedTensor([latent()["samples"], torch.zeros(1, 8, 5, 16)])
+    refused("sound", run, samples=packed)
+    usual = comfy.samplers.CFGGuider(patcher())
+    usual.set_conds(texts()["target"], texts()["negative"])
+    refused("wire Edit Guider", run, guider=usual)
+
+
+def check_prompts_of_another_model_are_told():
+    model, _ = taken()
+    _, others = taken(target=conditioning("a green triangle"))
+    own = load_shapeworld("shapeworld-t2v")
+    (pair, _) = EncodePromptPair().encode(own, "a red circle", "a blue circle", "")
+    (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0)
+    for prompts in (others, pair):
+        run = (prompts, latent(), terms, 1, 0.4, 5.0, 0, 0.05, 0.95, "sgd")
+        refused("the same Native Model", ScoreDistillation().run, model, *run)
+    refused("CLIP Text Encode", EncodePromptPair().encode, model, "a", "b", "")
+
+
+def check_ways_to_add_noise_that_were_not_tried_are_told():
+    refused("not been tried", taken, as_if(comfy.model_sampling.X0))
+
+
+def check_a_mask_of_another_length_is_told():
+    refused("mask has 13 frames and the clip has 16", edit, 1, mask=torch.ones(13, 64, 64))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ REWRITE = "run `python workflows/help.py`"
 NEED_FILES = {
     "ReScoreClipFrameConsistency": "measures with a CLIP model",
     "ReScoreClipTextAlignment": "measures with a CLIP model",
+    "ReScoreDistillationSampler": "is for ComfyUI's own sampling nodes",
+    "ReScoreEditGuider": "takes a MODEL of ComfyUI's own loaders",
     "ReScoreLPIPS": "measures with AlexNet or VGG16 and LPIPS heads",
     "ReScoreLoadAnimateDiffModel": "loads a motion module; the graphs' notes say where it goes",
     "ReScoreLoadClipScorer": "loads a CLIP model",

@@ -1,0 +1,167 @@
+"""The distillation loop in the host's own types: a GUIDER and a SAMPLER for its sampling nodes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.samplers
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...attention.layers import Controls
+from ...pipelines.distillation.score_distillation import Progress, Settings, distil
+from ...pipelines.distillation.terms import Weighted
+from ...pipelines.models.denoiser import Prompts
+from ...pipelines.models.grid import ClipGrid
+from ...pipelines.models.process import Tabled
+from . import check_cancelled
+from .native import SIDES, SidedGuider, as_hosts, as_ours, check_model, is_by_frame, process_of
+
+# Pixels and frames that a latent shows, of hosts whose latent formats do not say it.
+_STRIDES = {"LTXV": 8, "Mochi": 6}
+
+
+class EditGuider(SidedGuider):
+    """The target, source and negative prompt of an edit, and how strongly they guide.
+
+    With a sampler of the host it guides to the target prompt, as CFGGuider does.
+
+    Raises, when made:
+        ValueError: if the model makes other things than pictures or videos alone.
+    """
+
+    def __init__(self, patcher: Any, conditionings: dict[str, list], cfg: float) -> None:
+        check_model(patcher)
+        super().__init__(patcher)
+        self.inner_set_conds({SIDES[side]: given for side, given in conditionings.items()})
+        self.set_cfg(cfg)
+
+    def sample(
+        self, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None,
+        disable_pbar=False, seed=None,
+    ):  # fmt: skip
+        """What the host's sampling nodes call."""
+        if isinstance(sampler, Distilling):
+            sampler = sampler.masked(denoise_mask)
+            # The loop multiplies its steps by it; given to the host, some models would see it, too.
+            denoise_mask = None
+            sampler.check(self.model_patcher, latent_image, sigmas)
+        return super().sample(
+            noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed
+        )
+
+
+class Distilling(comfy.samplers.Sampler):
+    """The distillation loop as a SAMPLER: it draws its levels from the SIGMAS it is given."""
+
+    def __init__(
+        self,
+        terms: Sequence[Weighted],
+        steps: int,
+        step_size: float,
+        optimiser: str,
+        controls: Sequence[Controls] = (),
+        mask: Tensor | None = None,
+    ) -> None:
+        self.terms, self.controls, self.mask = terms, controls, mask
+        self.settings = {"steps": steps, "step_size": step_size, "optimiser": optimiser}
+
+    def masked(self, mask: Tensor | None) -> "Distilling":
+        """The same loop, confined to the noise mask of a LATENT."""
+        return Distilling(self.terms, **self.settings, controls=self.controls, mask=mask)
+
+    def check(self, patcher: Any, latent: Tensor, sigmas: Tensor) -> None:
+        """Refuse what cannot be edited, before the model is loaded.
+
+        Raises:
+            ValueError: for an empty latent or one of another model, and for sigmas that are none of
+                the model's.
+        """
+        name, latents = type(patcher.model).__name__, patcher.model.latent_format
+        if getattr(latent, "is_nested", False):
+            raise ValueError(
+                "The latent packs sound and video together. ReScore edits video alone."
+            )
+        wanted = latents.latent_dimensions + 2
+        if latent.ndim != wanted or latent.shape[1] != latents.latent_channels:
+            raise ValueError(
+                f"The latent has shape {list(latent.shape)}, and {name} takes {wanted} dimensions "
+                f"with {latents.latent_channels} channels. Encode the clip with the model's VAE."
+            )
+        if wanted == 5 and len(latent) != 1:
+            raise ValueError(f"The latent holds {len(latent)} clips. Edit one at a time.")
+        if not bool(latent.any()):
+            raise ValueError("The latent is empty: an edit begins with a clip. Encode one.")
+        _check_sigmas(sigmas, patcher, name)
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None,
+        denoise_mask=None, disable_pbar=False,
+    ):  # fmt: skip
+        """What the host calls in the middle of its sampling."""
+        if not isinstance(model_wrap, EditGuider):
+            raise ValueError(
+                "Distillation Sampler needs a source prompt: wire Edit Guider to guider."
+            )
+        patcher, guider = model_wrap.model_patcher, model_wrap
+        by_frame = is_by_frame(patcher)
+        z = as_ours(latent_image, by_frame)
+        grid = _grid(patcher, z)
+        sides = [*SIDES.values()]
+        process = Tabled(process_of(patcher, sigmas[sigmas > 0].flip(0)).levels)
+        denoiser = guider.denoiser(
+            type(patcher.model).__name__, process, lambda cond: sides[int(cond)], extra_args
+        )
+        prompts = Prompts(**{name: torch.full((1, 1, 1), float(i)) for i, name in enumerate(SIDES)})
+        settings = Settings(
+            cfg=guider.cfg, seed=extra_args["seed"] or 0, t_min=0, t_max=1, **self.settings
+        )
+
+        def show(now: Progress) -> None:
+            check_cancelled()
+            if callback is not None:
+                shown = as_hosts(now.z, by_frame)
+                callback(now.step - 1, shown, shown, now.steps)
+
+        state = distil(
+            z, self.terms, denoiser, prompts, settings,
+            controls=self.controls, mask=self._mask(grid), grid=grid, on_step=show,
+        )  # fmt: skip
+        return as_hosts(state.z, by_frame)
+
+    def _mask(self, grid: ClipGrid) -> Tensor | None:
+        """The noise mask of a LATENT, of one picture, of each or of latent frames, for pictures."""
+        if self.mask is None:
+            return None
+        mask = self.mask.reshape(-1, *self.mask.shape[-2:]).float().clamp(0, 1)
+        if len(mask) != grid.latent[0] or len(mask) == 1:
+            return mask
+        shares = functional.interpolate(mask[None], grid.latent[1:], mode="area")
+        return grid.cells(shares[0])
+
+
+def _grid(patcher: Any, z: Tensor) -> ClipGrid:
+    latents = patcher.model.latent_format
+    factor = getattr(latents, "spacial_downscale_ratio", 8)
+    stride = getattr(latents, "temporal_downscale_ratio", None)
+    if stride is None:
+        known = _STRIDES.get(type(latents).__name__, 4)
+        stride = 1 if is_by_frame(patcher) else known
+    size = tuple(z.shape[2:])
+    return ClipGrid(size, (size[1] * factor, size[2] * factor), factor, stride)
+
+
+def _check_sigmas(sigmas: Tensor, patcher: Any, name: str) -> None:
+    if not bool((sigmas > 0).any()):
+        raise ValueError(
+            "The SIGMAS are empty: there is no level of noise to edit at. Use a scheduler with at "
+            "least one step."
+        )
+    if bool((sigmas.diff() >= 0).any()):
+        raise ValueError("The SIGMAS must fall from noise to 0. Leave out Flip Sigmas.")
+    largest = float(patcher.get_model_object("model_sampling").sigma_max)
+    if float(sigmas.max()) > 1.001 * largest:
+        raise ValueError(
+            f"The SIGMAS go up to {float(sigmas.max()):.4g}, and {name} knows levels up to "
+            f"{largest:.4g}: they are another model's. Wire the same MODEL to the scheduler."
+        )
