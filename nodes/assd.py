@@ -113,7 +113,7 @@ class ImageDeltaDenoising(TermNode):
         denoiser, both = image_model.denoiser, Needs(target=True, source=True)
 
         def pair(draw):
-            host.load(image_model, "unet")
+            host.load(image_model, "network")
             seen = predict(both, draw, denoiser, image_prompts.embeddings, cfg).predictions
             return seen.target.eps, seen.source.eps
 

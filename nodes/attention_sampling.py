@@ -58,9 +58,9 @@ class AttentionControlledSampling(Node):
             "SA-I acts in layers of at most so many tokens a frame. 1024, 32 x 32, in the paper. "
             "If the old texture shows through, lower it; "
             "if fine structure is lost, 4096.", step=64, advanced=True),
-        "background_sites": STRING("up_blocks.*",
-            "The layers SA-II acts in, by name pattern. up_blocks.*, the decoder, in the paper. If "
-            "the background still changes, * is all layers.", advanced=True),
+        "background_sites": STRING("decoder",
+            "The layers SA-II acts in: decoder, as in the paper, or name patterns. If the "
+            "background still changes, * is all layers.", advanced=True),
     }  # fmt: skip
     OPTIONAL = {
         "null_text": SOCKET(NULL_TEXT,

@@ -58,7 +58,7 @@ class CovariateShift(Node):
                 each.process.level(int(count * (i + 0.5) / timesteps)) for i in range(timesteps)
             ]
             shifts[_name(each, number)] = covariate_shift(
-                getattr(each.unet, "temporal", {}),
+                getattr(each.network, "temporal", {}),
                 each.denoiser,
                 ready.z,
                 prompts.embeddings.source.to(each.device),
@@ -84,8 +84,8 @@ class CovariateShift(Node):
 
 def _name(model, number: int) -> str:
     """What a model is called in a chart."""
-    variant = str(getattr(model.unet, "variant", model.kind))
-    tuning = getattr(model.unet, "tuning", None)
+    variant = str(getattr(model.network, "variant", model.kind))
+    tuning = getattr(model.network, "tuning", None)
     steps = f", {tuning.step} steps" if tuning is not None else ""
     return f"{number + 1}: {variant}{steps}"
 

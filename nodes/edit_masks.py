@@ -153,8 +153,9 @@ class MaskFromWords(Node):
             "The finest layers with at most so many tokens a frame are read: 1024 is 32 x 32. If "
             "the mask is ragged, lower it to 256.", advanced=True),
         "sites": STRING("*",
-            "The cross-attention layers looked at, by name: * is all, up_blocks.* the decoder. If "
-            "the mask is off, try up_blocks.*; an error lists the names.", advanced=True),
+            "The cross-attention layers looked at: * is all, decoder those of the decoder; or "
+            "name patterns. If the mask is off, try decoder; an error lists the names.",
+            advanced=True),
     }  # fmt: skip
     OPTIONAL = WINDOWS
 

@@ -56,7 +56,7 @@ class InflateImageModel(Node):
         own(model, "Inflate Image Model")
         chosen = replace(VARIANTS[variant], ratio=ratio)
         video = inflate_backbone(model, chosen, seed=seed)
-        return (video, f"{model.name}, inflated: {chosen}. {trained_summary(video.unet)}")
+        return (video, f"{model.name}, inflated: {chosen}. {trained_summary(video.network)}")
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreInflateImageModel": InflateImageModel}

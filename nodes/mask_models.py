@@ -125,7 +125,7 @@ class MaskFromPrompt(Node):
         warn_of_host_syntax(prompt)
         clip = layouts.clip_from_image(images)
         frames, height, width = clip.shape[2:]
-        host.load(detector, "unet")
+        host.load(detector, "network")
         looked = list(range(frames)) if look_at == "every frame" else [key_frame]
         if looked[-1] >= frames:
             raise ValueError(
@@ -200,7 +200,7 @@ class MaskThroughClip(Node):
         clip = layouts.clip_from_image(images)
         drawn, inside = parse_box(box), parse_points(points)
         things = _things(drawn, inside, parse_points(negative_points), boxes, clip.shape[2], frame)
-        host.load(tracker, "unet")
+        host.load(tracker, "network")
         mask = tracker.follow(clip, things, frame, on_frame=host.progress(clip.shape[2]))
         shares = mask.mean(dim=(1, 2))
         if not bool(mask.any()):

@@ -48,9 +48,9 @@ class DecoupledGuidance(Node):
             "Of each frame, so many frames that it attends to most are compared. 1 in the paper: "
             "the rest of a map is mostly noise. If slow motion "
             "is lost, try 2 or 3.", advanced=True),
-        "sites": STRING("up_blocks.[12].*",
-            "Which attention layers, by name pattern. Decoder blocks 1 and 2 in the paper. If "
-            "memory runs out, up_blocks.1.* needs less.", advanced=True),
+        "sites": STRING("late",
+            "Which attention layers. late is blocks 1 and 2 of the decoder, as in the paper; or "
+            "name patterns. If memory runs out, up_blocks.1.* needs less.", advanced=True),
     }  # fmt: skip
     OPTIONAL = {
         "mask": SOCKET("MASK",

@@ -130,7 +130,7 @@ def _run(model, z, pixel_size: tuple[int, int] | None, frames: int | None, memor
     grid = ClipGrid(tuple(z.shape[2:]), pixel_size or whole, factor, stride, frames)
     # Before the model itself, which may leave no room for the autoencoder.
     picture = picture_of(model, z)
-    host.load(model, "unet", memory=memory * z[:, :1].numel())
+    host.load(model, "network", memory=memory * z[:, :1].numel())
     return Run(model, z.to(model.device), grid, picture)
 
 

@@ -6,11 +6,11 @@ from . import layouts
 from .terms import END, JOINED, START, WEIGHT, TermNode, hang
 from .widgets import FLOAT, SOCKET, STRING
 
-_SITES = STRING("up_blocks.*.attentions.*.attn1",
-    "Which self-attention layers are compared, by name pattern; several are separated by commas. "
-    "The default is the whole decoder, as in the paper. If memory runs out, name fewer: "
-    "up_blocks.1.* is the cheapest of the usual ones. A pattern that "
-    "matches nothing is an error that lists the layers.", advanced=True
+_SITES = STRING("decoder",
+    "Which self-attention layers are compared. decoder is the whole decoder, as in the paper, late "
+    "its blocks 1 and 2; or name patterns, separated by commas. If memory runs out, name fewer: "
+    "up_blocks.1.* costs least. A pattern that matches nothing is an error that lists the layers.",
+    advanced=True,
 )  # fmt: skip
 
 

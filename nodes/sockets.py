@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..pipelines.models.denoiser import Prompts
     from ..pipelines.windows import Windows
 
-MODEL = "RESCORE_MODEL"  # a loaded model: pipelines.models.unet.backbone.Backbone, or the host's
+MODEL = "RESCORE_MODEL"  # a loaded model: pipelines.models, or the host's
 PROMPTS = "RESCORE_PROMPTS"  # PromptPair
 TERMS = "RESCORE_TERMS"  # tuple of pipelines.distillation.terms.Weighted
 STATE = "RESCORE_STATE"  # pipelines.distillation.score_distillation.State

@@ -1,6 +1,6 @@
 """Nodes that keep tuned weights in files."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from . import host
@@ -41,7 +41,7 @@ class SaveTunedWeights(Node):
         from ..pipelines.models.unet.inflation import frozen_sample
 
         own(model, "Save Tuned Weights")
-        tuning = getattr(model.unet, "tuning", None)
+        tuning = getattr(model.network, "tuning", None)
         if tuning is None:
             raise ValueError(
                 f"{model.name} has not been tuned, so there is nothing to save. Wire the model "
@@ -50,11 +50,11 @@ class SaveTunedWeights(Node):
         file = host.new_own_file(FOLDER, name, ".safetensors")
         metadata = {key: str(value) for key, value in asdict(tuning).items()}
         metadata |= {
-            "variant": str(model.unet.variant),
+            "variant": str(model.network.variant),
             "base_name": model.name,
-            "base_fingerprint": model.unet.base,
+            "base_fingerprint": model.network.base,
         }
-        tensors = model.unet.tuned_state() | {_BASE: frozen_sample(model.unet)}
+        tensors = model.network.tuned_state() | {_BASE: frozen_sample(model.network)}
         write_tensors(file, _WHAT, tensors, metadata)
         return (model, str(file))
 
@@ -97,7 +97,6 @@ class LoadTunedWeights(Node):
         from ..pipelines.models.unet.inflation import (
             Tuning,
             Variant,
-            VideoUNet,
             inflate_backbone,
             same_base,
         )
@@ -111,24 +110,24 @@ class LoadTunedWeights(Node):
             )
         tensors, words = read_tensors(path, _WHAT)
         variant = Variant.parse(words["variant"])
-        if not isinstance(model.unet, VideoUNet):
+        if model.kind != "inflated":
             model = inflate_backbone(model, variant)
-        if str(model.unet.variant) != str(variant):
+        if str(model.network.variant) != str(variant):
             raise ValueError(
                 f"{path.name} was tuned with the variant {variant}, and the model is inflated with "
-                f"{model.unet.variant}. Wire the image model itself, or inflate it with that "
+                f"{model.network.variant}. Wire the image model itself, or inflate it with that "
                 "variant."
             )
         base = tensors.pop(_BASE)
-        if not same_base(model.unet, base):
+        if not same_base(model.network, base):
             raise ValueError(
                 f"{path.name} was tuned on {words['base_name']} (fingerprint "
                 f"{words['base_fingerprint']}), and {model.name} is another model (fingerprint "
-                f"{model.unet.base}). Load the model it was tuned on."
+                f"{model.network.base}). Load the model it was tuned on."
             )
         numbers = {key: int(words[key]) for key in ("frames", "height", "width", "step")}
         tuning = Tuning(prompt=words["prompt"], **numbers)
-        tuned = replace(model, unet=model.unet.with_tuned(tensors, tuning))
+        tuned = model.with_network(model.network.with_tuned(tensors, tuning))
         factor = model.vae_factor
         report = (
             f'{path.name}: {variant}, tuned on {model.name} for {tuning.step} steps with "'

@@ -142,7 +142,7 @@ class OneShotTune(Node):
 
             try:
                 state = tune(
-                    model.unet,
+                    model.network,
                     z_0,
                     cond,
                     model.process,
@@ -161,24 +161,24 @@ class OneShotTune(Node):
                     log.info("One-Shot Tune stopped; the %d steps made are kept.", last.step)
                 raise
         self._kept.keep(run, state.step, state)
-        tuned = replace(model, unet=model.unet.with_tuned(state.weights, state.tuning))
+        tuned = model.with_network(model.network.with_tuned(state.weights, state.tuning))
         return (
             tuned,
             state,
             {"loss": list(state.losses)},
             _loss_curve(state.losses),
             torch.cat(previews),
-            f"{trained_summary(model.unet)} {_told(state, done_before, kept)}",
+            f"{trained_summary(model.network)} {_told(state, done_before, kept)}",
         )
 
 
-def _preview(model, unet, z_0, prompts, steps: int, cfg: float):
+def _preview(model, network, z_0, prompts, steps: int, cfg: float):
     """The clip edited by the model as it is now, as LATENT samples."""
     import torch
 
     from ..pipelines.tuning.tuned_edit import invert_and_edit
 
-    now = replace(model, unet=unet)
+    now = model.with_network(network)
     with torch.no_grad():
         edited = invert_and_edit(
             z_0,

@@ -78,14 +78,16 @@ FAMILY_WORDS = {"alphas_bar", "attn1", "unet", "up_blocks"}
 MAY_SAY = {
     "attention": set(),
     "attention/unet": FAMILY_WORDS,
-    "nodes": FAMILY_WORDS - {"alphas_bar"},
+    "nodes": {"up_blocks"},  # in tooltips: patterns of layers are an option for experts
+    "nodes/host": {"unet"},  # what ComfyUI calls a device
     "pipelines": set(),
-    "pipelines/models": {"unet"},  # what the folder of a model calls a part
-    "pipelines/models/denoiser.py": set(),
+    "pipelines/models/fetch.py": {"unet"},  # what the folder of a model calls a part
     "pipelines/models/process.py": {"alphas_bar"},
     "pipelines/models/unet": FAMILY_WORDS,
-    "pipelines/tuning/one_shot_tuning.py": {"unet"},  # it tunes an inflated one
 }
+# These may import from the room of a family: they load its models, or tune them.
+LOADERS = ("nodes/", "pipelines/models/", "pipelines/tuning/")
+_FAMILY_ROOM = re.compile(r"^\s*from \.+([a-z]+\.)*unet(\.\w+)? import")
 # The attention of a family: room -> who builds its models, and alone may import it.
 BUILDERS = {"attention.unet": "pipelines/models/unet"}
 
@@ -189,6 +191,8 @@ def neighbour_faults(found: Import, path: PurePosixPath) -> Iterator[str]:
 def word_faults(line: str, path: PurePosixPath) -> Iterator[str]:
     """The words of one family of models in a file that is for all of them."""
     known = allowed(MAY_SAY, path)
+    if str(path).startswith(LOADERS):
+        line = _FAMILY_ROOM.sub("", line)
     for word in sorted(FAMILY_WORDS - known) if known is not None else ():
         if re.search(rf"(?<![a-z]){word}(?![a-z])", line):
             yield f"says {word}, which only one family of models has"
@@ -303,6 +307,9 @@ def test_every_folder_with_code_is_a_known_room():
         ("pipelines/models/denoiser.py", "def run(unet): ...", "says unet"),
         ("pipelines/models/text.py", "1 - alphas_bar", "says alphas_bar"),
         ("nodes/tuning.py", "model.process.alphas_bar", "says alphas_bar"),
+        ("nodes/tuning.py", "tune(model.unet)", "says unet"),
+        ("nodes/running.py", "host.load(model, 'unet')", "says unet"),
+        ("nodes/similarity.py", "SITES = '*.attn1'", "says attn1"),
     ],
 )
 def test_an_offence_is_seen(name: str, source: str, complaint: str):
@@ -317,7 +324,10 @@ def test_an_offence_is_seen(name: str, source: str, complaint: str):
         ("__init__.py", "from .nodes import NODE_CLASS_MAPPINGS"),
         ("nodes/host/native.py", "import comfy.utils, folder_paths, nodes"),
         ("nodes/load.py", "from . import host\nfrom .host import native\nimport torch"),
-        ("nodes/load.py", "from ..pipelines.models import unet\nfrom ..attention import sites"),
+        (
+            "nodes/load.py",
+            "from ..pipelines.models.unet import load\nfrom ..attention import sites",
+        ),
         ("pipelines/inversion/null_text.py", "from ...attention import sites\nimport torch"),
         ("pipelines/masks/boxes.py", "from ..models.grid import latent_mask\nimport kornia"),
         ("pipelines/measures/motion.py", "from ..flow import Flow\nfrom .measure import Measure"),
@@ -329,6 +339,8 @@ def test_an_offence_is_seen(name: str, source: str, complaint: str):
         ("shapeworld/check.py", "from ..pipelines import inversion\nimport diffusers"),
         ("attention/unet/sites.py", "import diffusers\nfrom ..layers import Site\nX = 'attn1'"),
         ("pipelines/models/unet/sd.py", "from ....attention.unet.layers import UNetLayers"),
+        ("nodes/load.py", "def f():\n    from ..pipelines.models.unet.load import x"),
+        ("nodes/similarity.py", "'decoder, or up_blocks.1.*'"),
         ("pipelines/models/process.py", "self.alphas_bar[t]"),
         ("pipelines/models/words.py", "from .unet.layout import problem"),
         ("pipelines/inversion/drift.py", "# Of a UNet; unetched, reattn1"),

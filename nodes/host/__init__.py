@@ -185,7 +185,7 @@ def dtype(precision: str) -> "torch.dtype":
 
 
 def load(model: "Backbone", part: str, *, memory: int = 0) -> None:
-    """Move one part of a model ("unet", "vae", "text_encoder") to the device it computes on.
+    """Move one part of a model ("network", "vae", "text_encoder") to the device it computes on.
 
     The host frees memory for it, keeps account of it, and may offload it again when another node
     needs the room. `memory` is what the work itself will need, in bytes.
@@ -233,7 +233,7 @@ def _patcher(module: Any, part: str, management: ModuleType) -> Any:
             self.module = module
 
     devices = {
-        "unet": (management.get_torch_device, management.unet_offload_device),
+        "network": (management.get_torch_device, management.unet_offload_device),
         "vae": (management.vae_device, management.vae_offload_device),
         "text_encoder": (
             management.text_encoder_device,

@@ -1,7 +1,7 @@
 """A loaded UNet of diffusers, with its autoencoder and text encoder, as one model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, ClassVar, TypeAlias, TypeVar
@@ -79,8 +79,17 @@ class Backbone:
             raise ValueError(f"A backbone is one of {', '.join(_CALLS)}, and not {self.kind!r}.")
 
     def modules(self) -> dict[str, nn.Module]:
-        """The parts that hold weights, by name."""
-        return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
+        """The parts that hold weights, by the names that they have in every family of models."""
+        return {"network": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
+
+    @property
+    def network(self) -> nn.Module:
+        """The part that predicts, by the name that it has in every family of models."""
+        return self.unet
+
+    def with_network(self, network: nn.Module) -> "Backbone":
+        """The same model with another part that predicts, such as a tuned one."""
+        return replace(self, unet=network)
 
     # Weights moved in inference mode could never again be differentiated through.
     @torch.inference_mode(False)

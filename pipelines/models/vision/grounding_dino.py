@@ -44,7 +44,7 @@ class Detector:
 
     def modules(self) -> dict[str, nn.Module]:
         """The part that takes memory, under the name of what computes where it should."""
-        return {"unet": self.model}
+        return {"network": self.model}
 
     @torch.no_grad()
     def detect(self, frame: Float[Tensor, "3 H W"], prompt: str) -> Detections:

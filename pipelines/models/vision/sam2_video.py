@@ -53,7 +53,7 @@ class Tracker:
 
     def modules(self) -> dict[str, nn.Module]:
         """The part that takes memory, under the name of what computes where it should."""
-        return {"unet": self.model}
+        return {"network": self.model}
 
     def follow(
         self,

@@ -216,7 +216,7 @@ def test_facts_about_the_model(load):
     assert backbone.scaling_factor == 0.18215
     assert backbone.shift_factor == 0.0
     assert (backbone.max_frames, load("image").max_frames) == (7, None)
-    assert list(backbone.modules()) == ["unet", "vae", "text_encoder"]
+    assert list(backbone.modules()) == ["network", "vae", "text_encoder"]
     assert not any(module.training for module in backbone.modules().values())
 
 

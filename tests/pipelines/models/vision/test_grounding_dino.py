@@ -81,7 +81,7 @@ def test_prompts_that_cannot_be_read_are_told(detector):
 
 def test_it_is_found_among_models_and_ready(folder, detector):
     assert list_models([folder.parent], "grounding-dino") == ["tiny"]
-    weights = list(detector.modules()["unet"].parameters())
+    weights = list(detector.modules()["network"].parameters())
     assert not any(weight.requires_grad or weight.is_inference() for weight in weights)
 
 
