@@ -87,23 +87,38 @@ def computed(row: str, lab: Lab) -> int:
     return storages.peak
 
 
+DREAM = "DreamMotion, short clip, checkpointing"
+NULL = "null-text, per frame, checkpointing"
+
+
 def run(lab: Lab, folder: Path, command: str, steps: int = 3) -> None:
-    """Run both, and write `run.md` and `run.json`."""
-    dream = "DreamMotion, short clip, checkpointing"
-    null = "null-text, per frame, checkpointing"
-    expected = {dream: computed(dream, lab), null: computed(null, lab)}
-    found = {}
-    found[dream], sizes = laps(lab, steps)
-    found[null] = [null_text_lap(lab)]
+    """Run both, and write `run.md` and `run.json`, anew after each as they take long."""
     _, tiny = laps(Lab(TINY, "cpu", tiny=True), steps)
+    found = {}
+    found[DREAM], sizes = laps(lab, steps)
+    _write(folder, command, lab, found, sizes, tiny)
+    found[NULL] = [null_text_lap(lab)]
+    print("\n".join(_write(folder, command, lab, found, sizes, tiny)))
+
+
+def _write(
+    folder: Path,
+    command: str,
+    lab: Lab,
+    found: dict[str, list[Lap]],
+    sizes: dict[str, float],
+    tiny: dict[str, float],
+) -> list[str]:
+    """Write the report of what has been run; its lines."""
+    expected = {name: computed(name, lab) for name in found}
     rows = [
         (
             name, str(i + 1), f"{lap.seconds:.0f}", f"{lap.peak / GIB:.2f}",
             f"{expected[name] / GIB:.2f}", f"{100 * lap.peak / expected[name] - 100:+.0f}",
             f"{lap.left / 2**20:.1f}",
         )
-        for name in (dream, null)
-        for i, lap in enumerate(found[name])
+        for name, laps in found.items()
+        for i, lap in enumerate(laps)
     ]  # fmt: skip
     head = ("run", "step", "seconds", "peak, GiB", "computed, GiB", "beside it, %", "left, MiB")
     dds = DeltaDenoising().name
@@ -131,4 +146,4 @@ def run(lab: Lab, folder: Path, command: str, steps: int = 3) -> None:
     }
     (folder / "run.md").write_text("\n".join(page) + "\n", "utf-8")
     (folder / "run.json").write_text(json.dumps(numbers, indent=1) + "\n", "utf-8")
-    print("\n".join(page))
+    return page
