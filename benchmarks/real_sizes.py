@@ -3,7 +3,8 @@
     python benchmarks/real_sizes.py                   every step, in minutes, on any machine
     python benchmarks/real_sizes.py --rows "DDS, 8 frames" DDS --video-width 448 --video-height 256
     python benchmarks/real_sizes.py --device cuda     run for real on the card here, and timed
-    python benchmarks/real_sizes.py --report          also writes benchmarks/real_sizes_report
+    python benchmarks/real_sizes.py --report          also writes benchmarks/real_sizes_report,
+                                                      with a card its folder "card"
     python benchmarks/real_sizes.py --tiny            on the shape world's models
     python benchmarks/real_sizes.py --run             three steps of DreamMotion and a null-text
                                                       step with numbers, on the CPU; writes run.md
@@ -35,6 +36,7 @@ from torch import nn
 from without_numbers import on_meta
 
 REPORT = Path(__file__).resolve().parent / "real_sizes_report"
+CARD_REPORT = REPORT / "card"
 GIB = 2**30
 CARDS = (8, 12, 16, 24, 32, 48, 80)  # GiB
 LEFT_FREE = 1  # of them, for the system and what is not counted
@@ -213,12 +215,13 @@ HOW = {
     "what kernels take within an operation, the allocator's slack, and the CUDA context, together "
     "0.5 to 1 GiB.",
     "cpu": "Sizes of tensors, counted while a CPU computed them.",
-    "cuda": "Measured on a card, as torch's allocator counts.",
+    "cuda": "Measured as torch's allocator counts, on one {}.",
 }
 
 
 def report(lab: Lab, found: Mapping[str, Both], lines: Sequence[str]) -> None:
-    run = lab.run
+    run, on_card = lab.run, lab.device == "cuda"
+    how = HOW[lab.device].format(torch.cuda.get_device_name() if on_card else "")
     page = [
         "# What fits a card",
         "",
@@ -227,7 +230,7 @@ def report(lab: Lab, found: Mapping[str, Both], lines: Sequence[str]) -> None:
         f"and Stable Diffusion 1.5 with {run.image_width} x {run.image_height}.",
         f"{run.frames} frames; a short clip, and what inflated models learn, has {run.short}; a "
         f"long one has {run.long}, in windows of {run.frames}.",
-        f"Random weights, unets in {run.precision}, autoencoders in float32. {HOW[lab.device]}",
+        f"Random weights, unets in {run.precision}, autoencoders in float32. {how}",
         "",
         "Weights are those a step uses; text encoder and autoencoder wait elsewhere. The card is "
         f"the smallest that holds all and leaves {LEFT_FREE} GiB free. Clip by clip is what the "
@@ -237,7 +240,7 @@ def report(lab: Lab, found: Mapping[str, Both], lines: Sequence[str]) -> None:
         *lines,
     ]
     numbers = {row: [cost and asdict(cost) for cost in both] for row, both in found.items()}
-    write_report(REPORT, page, {"settings": asdict(run), "rows": numbers})
+    write_report(CARD_REPORT if on_card else REPORT, page, {"settings": asdict(run), "rows": numbers})
 
 
 if __name__ == "__main__":
