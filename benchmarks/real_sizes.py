@@ -240,7 +240,9 @@ def report(lab: Lab, found: Mapping[str, Both], lines: Sequence[str]) -> None:
         *lines,
     ]
     numbers = {row: [cost and asdict(cost) for cost in both] for row, both in found.items()}
-    write_report(CARD_REPORT if on_card else REPORT, page, {"settings": asdict(run), "rows": numbers})
+    write_report(
+        CARD_REPORT if on_card else REPORT, page, {"settings": asdict(run), "rows": numbers}
+    )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ DINO = "RESCORE_DINO"  # pipelines.models.vision.dino.Dino
 DETECTOR = "RESCORE_DETECTOR"  # pipelines.models.vision.grounding_dino.Detector
 TRACKER = "RESCORE_TRACKER"  # pipelines.models.vision.sam2_video.Tracker
 BOXES = "RESCORE_BOXES"  # tuple of pipelines.masks.boxes.FrameBoxes, one a frame
+REGION = "RESCORE_REGION"  # pipelines.masks.region.Region
 MEASURE = "RESCORE_MEASURE"  # pipelines.measures.measure.Measure
 MEASURES = "RESCORE_MEASURES"  # pipelines.measures.table.Table
 LOSSES = "LOSS_MAP"  # the host's own type: {"loss": [one number per step]}

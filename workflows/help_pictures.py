@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from make import on_a_screen
 from PIL import Image
 from rescore import NODE_CLASS_MAPPINGS
 from rescore.headless.demo import save_strip
@@ -73,12 +74,24 @@ def save(file: str, *rows: Tensor, zoom: int = 2) -> None:
 
 def delta_denoising() -> Tensor:
     """The edit that the graph of this name makes."""
-    graph = read_workflow(HERE / "api" / "delta_denoising.json")
-    edit = next(n for n in graph.values() if n["class_type"] == "ReScoreCompareClips")
-    number = edit["inputs"]["edited"][0]
+    return made_by("delta_denoising", "ImageCompositeMasked")[0]
+
+
+def made_by(graph: str, kind: str) -> tuple:
+    """What the node of one kind gives in a shipped graph."""
+    nodes = read_workflow(HERE / "api" / f"{graph}.json")
+    (number,) = (key for key, entry in nodes.items() if entry["class_type"] == kind)
     with tempfile.TemporaryDirectory() as out:
-        result = run_workflow(graph, out=Path(out), inputs=[HERE / "input"], keep=[number])
-    return result.values[number][0]
+        result = run_workflow(nodes, out=Path(out), inputs=[HERE / "input"], keep=[number])
+    return result.values[number]
+
+
+def beside_white(small: Tensor, like: Tensor) -> Tensor:
+    """Frames in the middle of white ones, as large as those of another clip."""
+    canvas = torch.ones_like(like)
+    top, left = ((a - b) // 2 for a, b in zip(like.shape[1:3], small.shape[1:3], strict=True))
+    canvas[:, top : top + small.shape[1], left : left + small.shape[2]] = small
+    return canvas
 
 
 def round_trip() -> Tensor:
@@ -110,6 +123,21 @@ def bounding_box_mask() -> None:
 def ellipse_mask() -> None:
     triangle = edited(SHOWCASE["green_triangle"]).source.mask.float()
     save("ellipse_mask", triangle, node("EllipseMask", mask=triangle)[0])
+
+
+def crop_to_region() -> None:
+    crop, _, region = made_by("edit_region", "ReScoreCropToRegion")
+    whole = on_a_screen(clip(), wall=0.8)
+    box = torch.zeros(whole.shape[:3])
+    box[:, region.rows, region.columns] = 1
+    drawn = node("ShowMask", images=whole, mask=box, opacity=0.0)[0]
+    save("crop_to_region", drawn, beside_white(crop, whole), zoom=1)
+
+
+def paste_region() -> None:
+    edit = made_by("edit_region", "ReScoreVideoVAEDecode")[0]
+    whole = made_by("edit_region", "ReScorePasteRegion")[0]
+    save("paste_region", beside_white(edit, whole), whole, zoom=1)
 
 
 def grow_feather_mask() -> None:
@@ -218,12 +246,14 @@ PICTURES: tuple[Callable[[], None], ...] = (
     bounding_box_mask,
     box_mask,
     compare_clips,
+    crop_to_region,
     ellipse_mask,
     grow_feather_mask,
     inspect_gradient,
     mask_from_gradient,
     mask_from_words,
     measures_table,
+    paste_region,
     prompts,
     show_flow,
     show_mask,

@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from graph import Graph
 from graphs import distillation, inversion, looking, tuning
 from rescore.headless.demo import save_strip
@@ -22,10 +23,12 @@ from rescore.headless.video import VideoComponents
 from rescore.headless.video_write import encode_mp4
 from rescore.shapeworld.edits import edited
 from rescore.shapeworld.showcase import FPS, SHOWCASE
+from torch.nn import functional
 
 HERE = Path(__file__).resolve().parent
 GRAPHS: tuple[Callable[[], Graph], ...] = (
     distillation.delta_denoising,
+    distillation.edit_region,
     distillation.assd,
     distillation.dreammotion,
     distillation.flow_enhanced,
@@ -49,8 +52,27 @@ def write_clips() -> None:
         clips = edited(edit)
         mask = clips.paint[..., None].expand(-1, -1, -1, 3).float()
         for suffix, images in (("", clips.source.clip), ("_mask", mask)):
-            file = HERE / "input" / f"{name}{suffix}.mp4"
-            file.write_bytes(encode_mp4(VideoComponents(images.contiguous(), Fraction(FPS))))
+            write_clip(f"{name}{suffix}", images)
+    screen = edited(SHOWCASE["red_circle"])
+    write_clip("screen", on_a_screen(screen.source.clip, wall=0.8))
+    mask = screen.paint[..., None].expand(-1, -1, -1, 3).float()
+    write_clip("screen_mask", (on_a_screen(mask, wall=0.0) > 0.5).float())
+
+
+def write_clip(name: str, images: torch.Tensor) -> None:
+    video = VideoComponents(images.contiguous(), Fraction(FPS))
+    (HERE / "input" / f"{name}.mp4").write_bytes(encode_mp4(video))
+
+
+def on_a_screen(clip: torch.Tensor, wall: float) -> torch.Tensor:
+    """A clip `[f, h, w, 3]`, half as large again, on a wall of 192 x 128, lit from the left."""
+    screen = functional.interpolate(
+        rearrange(clip, "f h w c -> f c h w"), (96, 96), mode="bilinear"
+    )
+    light = wall * torch.linspace(1, 0.6, 192)
+    picture = light[:, None].expand(len(clip), 128, -1, 3).clone()
+    picture[:, 16:112, 70:166] = rearrange(screen, "f c h w -> f h w c")
+    return picture
 
 
 def write_graphs(folder: Path = HERE) -> None:

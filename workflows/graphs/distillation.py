@@ -22,6 +22,23 @@ def delta_denoising() -> Graph:
     return graph
 
 
+def edit_region() -> Graph:
+    graph = Graph(
+        "edit_region",
+        "## Only the region is computed\nThe object is small in a large picture. *Crop to Region* "
+        "cuts it out at the model's own size, *Paste Region* puts the edit back: every pixel where "
+        "the mask is black stays exactly the source's. Works with every method.\n\n"
+        + VIDEO_MODEL
+        + " In *Crop to Region* set the model's own size, 576 x 320.",
+    )
+    crop = {"margin": 0.05, "width": 64, "height": 64}
+    start = Start(graph, "shapeworld-t2v", "red_circle", file="screen", crop=crop)
+    term = graph.add("ReScoreDeltaDenoising", "Edit")
+    edit = distil(start, term["terms"], mask=start.region["mask"])
+    start.finish(edit["latent"])
+    return graph
+
+
 def assd() -> Graph:
     graph = Graph(
         "assd",

@@ -31,10 +31,14 @@ class Start:
         *,
         target: str | None = None,
         motion: bool = True,
+        file: str | None = None,
+        crop: dict[str, object] | None = None,
     ) -> None:
+        """`clip` is in the showcase, `file` another that shows it; `crop` sets *Crop to Region*."""
         edit = SHOWCASE[clip]
         self.graph = graph
-        video = graph.add("LoadVideo", "Load", "Clip to edit", file=f"{clip}.mp4")
+        file = file or clip
+        video = graph.add("LoadVideo", "Load", "Clip to edit", file=f"{file}.mp4")
         self.parts = graph.add("GetVideoComponents", "Load", "Frames", video=video["VIDEO"])
         self.model = graph.add("ReScoreLoadShapeWorldModel", "Load", model=model)["model"]
         self.prompts = graph.add(
@@ -45,9 +49,17 @@ class Start:
             target_prompt=target or caption(edit.target, motion=motion),
             negative_prompt="",
         )["prompts"]
-        self.latent = graph.add(
-            "ReScoreVideoVAEEncode", "Edit", model=self.model, images=self.parts["images"]
-        )["latent"]
+        images, self.region = self.parts["images"], None
+        if crop is not None:
+            painted = self.painted_mask(file)
+            mask = graph.add("ReScoreGrowFeatherMask", "Describe", mask=painted, grow=9)["mask"]
+            self.region = graph.add(
+                "ReScoreCropToRegion", "Describe", images=images, mask=mask, **crop
+            )
+            images = self.region["images"]
+        self.latent = graph.add("ReScoreVideoVAEEncode", "Edit", model=self.model, images=images)[
+            "latent"
+        ]
 
     def painted_mask(self, clip: str) -> object:
         """The MASK that a user has painted for a clip: a video in black and white."""
@@ -67,6 +79,14 @@ class Start:
         add, source, fps = self.graph.add, self.parts["images"], self.parts["fps"]
         decoded = add("ReScoreVideoVAEDecode", "Result", model=model or self.model, latent=latent)
         images = decoded["images"]
+        if self.region is not None:
+            images = add(
+                "ReScorePasteRegion",
+                "Result",
+                images=images,
+                source=source,
+                region=self.region["region"],
+            )["images"]
         if mask is not None:
             images = add(
                 "ImageCompositeMasked",
