@@ -67,7 +67,7 @@ class PasteRegion(Node):
     REQUIRED = {
         "images": SOCKET("IMAGE", "The edited region, from Video VAE Decode."),
         "source": SOCKET("IMAGE", "The whole clip that Crop to Region was given."),
-        "region": SOCKET(REGION, "From Crop to Region."),
+        "region": SOCKET(REGION, "From Crop to Region, with this very source."),
         "feather": FLOAT(4, 0, 512, 0.5,
             "Pixels over which the edge of the edit is soft, inside the mask; 0 keeps it hard. If "
             "there is a seam, raise it; if the edit fades at its edge, lower it."),

@@ -59,7 +59,7 @@ INSIDE = {
     "fingerprint": set(),
     "flow": {"models"},
     "inversion": {"controls", "fingerprint", "models", "windows"},
-    "masks": {"distillation", "models", "windows"},
+    "masks": {"compare", "distillation", "models", "windows"},
     "measures": {"flow"},  # how a clip moves is measured along its optical flow
     "models": set(),
     "tuning": {"inversion", "models"},

@@ -93,7 +93,7 @@ def gradient_map(
     same = torch.equal(prompts.source, prompts.target)
     total = torch.zeros_like(z[0, 0])
     for done, draw in enumerate(looks.at(z, denoiser.process), start=1):
-        gradient = descent.gradient(draw, z, z, range(len(terms)), 0).total
+        gradient = descent.gradient(draw, z, z, range(len(terms)), 0, 1).total
         # Equal rows of a batch do not give equal numbers on every processor.
         if not (same and float(gradient.abs().max()) < _ROUNDING):
             total += energy_of(gradient)
