@@ -66,7 +66,9 @@ def laps(lab: Lab, steps: int) -> tuple[list[Lap], dict[str, float]]:
         generator = torch.Generator().manual_seed(1)
         middle = replace(settings, t_min=0.4, t_max=0.4)
         draw = draw_step(z, z_source, model.process, middle, generator)
-        gradients = [descent.gradient(draw, z, z_source, [i], 0, 1).total for i in range(len(TERMS))]
+        gradients = [
+            descent.gradient(draw, z, z_source, [i], 0, 1).total for i in range(len(TERMS))
+        ]
     sizes = [float(gradient.square().mean().sqrt()) for gradient in gradients]
     return found, dict(zip((entry.term.name for entry in TERMS), sizes, strict=True))
 
