@@ -58,4 +58,4 @@ class GlobalConsistency:
     def __call__(
         self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
     ) -> Result:
-        return loss_on_keys(predictions, global_consistency_loss)
+        return loss_on_keys(predictions, global_consistency_loss, z)

@@ -1,6 +1,5 @@
 """The fewest model calls that serve everything the terms of a step ask for."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from torch import Tensor
 from ...attention.layers import Plan, Site
 from ...attention.recording import Recorder, forward_recorded
 from ..controls import ROWS, Acting, Row, numbers_of, plan_of, sources_read
+from ..models.backward import pull_back
 from ..models.denoiser import Denoiser, Prompts, guided
 from ..models.process import Latents, Prediction
 from .terms import Draw, Keys, Needs, Predictions
@@ -135,17 +135,5 @@ def _guided(
 
 
 def _pull_back(leaf: Latents, live: Keys, on_keys: Keys) -> Latents:
-    """The gradient on `z_t` of given gradients on the target's keys.
-
-    Where losses average over many pairs their gradients are tiny, and would vanish in half
-    precision: they go through the model enlarged to a size around 1, by a power of two.
-    """
-    largest = max((float(gradient.abs().max()) for gradient in on_keys.values()), default=0.0)
-    if largest == 0:
-        return torch.zeros_like(leaf)
-    scale = 2.0 ** -math.frexp(largest)[1]
-    with torch.inference_mode(False):
-        gradients = [(scale * on_keys[name]).to(live[name].dtype) for name in on_keys]
-        kept = [live[name] for name in on_keys]
-        (gradient,) = torch.autograd.grad(kept, leaf, gradients, retain_graph=True)
-    return gradient / scale
+    """The gradient on `z_t` of given gradients on the target's keys."""
+    return pull_back(list(on_keys.values()), [live[name] for name in on_keys], leaf, keep=True)

@@ -89,7 +89,7 @@ class SpatialSelfSimilarity:
     def __call__(
         self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
     ) -> Result:
-        return loss_on_keys(predictions, spatial_self_similarity_loss)
+        return loss_on_keys(predictions, spatial_self_similarity_loss, z)
 
 
 @dataclass(frozen=True)
@@ -108,4 +108,4 @@ class TemporalSelfSimilarity:
     def __call__(
         self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
     ) -> Result:
-        return loss_on_keys(predictions, temporal_self_similarity_loss)
+        return loss_on_keys(predictions, temporal_self_similarity_loss, z)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...attention.layers import Site
 from ...attention.observation import Observation, observe
+from ..models.backward import pull_back
 from ..models.denoiser import Denoiser
 from ..models.grid import ClipGrid
 from ..models.process import Latents, Level, Prediction
@@ -86,16 +87,22 @@ class Drift:
         with torch.enable_grad():
             z = z.detach().clone().requires_grad_()
             current, said = self._observed(z, level, picked=reference.frames)
-            tokens = {len(rows) for rows in reference.rows.values()}
-            tokens |= {keys.shape[1] for keys in reference.keys.values()}
+            # Apart from the model's graph, through which the gradient goes in its precision.
+            rows, keys = (
+                {name: seen.detach().requires_grad_() for name, seen in kind.items()}
+                for kind in (current.rows, current.keys)
+            )
+            tokens = {len(of) for of in rows.values()} | {of.shape[1] for of in keys.values()}
             loss = guidance_loss(
                 self.settings,
-                {name: (rows, current.rows[name]) for name, rows in reference.rows.items()},
-                {name: (keys, current.keys[name]) for name, keys in reference.keys.items()},
+                {name: (reference.rows[name], of) for name, of in rows.items()},
+                {name: (reference.keys[name], of) for name, of in keys.items()},
                 {n: self._mask(z, n, frames)[span] for n in tokens},
                 pixels=math.prod(z.shape[2:]),
             )
-            (drift,) = torch.autograd.grad(loss, z)
+            gradients = torch.autograd.grad(loss, [*rows.values(), *keys.values()])
+            seen = [*current.rows.values(), *current.keys.values()]
+            drift = pull_back(gradients, seen, z)
         return said, drift
 
     def _observed(

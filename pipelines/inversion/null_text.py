@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from ..fingerprint import fingerprint
+from ..models.backward import pull_back
 from ..models.denoiser import Cond, Denoiser, Predict, guided
 from ..models.process import Latents, Level, Prediction, move
 from ..windows import Windows, windowed
@@ -192,14 +193,18 @@ def _fitted(
         try:
             with torch.set_grad_enabled(inner < settings.inner_steps):
                 shaped = null if len(null) == 1 else rearrange(null, "f l d -> 1 f l d")
-                z = step.land(predict(step.z, step.here, shaped), settings.cfg)
+                said = predict(step.z, step.here, shaped)
+                # Apart from the model's graph, through which the gradient goes in its precision.
+                apart = Prediction(
+                    *(part.detach().requires_grad_(part.requires_grad) for part in said)
+                )
+                z = step.land(apart, settings.cfg)
                 error = functional.mse_loss(z, target)
             loss = error.item()
             # With cfg 1 nothing depends on the embedding.
             if loss < enough or not error.requires_grad or not math.isfinite(loss):
                 break
-            optimiser.zero_grad()
-            error.backward()
+            null.grad = pull_back(torch.autograd.grad(error, apart), said, null)
         except (MemoryError, torch.OutOfMemoryError) as failed:
             raise MemoryError(
                 "There is not enough memory for the gradients of null-text optimisation. Switch "

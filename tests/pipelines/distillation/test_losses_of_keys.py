@@ -1,6 +1,7 @@
 """Losses of what attention sees, on the loop: real models at tiny size."""
 
 import logging
+import math
 from dataclasses import replace
 
 import pytest
@@ -71,7 +72,10 @@ def keys_of(kind, z_t, cond, sites) -> dict[str, torch.Tensor]:
 
 
 def whole_gradient(kind, term, z, z_source, noise) -> tuple[torch.Tensor, float]:
-    """The gradient of a term's loss on z, through the whole graph, noising and all."""
+    """The gradient of a term's loss on z, through the whole graph, noising and all.
+
+    Times the number of latent pixels, as a term has it; the number stays the loss itself.
+    """
     sites, loss = find_sites(unet(kind), "decoder", "spatial"), LOSSES[type(term)]
     z = z.clone().requires_grad_()
     texts = prompts()
@@ -79,7 +83,7 @@ def whole_gradient(kind, term, z, z_source, noise) -> tuple[torch.Tensor, float]
     with torch.no_grad():
         source = keys_of(kind, noised(z_source, noise, LEVEL), texts.source, sites)
     value = sum(loss(source[site.name], target[site.name]) for site in sites) / len(sites)
-    return torch.autograd.grad(value, z)[0], value.item()
+    return math.prod(z.shape[2:]) * torch.autograd.grad(value, z)[0], value.item()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +132,7 @@ def test_losses_go_back_through_the_model_together(kind, monkeypatch):
     pull_back = prediction._pull_back
     monkeypatch.setattr(prediction, "_pull_back", lambda *args: calls.append(1) or pull_back(*args))
     before = edited(kind)
-    terms = [replace(t, weight=1e3) for t in (SPATIAL, TEMPORAL, CONSISTENCY)]
+    terms = [replace(t, weight=3.0) for t in (SPATIAL, TEMPORAL, CONSISTENCY)]
     together, _ = run(kind, terms, state=before)
     assert len(calls) == 1
     alone = [run(kind, (term,), state=before)[0].z - before.z for term in terms]
@@ -156,7 +160,7 @@ def test_clips_of_a_batch_do_not_know_each_other(kind):
         step = predict(BOTH, draw, model, prompts(), 7.5, keys=sites, controls=controls)
         said = step.predictions
         result = SPATIAL.term(draw, said, draw.z_t, draw.z_t)
-        gradient = 1e4 * step.pull_back(result.on_keys)
+        gradient = 30 * step.pull_back(result.on_keys)
         seen.append(torch.stack([said.target.eps, said.source.eps, gradient]))
         values.append(result.value)
     torch.testing.assert_close(seen[0], torch.cat(seen[1:], dim=1), rtol=1e-3, atol=1e-4)
