@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, ImageSequence, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageSequence, PngImagePlugin
 from torch import Tensor
 
 from .core_video import (
@@ -36,7 +36,7 @@ def open_pictures(path: Path) -> Iterator[Image.Image]:
                 yield ImageOps.exif_transpose(picture)
                 if file.format == "MPO":  # further pictures are other views of the same moment
                     return
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # on a damaged file Pillow's readers stop in many ways
         raise ValueError(
             f"'{printable(path.name)}' is not an image that can be read ({printable(error, 200)})."
         ) from error
