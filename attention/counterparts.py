@@ -19,12 +19,11 @@ Read: TypeAlias = Callable[[Site, Parts, Parts, Callable[[], Tensor]], Tensor]
 
 
 class Counterparts:
-    """A change that lets some clips attend with a look at their counterparts.
+    """A change by which some clips also read their counterparts.
 
-    `pairs` names the counterpart of each clip that is changed, by their numbers; all others attend
-    as they would anyway. A counterpart comes in the same call of the model or in an earlier one.
-    Only in the second case anything of it is kept, without its graph, by this object, which serves
-    one step.
+    `pairs` maps the number of each changed clip to that of its counterpart; all other clips attend
+    as usual. A counterpart comes in the same call of the model, or in an earlier one. Only in the
+    second case this object keeps its parts, without their graph. It serves one step.
 
     Raises, when called:
         ValueError: if a clip comes before its counterpart.
@@ -63,8 +62,8 @@ class Counterparts:
         """Keep what a clip of a later call will read."""
         for row, wanted in self.pairs.items():
             if wanted in parts and row not in parts:
-                # Copies, for a view would keep what all clips of the call have; and such as a
-                # later call with a graph may read.
+                # Copies: a view would keep the tensors of all clips. And no inference tensors: a
+                # later call may have a graph.
                 with torch.inference_mode(False):
                     q, k, v = (part.detach().clone() for part in parts[wanted])
                 self._kept[site, wanted] = q, k, v
@@ -75,13 +74,13 @@ def _by_clip(layer: Layer, part: Tensor) -> Tensor:
 
 
 def _each_alone(parts: Mapping[int, Parts]) -> Callable[[int], Tensor]:
-    """What each clip reads in plain attention, where clips do not know each other.
+    """What each clip reads in plain attention, where clips do not see each other.
 
-    It is computed for those alone of which it is asked.
+    It is computed only for the clips that are asked for.
     """
     return lambda row: plain(*parts[row])
 
 
 def _all_at_once(layer: Layer, read: Tensor) -> Callable[[int], Tensor]:
-    """What each clip reads under another change, which had to see all of them."""
+    """What each clip reads under another change, which sees all clips at once."""
     return dict(zip(layer.rows, _by_clip(layer, read), strict=True)).__getitem__

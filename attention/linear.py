@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Below any norm that occurs, and above what would overflow when divided by.
+# Smaller than any norm that occurs, and large enough to divide by without overflow.
 _SMALLEST_NORM = 1e-12
 
 

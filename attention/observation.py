@@ -1,4 +1,4 @@
-"""One run of a model, and what its temporal and spatial self-attention did meanwhile."""
+"""What temporal and spatial self-attention do during one run of a model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from .recording import Out, Recorder, forward_recorded, take_keys
 
 
 class Observation(NamedTuple):
-    """What was seen of one clip, by the names of the layers, in float32."""
+    """What layers showed of one clip, by the names of the layers, in float32."""
 
     rows: dict[str, Float[Tensor, "p h f k"]]  # temporal attention to the frames picked
     frames: dict[str, Int[Tensor, "p h f k"]]  # which frames these are
@@ -32,8 +32,8 @@ def observe(
     """Look at some layers of a model while `run` calls it once, with one clip numbered 0.
 
     Of each temporal map only the `top_k` largest weights of each query frame are kept, or those at
-    the frames `picked` by an earlier observation; whole maps never are. What is seen has its graph
-    where gradients are enabled; the output, see `forward_recorded`, has none.
+    the frames `picked` by an earlier observation; whole maps are never kept. What is kept has a
+    graph where gradients are enabled; the output has none, see `forward_recorded`.
     """
     recorders = {
         site.name: Recorder(

@@ -13,20 +13,20 @@ from .linear import SpectralLinear, TrainedLinear, drawn_weight
 
 Features: TypeAlias = Float[Tensor, "*batch f d"]
 
-# What the fused attention kernels take as a batch; one row here is one position of a clip.
+# The largest batch of the fused attention kernels; one row here is one position of a clip.
 _ROWS_PER_KERNEL = 2**15
 
 
 def layer_norm(z: Features) -> Features:
-    """Each frame's features brought to mean 0 and variance 1 over the channels, no weights.
+    """Each frame's features normalised over the channels (mean 0, variance 1), without weights.
 
-    Tune-A-Video's has weights that begin at the identity and are never trained.
+    Tune-A-Video has weights here, which begin as the identity and are never trained.
     """
     return functional.layer_norm(z, z.shape[-1:])
 
 
 def instance_norm(z: Features) -> Features:
-    """Each channel brought to mean 0 and variance 1 over the frames (Ulyanov et al., 2016)."""
+    """Each channel normalised over the frames to mean 0 and variance 1 (Ulyanov et al., 2016)."""
     variance = z.var(dim=-2, keepdim=True, unbiased=False)
     return (z - z.mean(dim=-2, keepdim=True)) * torch.rsqrt(variance + 1e-5)
 
@@ -36,8 +36,8 @@ class TemporalAttention(nn.Module):
 
     Every position of the picture attends to itself in the other frames. With `spectral`, the value
     and output maps are divided by their largest singular values (Eq. 8). Without it the output map
-    begins at zero, so that the module begins as the identity. An output map of norm 1 cannot; there
-    the query map begins at zero, so that every frame begins by reading the mean of all.
+    begins at zero, so that the module begins as the identity. An output map of norm 1 cannot be
+    zero: there the query map begins at zero, so that at first every frame reads the mean of all.
 
     Weights are drawn from `generator` and kept in float32; the module computes in the precision of
     its input.
@@ -87,7 +87,7 @@ class TemporalAttention(nn.Module):
         return rearrange(torch.cat(read), "rows h f d -> rows f (h d)")
 
     def refine_norms(self) -> None:
-        """Follow the spectral norms of the maps that hold one, after a change of the weights."""
+        """Update the spectral norms of the maps that have one, after the weights have changed."""
         for part in self.children():
             if isinstance(part, SpectralLinear):
                 part.refine()

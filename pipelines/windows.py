@@ -13,12 +13,12 @@ from torch import Tensor
 from .models.denoiser import Cond, Predict
 from .models.process import Latents, Level, Prediction
 
-# From what computes one window to what computes some of them, each from its arguments, in order.
+# Turns a function that computes one window into one that computes several, in order.
 Spread: TypeAlias = Callable[[Callable[..., Any]], Callable[[Iterable[tuple]], Iterable[Any]]]
 
 
 def one_by_one(work: Callable[..., Any]) -> Callable[[Iterable[tuple]], Iterable[Any]]:
-    """One window after the other, each begun when the one before is done with."""
+    """One window after the other, each computed when the one before is no longer needed."""
     return partial(starmap, work)
 
 
@@ -49,10 +49,10 @@ class Windows:
 def blended(
     parts: Sequence[Float[Tensor, "b c _ h w"]], spans: Sequence[slice], frames: int
 ) -> Float[Tensor, "b c {frames} h w"]:
-    """What was computed window by window, as one clip; a single window is handed on as it is.
+    """What was computed for each window, blended to one clip; a single window is returned as it is.
 
-    Where windows overlap, each counts the more the deeper a frame lies inside it, so that nothing
-    jumps at its edges.
+    Where windows overlap, the weight of a frame grows with its distance from a window's ends, so
+    that nothing jumps there.
     """
     if len(parts) == 1:
         return parts[0]
@@ -97,6 +97,6 @@ def text_of(cond: Tensor, span: slice) -> Tensor:
 
 
 def _depth(length: int) -> Float[Tensor, "{length} 1 1"]:
-    """How deep each frame of a window lies inside it."""
+    """The distance of each frame from the nearer end of its window, counted from 1."""
     frame = torch.arange(1, length + 1, dtype=torch.float64)
     return torch.minimum(frame, length + 1 - frame)[:, None, None]

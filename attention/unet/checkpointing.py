@@ -1,4 +1,4 @@
-"""Gradients of a whole UNet in less memory: layers that are run a second time on the way back."""
+"""Gradients of a whole UNet in less memory: layers run again in the backward pass."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,9 +17,9 @@ from .install import Installed
 def checkpointed(unet: nn.Module) -> Iterator[None]:
     """Within the `with`, the layers of a UNet's blocks keep no activations for their gradients.
 
-    They are computed again when the gradient comes by: about a third more time, and the memory of
-    one layer (a residual block, a transformer) instead of all. Values and gradients are the same,
-    also where a plan has changed attention and is gone by then: a layer is run again as it was.
+    They run again in the backward pass. That takes about a third more time, and the memory of one
+    layer (a residual block, a transformer) instead of all. Values and gradients are the same, also
+    if a plan changed attention and has ended by then: a layer is run again as it was.
     """
     blocks = [*unet.down_blocks, *unet.up_blocks]
     blocks += [unet.mid_block] if unet.mid_block is not None else []
@@ -43,7 +43,7 @@ def _run(layer: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: An
         return forward(*args, **kwargs)
     attentions = [module for module in layer.modules() if isinstance(module, Attention)]
     again = _Again(attentions)
-    # The models are in eval mode: there is no random state to bring back.
+    # The models are in eval mode: there is no random state to restore.
     return checkpoint(
         forward,
         *args,
@@ -55,9 +55,9 @@ def _run(layer: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: An
 
 
 class _Again:
-    """Within each `with`, attention layers are what they were when this was made.
+    """Within the `with`, attention layers have the processors they had when this was made.
 
-    Entered where the layers are run a second time, each time a gradient comes by.
+    Entered each time the layers run again, in every backward pass.
     """
 
     def __init__(self, layers: list[Attention]) -> None:

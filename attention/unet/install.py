@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..layers import Attend, Change, Entry, Layer, Plan, Site, attend
 from .processor import HeadsProcessor
 
-# What may be replaced without losing what it does: plain attention.
+# Processors of plain attention, which a change may replace without loss.
 _PLAIN = (AttnProcessor, AttnProcessor2_0, HeadsProcessor)
 
 
@@ -18,11 +18,11 @@ _PLAIN = (AttnProcessor, AttnProcessor2_0, HeadsProcessor)
 def installed(unet: nn.Module, plan: Plan, rows: Sequence[int]) -> Iterator[None]:
     """Within the `with`, the model's attention is changed by a plan; then it is as it was.
 
-    At a layer that several entries name, the later one is asked first and reaches the earlier ones
+    Where several entries name the same layer, the last one runs first, and calls those before it
     through its `attend`. `rows` are the numbers of the clips in every call of the model within.
 
-    Exactly the processors that were there come back, also after an exception. A `with` inside this
-    one may change other layers, but none of these.
+    Afterwards the very same processors are back, also after an exception. A nested `with` may
+    change other layers, but none of these.
 
     Raises:
         ValueError: if a layer does not exist, already is changed, or does more than plain
@@ -44,14 +44,14 @@ class Installed(HeadsProcessor):
     """What stands in a layer while a plan is installed."""
 
     def __init__(self, site: Site, plan: Plan, before: object, rows: tuple[int, ...]) -> None:
-        # `attend` is a method here: held as an attribute it would be a circle, and everything that
-        # the changes recorded, a whole graph perhaps, would wait for Python's garbage collector.
+        # `attend` is a method: as an attribute it would make a reference cycle, and whatever the
+        # changes recorded, perhaps a whole graph, would wait for Python's garbage collector.
         self.site, self.plan, self.before, self.rows = site, plan, before, rows
 
     def again(self) -> "Installed":
-        """What runs the layer a second time as it is at the moment.
+        """A processor that runs the layer again as it is now.
 
-        For a graph to hold: it reaches nothing that has been kept with a graph.
+        A graph may hold it: it refers to nothing that was kept with a graph.
         """
         plan = [Entry(entry.sites, entry.again or entry.change) for entry in self.plan]
         return Installed(self.site, plan, self.before, self.rows)
@@ -83,7 +83,7 @@ def _layer(unet: nn.Module, site: Site) -> Attention:
             "into one plan."
         )
     kind = type(layer.processor)
-    # AttnProcessor2_0 has no other scale than the usual one, whatever the layer says.
+    # AttnProcessor2_0 always uses the usual scale, whatever the layer says.
     unusual = kind is AttnProcessor and layer.scale != (layer.inner_dim // layer.heads) ** -0.5
     if kind not in _PLAIN or unusual:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The transformer block of a video model: an image model's, with time put into it."""
+"""The transformer block of a video model: an image model's block, with attention along time."""
 
 from collections.abc import Callable
 from types import MappingProxyType
@@ -93,12 +93,12 @@ class VideoBlock(nn.Module):
     def context(
         self, z: Float[Tensor, "b f n d"], height: int, width: int
     ) -> Float[Tensor, "b f m d"]:
-        """What each frame's self-attention reads, of anything that tokens have."""
+        """What each frame's self-attention reads, of any tensor that has a row for each token."""
         return SPATIAL[self.spatial](z, height, width, self.ratio)
 
     @torch.no_grad()
     def refine_norms(self) -> None:
-        """Follow the spectral norms that the block holds, after a change of its weights."""
+        """Update the block's spectral norms after its weights have changed."""
         if self.temporal is not None:
             self.temporal.refine_norms()
 
@@ -167,7 +167,7 @@ def video_block(
 def marked_of_read(
     unet: nn.Module, site: Site, marked: Bool[Tensor, "f n"], height: int, width: int
 ) -> Bool[Tensor, "f m"]:
-    """Which of the tokens that each frame reads at a layer are marked, or mix in one that is.
+    """Which tokens, of those that each frame reads, are marked or average a marked one.
 
     In a `VideoBlock` those are other frames' too; in all other models a frame's own.
     """

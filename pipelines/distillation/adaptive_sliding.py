@@ -84,7 +84,7 @@ def assd_gradient(
 class AdaptiveSliding:
     """ASSD as a term, in the place of delta denoising. Its number is the gradient's RMS.
 
-    The paper says a window of 3 and leaves weights and tau open: the defaults are ours.
+    The paper names a window of 3 and leaves weights and tau open: the defaults are ours.
     """
 
     weights: tuple[float | int, ...] = (0.25, 0.5, 0.25)

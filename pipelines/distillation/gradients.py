@@ -1,4 +1,4 @@
-"""From what the terms of a step give back to the one gradient that moves the latents."""
+"""From the gradients of a step's terms to the one that moves the latents."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -16,7 +16,7 @@ Shaping: TypeAlias = Callable[[Latents], Latents]
 def shapings(terms: Sequence[Weighted], z: Latents, grid: ClipGrid) -> tuple[Shaping, ...]:
     """What the refinements and masks of each term do to its gradient on latents like `z`.
 
-    It is one and the same function where they are the same.
+    Terms with the same refinements and masks share one function.
 
     Raises:
         ValueError: if a mask or a refinement does not fit the clip.
@@ -56,11 +56,11 @@ def summed(
     pull_back: Callable[[Keys], Latents],
     check: Callable[[Tensor, str], None],
 ) -> dict[Shaping, Latents]:
-    """The weighted sums of what terms give back, by their numbers, apart for each shaping.
+    """The weighted sums of the terms' gradients on the latents, one sum for each shaping.
 
-    `pull_back` takes gradients on keys to the latents. That is linear, so all that are shaped alike
-    go together. `check` is shown every gradient with the names of the terms it is of, and may
-    raise.
+    `pull_back` is the vector-Jacobian product from keys to latents. It is linear, so gradients of
+    the same shaping go through it together. `check` gets every gradient with the names of its
+    terms, and may raise.
     """
     sums: dict[Shaping, Latents] = {}
     on_keys: dict[Shaping, dict[str, Tensor]] = {}

@@ -32,10 +32,10 @@ class ImageDeltaDenoising:
         return Result(gradient, float(gradient.square().mean().sqrt()))
 
     def check(self, denoiser: Denoiser) -> None:
-        """See that the image model reads the same latents at the same noise as the loop's own.
+        """Check that the image model reads the same latents at the same noise as the loop's model.
 
-        Predictions of noise are compared, so what a model says need not agree; how much noise is in
-        z_t must.
+        Predictions of noise are compared, so the models may predict different kinds of output; the
+        amount of noise in z_t must be equal.
 
         Raises:
             ValueError: if process or latent space differs.

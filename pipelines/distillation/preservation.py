@@ -44,7 +44,7 @@ def accumulated_edit_mask(
     squared = rearrange((z - z_source).square().mean(dim=1), "b f h w -> (b f) 1 h w")
     smoothed = functional.avg_pool2d(squared, 3, stride=1, padding=1, count_include_pad=False)
     change = rearrange(smoothed, "(b f) c h w -> b c f h w", f=frames).sqrt()
-    # By sorting, for `quantile` takes no more than 2^24 numbers.
+    # Sorted, since `quantile` takes no more than 2^24 numbers.
     ordered = change.flatten(1).sort(dim=1).values
     highest = ordered[:, round(0.99 * (ordered.shape[1] - 1))]
     return (change > threshold * rearrange(highest, "b -> b 1 1 1 1")).to(z.dtype)

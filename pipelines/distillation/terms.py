@@ -26,7 +26,7 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a term reads of a step, so that no model call is made that nothing asked for."""
+    """What a term reads of a step. What no term reads is not computed."""
 
     target: bool = False  # the guided prediction for the edited clip
     source: bool = False  # and for the source clip
@@ -47,8 +47,9 @@ class Predictions(NamedTuple):
 class Result(NamedTuple):
     """A term's gradient on the edited latents, and the number to plot for it.
 
-    A loss of the keys has a gradient on `keys_target` instead: the loop takes those of all terms
-    back through the model at once. `smoothed` is for the eye: where a term smoothed its reference.
+    The gradient of a loss on keys is one on `keys_target` instead: the loop computes a single
+    vector-Jacobian product through the model for all terms. `smoothed` is for display: where a term
+    smoothed its reference.
     """
 
     gradient: Latents | None
@@ -61,8 +62,9 @@ class Result(NamedTuple):
 class Term(Protocol):
     """One reason to change the latents. It is shown what it needs, and nothing else.
 
-    A term that is nothing without several frames has an attribute `compares_frames`, true. One that
-    does not go with every model has a method `check(denoiser)`, which raises a ValueError.
+    A term that does nothing on a single frame has an attribute `compares_frames`, which is true.
+    One that does not work with every model has a method `check(denoiser)`, which raises a
+    ValueError.
     """
 
     name: str
@@ -79,11 +81,11 @@ class Term(Protocol):
 class Refinement(Protocol):
     """Something done to gradients before they move the latents, such as smoothing in time.
 
-    One that is nothing without several frames has a `name` and `compares_frames`, as a term.
+    One that does nothing on a single frame has a `name` and `compares_frames`, as a term.
     """
 
     def on_grid(self, z: Latents, grid: ClipGrid) -> Callable[[Latents], Latents]:
-        """What to do with gradients on latents like `z`."""
+        """The function that is applied to gradients on latents like `z`."""
         ...
 
 
@@ -93,7 +95,7 @@ class Weighted:
 
     term: Term
     weight: float = 1.0
-    # Each one mask of 0..1 for the clip or one per frame, at any resolution; their product counts.
+    # Each 0..1, one for the clip or one per frame, at any resolution; they are multiplied.
     masks: tuple[Float[Tensor, "_ _ _"], ...] = ()
     refinements: tuple[Refinement, ...] = ()  # one after the other, before the masks
     start: float = 0.0  # share of the steps after which the term sets in

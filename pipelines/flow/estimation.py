@@ -91,7 +91,7 @@ def _dis() -> Between:
 def _views(frame: Float[Tensor, "1 3 h w"]) -> Iterable[Any]:
     """What the search is shown, 0..255 as OpenCV has it: luma (ITU-R BT.601), R - G and B - G.
 
-    In luma alone, a coloured thing is lost on a backdrop as bright as itself.
+    In luma alone, an object vanishes on a background of the same brightness.
     """
     red, green, blue = frame[0].clamp(0, 1)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
@@ -104,7 +104,7 @@ def _best(
     second: Float[Tensor, "1 3 h w"],
     flows: Float[Tensor, "n 2 h w"],
 ) -> Float[Tensor, "1 2 h w"]:
-    """Of several flows, at each pixel the one by which the colours around it are found again."""
+    """Of several flows, at each pixel the one along which the colours around it agree best."""
     missed = (warp(second.expand(len(flows), -1, -1, -1), flows) - first).abs().mean(1, True)
     around = functional.avg_pool2d(missed, 5, stride=1, padding=2, count_include_pad=False)
     chosen = repeat(around.argmin(dim=0), "1 h w -> 1 c h w", c=2)

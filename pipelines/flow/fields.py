@@ -27,10 +27,10 @@ def visibility(
 ) -> Bool[Tensor, "b h w"]:
     """Where what a pixel shows is still seen at the end of its flow.
 
-    There and back must lead home: |forward + backward|^2 < 0.01 (|forward|^2 + |backward|^2) + 0.5,
-    with `backward` taken where `forward` leads (Sundaram, Brox & Keutzer, 2010, "Dense point
-    trajectories by GPU-accelerated large displacement optical flow", Eq. 5). What leaves the
-    picture is not visible. For the other frame's pixels, swap the arguments.
+    The way there and back must end where it began: |forward + backward|^2 < 0.01 (|forward|^2 +
+    |backward|^2) + 0.5, with `backward` taken where `forward` leads (Sundaram, Brox & Keutzer,
+    2010, "Dense point trajectories by GPU-accelerated large displacement optical flow", Eq. 5).
+    What leaves the picture is not visible. For the other frame's pixels, swap the arguments.
     """
     back = warp(backward, forward)
     round_trip = (forward + back).square().sum(dim=1)

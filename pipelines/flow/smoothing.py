@@ -56,7 +56,7 @@ def smooth_along_flow(
     later, weight_later = _from_later_frames(
         gradient, forward.to(gradient), visible_forward.to(gradient), radius
     )
-    # Seen backwards in time, earlier frames are later ones.
+    # With time reversed, earlier frames are later ones.
     earlier, weight_earlier = _from_later_frames(
         gradient.flip(2),
         backward.to(gradient).flip(0),
@@ -80,7 +80,7 @@ def _from_later_frames(
     way, seen = forward, visible
     for distance in range(1, min(radius, frames - 1) + 1):
         if distance > 1:
-            # One step more, from where the way has led so far; the last frame has none to go.
+            # One frame further along the flow; the last frame has none to go to.
             way, seen = way[:-1], seen[:-1]
             seen = seen * warp(visible[distance - 1 :], way)
             way = way + warp(forward[distance - 1 :], way)

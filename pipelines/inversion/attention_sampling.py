@@ -50,8 +50,8 @@ def sample_edit(
     Clips longer than the model takes go through it in `windows`. `grid` says how the clip lies on
     its latents; without one, all of them are shown.
 
-    Deviation: the source's unconditional clip is given the same embeddings as the edit's and not
-    the negative prompt, so that an edit that changes nothing reads only what it has itself.
+    Deviation: without its prompt the source is given the same embeddings as the edit, not the
+    negative prompt. So an edit that changes nothing finds in the source only what it has itself.
 
     Raises:
         ValueError: if the parts do not belong together, or the model does not have the layers that

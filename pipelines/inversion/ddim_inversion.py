@@ -22,7 +22,7 @@ class InversionProgress(NamedTuple):
 
 @dataclass(frozen=True)
 class Refinement:
-    """Fixed-point iterations that make every inversion step the exact inverse of a denoising one.
+    """Fixed-point iterations that make every inversion step the exact inverse of a denoising step.
 
     Not in VideoDirector; see Pan et al., 2023 (AIDI), for images. `iterations` is the most that
     are made per step, each one model call; a step ends early once its latents move by no more than
@@ -58,11 +58,11 @@ def ddim_invert(
 
     Implements DDIM (Song et al., 2021, Eq. 13) integrated upwards; for a flow it is Euler's method.
     `levels` ascend from the clean end, T + 1 of them, and `latents[i]` of the result is at
-    `levels[i]`; `latents[0]` is `z_0`. Each step asks the model at the level it goes to, which is
-    where denoising will ask it when it comes back; with `refinement` also at the latents it goes
-    to, so that denoising returns to the clip exactly. What the model says, as the `kind` that it
-    is, counts as constant over a step: "epsilon" for DDIM, "flow" for Euler's method. `on_step` is
-    called after every step and may raise to stop.
+    `levels[i]`; `latents[0]` is `z_0`. Each step calls the model at the level it goes to: on the
+    way back, denoising calls it there, too. With `refinement` it is also called at the latents that
+    the step leads to, so that denoising returns to the clip exactly. The prediction, expressed as
+    `kind`, is taken as constant over a step: "epsilon" for DDIM, "flow" for Euler's method.
+    `on_step` is called after every step and may raise to stop.
 
     Raises:
         ValueError: for levels that do not ascend, or latents that are not finite.
@@ -93,7 +93,7 @@ def ddim_invert(
 
 
 def _up(z: Latents, said: Prediction, here: Level, there: Level, kind: str) -> Latents:
-    """A step from one level to a noisier one, by what was said there."""
+    """A step from one level to a noisier one, by the prediction there."""
     return move(split(target(*said, there, kind), z, here, kind), there)
 
 

@@ -56,7 +56,7 @@ class GuidanceSettings:
 
     @property
     def active(self) -> bool:
-        """Whether there is any guidance; without, no pass is run for it."""
+        """Whether there is any guidance. If not, the model is not run for it."""
         return self.temporal or self.keys
 
     def swapped(self) -> "GuidanceSettings":
@@ -102,8 +102,8 @@ def temporal_map_loss(
 
     Implements L_T (VideoDirector, Wang et al., 2025, Eq. 2): maps are `[position, head, query,
     key]`; of each query frame the `top_k` keys with the largest weight in the reference count, at
-    the positions its mask selects. A mask of shares weighs. Exactly 0, with a zero gradient, where
-    the mask selects nothing.
+    the positions its mask selects. A mask between 0 and 1 weights. Exactly 0, with a zero gradient,
+    where the mask selects nothing.
     """
     kept, frames = top_frames(reference, top_k)
     return picked_map_loss(kept, current.gather(-1, frames), mask)
@@ -121,7 +121,7 @@ def picked_map_loss(
 def key_loss(
     reference: Float[Tensor, "f n c"], current: Float[Tensor, "f n c"], mask: Shaped[Tensor, "f n"]
 ) -> Float[Tensor, ""]:
-    """The mean squared difference of self-attention keys, of the tokens a mask selects.
+    """The mean squared difference of self-attention keys, of the tokens that a mask selects.
 
     Implements L_K (VideoDirector, Eq. 3). A mask of shares weighs. Exactly 0, with a zero gradient,
     where the mask selects nothing.
@@ -144,9 +144,9 @@ def guidance_loss(
     `maps` and `keys` hold (reference, current) of each layer, and are averaged over the layers;
     `foreground` the share of each token that the mask covers, by the number of tokens of a frame.
 
-    Deviation: scaled by the clip's number of latent pixels (frames x height x width), so that it
-    is the paper's at the paper's size. The gradient of a mean falls as the clip grows; so a
-    coefficient moves each pixel as much at any size and length.
+    Deviation: scaled by the clip's number of latent pixels (frames x height x width), so that it is
+    the paper's at the paper's size. The gradient of a mean shrinks as the clip grows; scaled, a
+    coefficient moves each pixel equally far at any size and length.
     """
     parts = []
     for kind, loss, weight, layers in (
@@ -171,8 +171,8 @@ def guided_step(
     """Latents after a step from one level to another, moved against the guidance G.
 
     G enters only the direction term of the step (VideoDirector, supplement; methods of
-    MotionClone): with eps - n G there, n being the noise of the level it comes from, and not in the
-    prediction of the clean clip, what a step gives moves by - strength n_there n_here G.
+    MotionClone): it becomes eps - n_here G there, and stays eps in the prediction of the clean
+    clip. So the result of the step moves by - strength n_there n_here G.
     """
     if guidance is None or strength == 0:
         return z
@@ -180,8 +180,8 @@ def guided_step(
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of values where a mask selects them; 0, with a zero gradient, where it does not."""
+    """The mean of the values that a mask selects; 0, with a zero gradient, if it selects none."""
     weight = mask.to(values)
-    # The weight of one entry counts for all those it is broadcast over.
+    # A weight counts once for every value that it is broadcast to.
     total = weight.sum() * (values.numel() / weight.numel())
     return (weight * values).sum() / torch.where(total > 0, total, torch.ones_like(total))

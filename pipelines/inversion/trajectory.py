@@ -1,4 +1,4 @@
-"""The path of a clip from its latents to noise, and what has to fit before it may be used."""
+"""The path of a clip from its latents to noise, and checks of what is used along it."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from ..models.process import Latents, Level
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """Every latent DDIM inversion passed through: `latents[i]` is at `levels[i]`.
+    """All latents of a DDIM inversion: `latents[i]` is at `levels[i]`.
 
     Levels ascend from the clean end, so `latents[0]` is the clip. Whatever denoises along a
     trajectory takes its grid from it: the step between levels i + 1 and i asks the model at
@@ -40,7 +40,7 @@ class Trajectory:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A short name of this very trajectory: equal for equal latents, grid, prompt and model."""
+        """A short name of this trajectory: equal for equal latents, grid, prompt and model."""
         times = tuple(round(level.t) for level in self.levels)
         digest = sha256(repr((times, self.prompt, self.model)).encode())
         digest.update(self.latents.detach().cpu().contiguous().numpy().tobytes())
@@ -73,7 +73,7 @@ class Trajectory:
 
 @dataclass(frozen=True, eq=False)
 class NullText:
-    """What makes guided denoising follow a trajectory; also the state of a run that goes on.
+    """What makes guided denoising follow a trajectory; also the state of a run to resume.
 
     Lists are in the order of denoising: entry i is for the step from level T - i down to the next.
     """
@@ -132,7 +132,7 @@ class NullText:
         """Check that an optimisation of this kind may go on from here.
 
         Raises:
-            ValueError: if it is another trajectory, cfg, kind of embedding, or made with others.
+            ValueError: if trajectory, cfg, kind of embedding, prompts, windows or guidance differ.
         """
         if self.trajectory != trajectory.fingerprint:
             raise ValueError(
@@ -158,7 +158,7 @@ class NullText:
             )
 
     def _difference(self, trajectory: Trajectory) -> str:
-        """What can be seen to differ in a trajectory that is not the one this was made for."""
+        """A visible difference to a trajectory that this was not made for."""
         if self.steps != trajectory.steps:
             return f", of {self.steps} steps where this one has {trajectory.steps}"
         here = trajectory.latents.shape[1:]

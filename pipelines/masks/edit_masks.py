@@ -1,4 +1,4 @@
-"""Masks that the model itself knows: where terms would change a clip, and where words are seen."""
+"""Masks from the model itself: where terms would change a clip, and where it sees words."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -139,7 +139,7 @@ def word_map(
             forward_recorded(run, [recorder], output=False)
             parts.append(_finest(layers, recorder, chosen, *z.shape[3:], max_tokens).to(z))
         maps = blended(parts, spans, frames)[0]
-        # Some layers read words more than others do; here each counts alike.
+        # Some layers attend to words more than others do; here all count alike.
         total += (maps / maps.mean(dim=(1, 2, 3), keepdim=True)).mean(dim=0)
         if on_draw is not None:
             on_draw(done)

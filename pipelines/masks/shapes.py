@@ -1,4 +1,4 @@
-"""Masks drawn, grown, feathered, rounded to ellipses, and brought to the tokens of a layer."""
+"""Masks drawn, grown, feathered, rounded to ellipses, and shown over a clip."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def box_mask(
 ) -> Float[Tensor, "f H W"]:
     """A white box, (left, top, right, bottom) as shares of the picture; it may move to `end`.
 
-    Pixels the edge cuts through hold the share of them that the box covers.
+    A pixel on the edge holds the share of it that the box covers.
 
     Raises:
         ValueError: for a box without area, or one that leaves the picture.
@@ -48,8 +48,8 @@ def boxes_mask(
 ) -> Float[Tensor, "f H W"]:
     """White boxes, joined: for each frame any number of (left, top, right, bottom), in pixels.
 
-    Pixels the edge of a box cuts through hold the share of them that it covers. What reaches out of
-    the picture is cut off.
+    A pixel on the edge of a box holds the share of it that the box covers. What reaches beyond the
+    picture is cut off.
     """
     size = torch.tensor([width, height, width, height], dtype=torch.float64)
     mask = torch.zeros(len(boxes), height, width)
@@ -117,7 +117,7 @@ def grow(mask: Float[Tensor, "n H W"], pixels: int) -> Float[Tensor, "n H W"]:
 def feather(mask: Float[Tensor, "n H W"], radius: float | int) -> Float[Tensor, "n H W"]:
     """The mask with soft edges: blurred by a Gaussian of standard deviation radius / 2.
 
-    Past the border the picture goes on as it ends there.
+    Beyond the border the pixels of the edge are repeated.
     """
     if radius <= 0:
         return mask

@@ -47,7 +47,7 @@ class Threshold:
         return self._cut(values)
 
     def _cut(self, values: Tensor) -> Tensor:
-        """One frame, or all of them. What is the same everywhere has no white."""
+        """One frame, or all of them. A constant map has no white."""
         low, high = float(values.min()), float(values.max())
         if self.method == "otsu":
             at = otsu(values)
@@ -59,9 +59,9 @@ class Threshold:
 
 
 def otsu(values: Float[Tensor, "..."]) -> float:
-    """The threshold that parts values best in two: between-class variance is largest (Otsu, 1979).
+    """The threshold that splits values best in two: between-class variance is largest (Otsu, 1979).
 
-    Exact, over all ways to part them and without a histogram: halfway between two neighbours. For
+    Exact, over all possible splits and without a histogram: halfway between two neighbours. For
     values that are all equal it is that value.
     """
     ordered = values.flatten().double().sort().values

@@ -69,7 +69,7 @@ def frame_consistency(
         cosines = 100 * functional.cosine_similarity(frames[:-1].double(), frames[1:].double())
         return _summary("CLIP consistency, neighbours", cosines, "x100", each="pair of neighbours")
     unit = functional.normalize(frames.double(), dim=-1)
-    # Each frame with all, less with itself, which is 1.
+    # Each frame with all others: the sum over all, less 1 for the frame itself.
     others = 100 * (unit @ unit.sum(dim=0) - unit.square().sum(dim=-1)) / (len(frames) - 1)
     return _summary("CLIP consistency, all pairs", others, "x100")
 

@@ -1,4 +1,4 @@
-"""What a measure says, and what every measure asks of its clips."""
+"""What a measure returns, and what every measure requires of its clips."""
 
 import math
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Measure:
 
 
 def check_clip(clip: Tensor, name: str, *, frames: int = 1) -> None:
-    """See that a clip can be measured.
+    """Check that a clip can be measured.
 
     Raises:
         ValueError: if it is no `[1, 3, f, H, W]` with pixels in 0..1, or has less than `frames`.
@@ -55,7 +55,7 @@ def check_clip(clip: Tensor, name: str, *, frames: int = 1) -> None:
 
 
 def check_pair(source: Tensor, edited: Tensor, *, frames: int = 1) -> None:
-    """See that two clips can be held against each other, frame by frame and pixel by pixel.
+    """Check that two clips can be compared, frame by frame and pixel by pixel.
 
     Raises:
         ValueError: if one cannot be measured, or they differ in length or size.

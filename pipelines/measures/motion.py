@@ -59,7 +59,7 @@ def warping_error(clip: Float[Tensor, "1 3 f H W"], flow: Flow, *, name: str = "
 
 
 def check_flow(clip: Float[Tensor, "1 3 f H W"], flow: Flow) -> None:
-    """See that a flow can be the clip's.
+    """Check that a flow fits a clip.
 
     Raises:
         ValueError: if it is of another length or size.

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from .measure import Measure
 
 _LONGEST = 80  # characters of a label
-_FORMULA = ("=", "+", "-", "@")  # what spreadsheets run instead of showing it
+_FORMULA = ("=", "+", "-", "@")  # what spreadsheets would run as a formula
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Files from strangers: looked at before they are opened, and read up to a size.
+"""Files from strangers: checked before they are opened, and read up to a limit of size.
 
 Every JSON file of a model is opened by `open_json`, every file of tensors by
 `tensor_file.open_tensors`.
@@ -16,7 +16,7 @@ _LONGEST = 400  # characters of a message
 
 
 def shown(text: str) -> str:
-    """A text as it may stand in a message: what cannot be seen is escaped, what is long is cut."""
+    """A text for a message: invisible characters are escaped, and long texts are cut."""
     seen = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return seen if len(seen) <= _LONGEST else f"{seen[:_LONGEST]}..."
 

@@ -34,11 +34,11 @@ def load_pretrained(
     try:
         config = make.config_class.from_dict(settings)
         with limited(len(weights)):
-            # Without a folder nothing is looked for: what transformers gets, it gets from here.
+            # Without a folder, so that transformers reads nothing by itself.
             model, report = make.from_pretrained(
                 None, config=config, state_dict=weights, output_loading_info=True, **options
             )
-    # Settings and weights can be wrong in many ways, and each has an exception of its own.
+    # Wrong settings and weights raise exceptions of many kinds.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         found = f"cannot be read as a {make.__name__} ({type(error).__name__}: {reason})."

@@ -16,13 +16,13 @@ def fit_preview(latent: Float[Tensor, "c h w"], pixels: Float[Tensor, "3 H W"]) 
     """The best linear map from latents to colours, by least squares on one decoded frame.
 
     `latent` is the frame in the space that previews will be asked for, `pixels` what it decodes to,
-    0..1. A latent pixel's colour is nearly linear in its channels, and which line depends on the
-    VAE: fitting it to the clip itself serves every model and costs one decoded frame.
+    0..1. A latent pixel's colour is nearly linear in its channels, with coefficients that depend on
+    the VAE: fitting them to the clip itself works for every model and costs one decoded frame.
     """
     small = functional.interpolate(pixels[None], latent.shape[1:], mode="area")[0]
     channels = rearrange(_with_constant(latent), "c h w -> (h w) c").double().cpu()
     colours = rearrange(small, "c h w -> (h w) c").double().cpu()
-    # A trace of ridge keeps a frame of a single colour from leaving the map undetermined.
+    # A slight ridge term: a frame of a single colour would not determine the map.
     gram = channels.T @ channels + 1e-3 * torch.eye(channels.shape[1], dtype=torch.float64)
     weights = torch.linalg.solve(gram, channels.T @ colours)
 

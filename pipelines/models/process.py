@@ -205,11 +205,11 @@ def noised(z_0: Values, eps: Values, level: Level) -> Values:
 def split(output: Values, z_t: Values, level: Level, kind: str) -> Prediction:
     """What a model's output at `z_t` says about the clip and the noise, `kind` being one of KINDS.
 
-    Nothing is divided by but what the kind needs: the signal for epsilon, the noise for denoised.
+    Only two kinds need a division: epsilon by the signal, denoised by the noise.
 
     Raises:
-        ValueError: for another kind, or where the output leaves one of the two open: epsilon where
-            no signal is left, denoised where there is no noise.
+        ValueError: for another kind, or where the output does not determine both: epsilon where no
+            signal is left, denoised where there is no noise.
     """
     s, n = level.signal, level.noise
     if kind == "v":

@@ -52,7 +52,7 @@ def _open_safetensors(path: Path, size: int) -> tuple[dict[str, Tensor], dict[st
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    # Beside an exception of its own for what it reads, the library has bare ones for mapping.
+    # The library has its own exception for bad contents, and plain ones for mapping a file.
     except Exception as error:
         raise ValueError(f"({size:,} bytes) is damaged ({error})") from error
 
@@ -64,7 +64,7 @@ def _open_pickle(path: Path, size: int) -> dict[str, Tensor]:
         found = (
             torch.load(path, map_location="cpu", weights_only=True, mmap=packed) if plain else {}
         )
-    # torch and zipfile give each kind of damage an exception of its own, some of them bare.
+    # torch and zipfile raise a different exception for each kind of damage.
     except Exception as error:
         raise ValueError("is damaged, or a pickle that holds more than tensors") from error
     if not plain:
@@ -74,7 +74,7 @@ def _open_pickle(path: Path, size: int) -> dict[str, Tensor]:
 
 
 def _is_stored(path: Path, size: int) -> bool:
-    """Whether an archive holds its files as they are, and no more than it is large."""
+    """Whether an archive's files are not compressed, and together no larger than the archive."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
@@ -82,7 +82,7 @@ def _is_stored(path: Path, size: int) -> bool:
 
 
 def _unwrapped(found: Any) -> dict[Any, Any]:
-    """The weights themselves, where they lie a level or two deep."""
+    """The weights themselves, which may lie a level or two deep."""
     for _ in range(3):
         if not isinstance(found, dict):
             raise ValueError(f"holds a {type(found).__name__} and no weights by name")
@@ -108,8 +108,8 @@ def write_tensors(
 ) -> None:
     """Write tensors and metadata to a safetensors file that holds `what`, such as "embeddings".
 
-    The file is made beside the old one and takes its place when all of it is on the disk: whatever
-    happens before leaves the old file as it was.
+    The file is written beside the old one and replaces it when all of it is on the disk. If
+    anything fails before, the old file stays as it was.
 
     Raises:
         OSError: if it cannot be written, with what to do.

@@ -1,4 +1,4 @@
-"""Prompts to text embeddings, with what did not fit."""
+"""Prompts to text embeddings, and the part of a prompt that did not fit."""
 
 import logging
 import unicodedata
@@ -30,7 +30,7 @@ def encode_prompt(tokenizer: Any, text_encoder: nn.Module, text: str) -> Encoded
     """
     text = unicodedata.normalize("NFC", text)
     window = text_encoder.config.max_position_embeddings
-    # A tokenizer's own maximum is only a wish in some folders (8192 for a window of 77).
+    # In some folders the tokenizer's own maximum is wrong (8192 for a window of 77).
     window = min(window, tokenizer.model_max_length)
     found = tokenizer(text, verbose=False, return_offsets_mapping=True)
     ids, spans = found["input_ids"], found["offset_mapping"]

@@ -10,8 +10,8 @@ from .text import EncodedPrompt
 # Positions of tokens in the text window.
 Positions: TypeAlias = tuple[int, ...]
 
-# What is written without spaces between words: Thai and Lao, Burmese, Khmer, pictures, kana and
-# Chinese characters. A word may begin and end anywhere among these.
+# Scripts without spaces between words: Thai and Lao, Burmese, Khmer, pictures, kana and Chinese
+# characters. A word may begin and end anywhere among these.
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2190-\u2bff\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff"
     "\U0001f000-\U0003ffff"
@@ -22,7 +22,7 @@ _BEGIN, _END = f"(?<![^ {_UNSPACED}])", f"(?![^ {_UNSPACED}])"
 def words_of(prompt: EncodedPrompt) -> list[tuple[str, Positions]]:
     """The words that are read of a prompt, in lower case, and the tokens of each.
 
-    Words are parted by spaces and punctuation. A word may be several tokens, such as "1990s".
+    Words are separated by spaces and punctuation. A word may be several tokens, such as "1990s".
     """
     letters = _letters(prompt.text)
     return [
@@ -50,7 +50,7 @@ def find_word(prompt: EncodedPrompt, wanted: str) -> tuple[Positions, ...]:
         for letter, edge in ((sought[0][0], _BEGIN), (sought[-1][-1], _END))
     )
     letters = _letters(prompt.text)
-    # Looked for ahead, so that places may overlap.
+    # A lookahead, so that matches may overlap.
     places = [match.span(1) for match in re.finditer(f"{begin}(?=({pattern}){end})", letters)]
     found = [_tokens(prompt, letters, *place) for place in places if place[1] <= _read(prompt)]
     if found:

@@ -123,5 +123,5 @@ def shift_table(shifts: Mapping[str, Sequence[LayerShift]]) -> str:
 
 
 def _share(part: float, whole: float) -> float:
-    """part / whole; nothing of nothing is 0."""
+    """part / whole; 0 if both are 0."""
     return part / whole if whole else (float("inf") if part else 0.0)

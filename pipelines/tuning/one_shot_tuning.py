@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 # What the model computes in while it is tuned; None is what it was loaded in.
 PRECISIONS = {"as loaded": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Steps between two copies of the state that a run falls back on when its loss is not finite.
+# Steps between two copies of the state, to which a run returns when its loss is not finite.
 _STEPS_PER_COPY = 10
 
 
@@ -86,7 +86,7 @@ class Progress:
 
 
 class Diverged(FloatingPointError):
-    """The loss stopped being a number; `state` is the last copy made while it was one."""
+    """The loss is no longer finite; `state` is the last copy made before."""
 
     def __init__(self, message: str, state: State) -> None:
         super().__init__(message)
@@ -108,10 +108,10 @@ def tune(
     """Teach an inflated model a clip: E |target - model(z_t, t, cond)|^2 over levels and noise.
 
     The diffusion loss of EI2 (Zhang et al., 2023, Eq. 2), AdamW on `model.trainable()` alone. The
-    model passed in stays as it is. `predicts`, one of `process.KINDS`, is what it is to say.
-    `settings.steps` is the total: with `state`, what is missing of
-    it follows; on the CPU the result is bit for bit that of one run. `on_step` is called after
-    every step and may raise to stop; `Progress.state` then still gives what was learned.
+    model passed in stays as it is. `predicts`, one of `process.KINDS`, is what it learns to
+    predict. `settings.steps` is the total: with `state`, only the missing steps follow; on the CPU
+    the result is bit for bit that of one run. `on_step` is called after every step and may raise to
+    stop; `Progress.state` then still gives what was learned.
 
     Raises:
         ValueError: if the model is not inflated or has nothing to train, if the clip is not finite,
@@ -124,7 +124,7 @@ def tune(
     good = run.state()
     logger.info("%s", trained_summary(model))
     for step in range(run.step, settings.steps):
-        # Weights are known to be good only once they have given a loss.
+        # Weights are known to be good only after they have given a finite loss.
         before = run.state() if step - good.step == _STEPS_PER_COPY else None
         try:
             loss = run.loss(z_0, cond)

@@ -1,4 +1,4 @@
-"""Whether a unet can be edited with here: it wants latents, a timestep and a text, and no more."""
+"""Whether the pack can use a unet: it must take latents, a timestep and a text, and no more."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ _BLOCKS = {
     "text-to-video": {"CrossAttn{}Block3D", "{}Block3D"},
 }
 _MIDDLES = (None, "UNetMidBlock2DCrossAttn", "UNetMidBlock3DCrossAttn")
-# Settings by which a unet wants more than a text, or attends to it in another way.
+# Settings of unets that take more than a text, or attend to it in another way.
 _OTHER_INPUTS = {
     "addition_embed_type": "is it XL?",
     "class_embed_type": "is it conditioned on a class or an image?",

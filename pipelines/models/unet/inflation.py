@@ -1,4 +1,4 @@
-"""Inflation: an image model's UNet becomes a video model that starts from what the image one knows.
+"""Inflation: an image model's UNet becomes a video model that keeps what the image model knows.
 
 Convolutions act frame by frame. In every transformer block self-attention reads across frames and
 attention along time is added after the feed-forward.
@@ -54,7 +54,7 @@ class Variant:
         """The variant whose `str` this is.
 
         Raises:
-            ValueError: if it is none's.
+            ValueError: if there is none.
         """
         spatial, _, temporal = text.partition(" + ")
         spatial, _, ratio = spatial.partition("/")
@@ -99,7 +99,7 @@ class VideoUNet(nn.Module):
 
     def __init__(self, unet: nn.Module, variant: Variant) -> None:
         super().__init__()
-        # Not as a child: its children are this module's own, under their own names.
+        # Not as a child: the UNet's children become this module's, under their own names.
         self.__dict__["_unet"] = unet
         for name, child in unet.named_children():
             self.add_module(name, child)
@@ -146,21 +146,21 @@ class VideoUNet(nn.Module):
     def trainable(self) -> dict[str, nn.Parameter]:
         """What one-shot tuning trains: W_Q of both attentions and all of what is added along time.
 
-        (EI2, Zhang et al., 2023, Sec. 5.) Also where they do not require gradients right now.
+        (EI2, Zhang et al., 2023, Sec. 5.) Whether or not they require gradients at the moment.
         """
         return {name: p for name, p in self.named_parameters() if _is_trained(name)}
 
     def tuned_state(self) -> dict[str, Tensor]:
-        """Everything that tuning changes, by name: `trainable`, and vectors that follow norms."""
+        """Everything that tuning changes, by name: `trainable`, and what spectral norms keep."""
         return {name: tensor for name, tensor in self.state_dict().items() if _is_trained(name)}
 
     def refine_norms(self) -> None:
-        """Follow the spectral norms after a change of the weights."""
+        """Update the spectral norms after the weights have changed."""
         for block in self.blocks.values():
             block.refine_norms()
 
     def checkpointing(self, on: bool) -> None:
-        """Whether a backward pass computes features again rather than have had them stored."""
+        """Whether features are computed again in the backward pass instead of being stored."""
         (
             self._unet.enable_gradient_checkpointing
             if on
@@ -288,7 +288,7 @@ def _is_trained(name: str) -> bool:
 def _shared_copy(module: Module, own: set[str]) -> Module:
     """A copy that shares the tensors of `module`, but for those named in `own`, which are copied.
 
-    Each has parameters of its own all the same: moving one to another device leaves the other.
+    Still, each has parameters of its own: moving one to another device leaves the other.
     """
     known: dict[int, Any] = {}
     for name, parameter in module.named_parameters():

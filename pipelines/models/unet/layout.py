@@ -1,4 +1,4 @@
-"""What lies in a model folder, told from its own JSON: the kind of model, its parts, its faults.
+"""What is in a model folder, by its own JSON: the kind of model, its parts, its faults.
 
 No torch here: a list of models must cost nothing to make.
 """
@@ -83,7 +83,7 @@ _DEEPEST_SETTING = 8
 
 
 class ModelError(ValueError):
-    """A model that cannot be used: what was found, what was expected, and what to do."""
+    """A model that cannot be used; says what was found, what was expected, and what to do."""
 
 
 def problem(kind: str, path: Path, found: str, expected: str | None = None) -> ModelError:

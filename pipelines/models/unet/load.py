@@ -30,7 +30,7 @@ ANIMATEDIFF_SCHEDULE = {
 }
 _UNETS = {"text-to-video": UNet3DConditionModel, "image": UNet2DConditionModel}
 
-# Tensors made in inference mode can never be differentiated through: loaders always leave it.
+# Autograd refuses tensors made in inference mode: loaders always leave it.
 normal_mode = torch.inference_mode(False)
 
 
@@ -207,7 +207,7 @@ def _assemble(
         ),
         "text_encoder": (lambda: CLIPTextModel(text_config), dtype),
     }
-    # Small and early: what is wrong with it should not be told after gigabytes were read.
+    # Read first, since it is small: its faults are told before gigabytes are read.
     settings = trained_settings(configs["scheduler"], kind, model)
     process = VariancePreserving.from_config(settings)
     predicts = _predicts(settings["prediction_type"])
@@ -242,7 +242,7 @@ def _predicts(prediction_type: str) -> str:
 def _text_config(settings: dict[str, Any], kind: str, model: Path) -> CLIPTextConfig:
     try:
         return CLIPTextConfig.from_dict(settings)
-    # Releases of transformers check settings in ways of their own.
+    # Each release of transformers checks settings in its own way.
     except Exception as error:
         found = f"has a config.json of its text_encoder that makes no sense ({error})."
         raise problem(kind, model, found) from error

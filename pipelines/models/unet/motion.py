@@ -62,7 +62,7 @@ def _normalised_per_frame(unet: UNetMotionModel) -> UNetMotionModel:
         if isinstance(module, AnimateDiffTransformer3D):
             norm = module.norm
             module.norm = NormPerFrame(norm.num_groups, norm.num_channels, norm.eps)
-    # In the model's settings, as it computes other things than one without.
+    # Kept in the settings, since the model computes something else than one without.
     unet.register_to_config(**{OVER_CLIP: False})
     return unet
 

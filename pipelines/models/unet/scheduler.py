@@ -9,8 +9,8 @@ import diffusers
 
 from .layout import problem
 
-# Schedulers of diffusers for models of discrete timesteps with betas. How each of them samples is
-# its own affair; what they say about training is the same.
+# Schedulers of diffusers for models of discrete timesteps with betas. They sample in different
+# ways, but describe training alike.
 _OF_BETAS = {
     f"{name}Scheduler"
     for name in (
@@ -78,7 +78,7 @@ def trained_settings(config: Mapping[str, Any], kind: str, model: Path) -> dict[
 
 
 def _other_noise(name: str, config: Mapping[str, Any]) -> str | None:
-    """What a scheduler says of noise without betas, None if it has them."""
+    """Which noise without betas a scheduler describes; None if it has betas."""
     predicts = config.get("prediction_type")
     if "Flow" in name or config.get("use_flow_sigmas") or predicts == "flow_prediction":
         return f"is trained by flow matching ({name})"

@@ -1,4 +1,4 @@
-"""Weights from files into modules: read safely, put into place without a copy, nothing left out."""
+"""Weights from files into modules: read safely, used without a copy, and complete."""
 
 import logging
 import re
@@ -37,7 +37,7 @@ _WHOLE = (
     "the whole file as published, with tensors only, best as .safetensors (a broken download looks "
     "like this)"
 )
-# Parameters a module may have for each tensor in its file, and beyond: what is made and left out.
+# How many parameters a module may have: some for each tensor of its file, and some more.
 _MOST, _SPARE = 4, 1000
 
 
@@ -115,7 +115,7 @@ def build(
     try:
         with torch.device("meta"), limited(len(weights)):
             module = make()
-    # Settings can be wrong in many ways, and each has an exception of its own.
+    # Wrong settings raise exceptions of many kinds.
     except Exception as error:
         raise problem(kind, model, f"has a config.json that makes no model ({error}).") from error
     name, places = type(module).__name__, module.state_dict()
@@ -136,7 +136,7 @@ def build(
         logger.info("%s: %d weights have no place in %s: %s", model, len(unused), name, unused[:5])
     try:
         fitted = {key: _in_precision(weights[key], dtype) for key in places}
-    # Where memory runs out, torch has a bare RuntimeError, and Python its own.
+    # If memory runs out, torch raises a RuntimeError, and Python its own error.
     except (MemoryError, RuntimeError) as error:
         found = f"needs more memory for its {name} than there is ({error})."
         raise problem(kind, model, found) from error

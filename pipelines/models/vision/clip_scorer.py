@@ -23,7 +23,7 @@ _KIND = "clip"
 # Filters by the numbers that preprocessor_config.json has for them (Pillow's).
 _FILTERS = {2: "bilinear", 3: "bicubic"}
 _LARGEST = 8192  # pixels of an edge that any of these models is shown
-# What CLIP was trained with, where a folder does not say it.
+# Defaults for what a folder does not say: what CLIP was trained with.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -182,6 +182,6 @@ def _preparation(folder: Path, image_size: int) -> Preparation:
 
 
 def _margins(have: int, want: int) -> tuple[int, int]:
-    """What to add before and after to have `want` pixels about the middle; negative cuts off."""
+    """Pixels to add before and after to have `want` about the middle; negative ones are cut."""
     before = int((want - have) / 2)
     return before, want - have - before

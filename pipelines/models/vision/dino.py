@@ -14,7 +14,7 @@ from transformers import ViTModel
 from ..pretrained import load_pretrained
 
 _KIND = "vit"
-# What it was trained with: pixels, and those of ImageNet.
+# What it was trained with: the size in pixels, and the mean and deviation of ImageNet.
 _SHORTEST, _LONGEST = 224, 480
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # The last part of a layer's name that makes keys, in transformers 5 and before.
@@ -29,7 +29,7 @@ class Dino:
     model: nn.Module
 
     def modules(self) -> dict[str, nn.Module]:
-        """The part that takes memory, under the name of what computes where it should."""
+        """The part that takes memory, by the name of a part that computes on the same device."""
         return {"vae": self.model}
 
     @torch.no_grad()
@@ -77,6 +77,6 @@ def load_dino(folder: Path) -> Dino:
     Raises:
         ModelError: if something else, too little or damaged files lie there.
     """
-    # What is published has no pooler, and some of it is pickled.
+    # Published models have no pooler, and some are pickled.
     model = load_pretrained(ViTModel, folder, _KIND, pickles=True, add_pooling_layer=False)
     return Dino(folder.name, model)

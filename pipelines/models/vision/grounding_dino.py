@@ -17,7 +17,7 @@ from ..unet.layout import problem, read_json
 from .clip_scorer import Preparation
 
 _KIND = "grounding-dino"
-# What it was trained with, where a folder does not say it.
+# Defaults for what a folder does not say: what it was trained with.
 _SIZE = {"shortest_edge": 800, "longest_edge": 1333}
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -43,7 +43,7 @@ class Detector:
     std: tuple[float, ...] = _STD
 
     def modules(self) -> dict[str, nn.Module]:
-        """The part that takes memory, under the name of what computes where it should."""
+        """The part that takes memory, by the name of a part that computes on the same device."""
         return {"network": self.model}
 
     @torch.no_grad()
@@ -67,7 +67,7 @@ class Detector:
                 pixel_mask=torch.ones_like(pixels[:, 0], dtype=torch.long),
                 **{name: value.to(weight.device) for name, value in words.items()},
             )
-        # Of a frame that leaves one place at the coarsest level, torch says so in words of its own.
+        # If a frame has only one place at the coarsest level, torch raises an error of its own.
         except ValueError as error:
             raise ValueError(
                 f"{self.name} finds nothing in frames of {width} x {height} pixels: they are too "
@@ -93,7 +93,7 @@ class Detector:
         things = [thing for part in re.split(r"[.,;\n]", prompt) if (thing := part.strip().lower())]
         if not things:
             raise ValueError("The prompt is empty; write what to look for, such as: a cat.")
-        # Every thing ends in a full stop: by these the model tells them apart.
+        # Each thing ends in a full stop: so the model tells them apart.
         words = self.tokenizer(". ".join(things) + ".", verbose=False, return_tensors="pt")
         window, length = self.model.config.max_text_len, words["input_ids"].shape[1]
         if length > window:

@@ -52,7 +52,7 @@ class Tracker:
     model: nn.Module
 
     def modules(self) -> dict[str, nn.Module]:
-        """The part that takes memory, under the name of what computes where it should."""
+        """The part that takes memory, by the name of a part that computes on the same device."""
         return {"network": self.model}
 
     def follow(
@@ -92,7 +92,7 @@ class Tracker:
         for frame in range(key + 1, frames):
             yield frame, self._mask(clip, session, frame, reverse=False)
             self._forget(session, frame)
-        # Each direction remembers the frame that was pointed at and its own way only.
+        # Each direction remembers only the frame that was pointed at and its own frames.
         self._forget(session, None)
         for frame in range(key - 1, -1, -1):
             yield frame, self._mask(clip, session, frame, reverse=True)
