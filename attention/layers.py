@@ -37,11 +37,14 @@ class Layer(NamedTuple):
     """An attention layer as it runs: where it is, and which clips it sees.
 
     `rows` are the clips' numbers in the order of the batch, which holds the same number of samples
-    for each, one after the other: frames, or for temporal attention positions.
+    for each, one after the other: frames, or for temporal attention positions; one where attention
+    reads all frames at once. `keys` are given where those that attention reads have positions put
+    into them, or belong to all frames: the keys before, a sample for each frame.
     """
 
     site: Site
     rows: tuple[int, ...]
+    keys: Float[Tensor, "b h n d"] | None = None
 
 
 # What to do at a layer: given q `[b, h, n, d]`, k and v `[b, h, m, d]` it returns what the heads

@@ -17,7 +17,7 @@ Take: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def take_keys(
-    q: Float[Tensor, "s h n d"], k: Float[Tensor, "s h m d"], v: Float[Tensor, "s h m d"]
+    q: Float[Tensor, "_ h n d"], k: Float[Tensor, "s h m d"], v: Float[Tensor, "_ h _ d"]
 ) -> Float[Tensor, "s m c"]:
     """The keys of all heads side by side, as the layer's `to_k` gives them."""
     return rearrange(k, "s h m d -> s m (h d)")
@@ -108,6 +108,7 @@ def _taken(
     take: Take, rows: frozenset[int], layer: Layer, q: Tensor, k: Tensor, v: Tensor
 ) -> dict[int, Tensor]:
     """What is taken of the clips in `rows`, by their numbers."""
+    k = k if layer.keys is None else layer.keys
     parts = (rearrange(p, "(r s) h n d -> r s h n d", r=len(layer.rows)) for p in (q, k, v))
     by_clip = zip(layer.rows, *parts, strict=True)
     return {row: take(*part) for row, *part in by_clip if row in rows}

@@ -97,11 +97,10 @@ class DistillationSampler(Node):
     }
     OPTIONAL = {"fusion": ScoreDistillation.OPTIONAL["fusion"]}
 
-    def build(self, terms, steps: int, step_size: float, optimiser: str, fusion=None):
+    def build(self, terms, steps: int, step_size: float, optimiser: str, fusion=()):
         from .host import editing
 
-        controls = () if fusion is None else (fusion,)
-        return (editing.Distilling(terms, steps, step_size, optimiser, controls),)
+        return (editing.Distilling(terms, steps, step_size, optimiser, fusion),)
 
 
 class ShapeWorldConditioning(Node):

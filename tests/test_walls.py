@@ -34,6 +34,7 @@ MODELS = {"diffusers", "safetensors", "transformers"}
 PACKAGES = {
     "": set(),
     "attention": {"einops", "jaxtyping", "torch"},
+    "attention/dit": {"einops", "jaxtyping", "torch"},
     "attention/unet": {"diffusers", "einops", "jaxtyping", "torch"},
     "headless": ARRAYS | {"PIL", "av", "matplotlib", "tqdm"},
     "headless/batch": ARRAYS | {"filelock", "ray", "tqdm"},
@@ -77,6 +78,7 @@ LOOPS = {
 FAMILY_WORDS = {"alphas_bar", "attn1", "unet", "up_blocks"}
 MAY_SAY = {
     "attention": set(),
+    "attention/dit": {"attn1"},
     "attention/unet": FAMILY_WORDS,
     "nodes": {"up_blocks"},  # in tooltips: patterns of layers are an option for experts
     "nodes/host": {"unet"},  # what ComfyUI calls a device

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...attention.layers import Controls
+from ...attention.layers import Control
 from ...pipelines.distillation.score_distillation import Progress, Settings, distil
 from ...pipelines.distillation.terms import Weighted
 from ...pipelines.models.denoiser import Prompts
@@ -60,7 +60,7 @@ class Distilling(comfy.samplers.Sampler):
         steps: int,
         step_size: float,
         optimiser: str,
-        controls: Sequence[Controls] = (),
+        controls: Sequence[Control] = (),
         mask: Tensor | None = None,
     ) -> None:
         self.terms, self.controls, self.mask = terms, controls, mask

@@ -8,6 +8,7 @@ a MODEL holds here, too.
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
@@ -21,6 +22,7 @@ from torch.nn import functional
 
 from ...pipelines.models.denoiser import Cond, Denoiser, LatentSpace, Prompts
 from ...pipelines.models.process import Latents, Level, Tabled
+from .attention import layers_of, watched, with_graph
 
 log = logging.getLogger("rescore")
 Result = TypeVar("Result")
@@ -197,12 +199,18 @@ class SidedGuider(comfy.samplers.CFGGuider):
                     name, patch,
                 )  # fmt: skip
 
+        layers = layers_of(self.model_patcher)
+        if layers is not None:
+            options = watched(options, layers)
+
         def output(z: Latents, sigma: float, cond: Cond) -> Latents:
+            graph = torch.is_grad_enabled() and z.requires_grad
             x = as_hosts(z, by_frame).to(self.model_patcher.load_device)
             self.side = side_of(cond)
             try:
                 times = torch.full((len(x),), sigma, device=x.device)
-                denoised = self(x, times, **{**extra, "model_options": options})
+                with with_graph(self.model_patcher) if graph else nullcontext():
+                    denoised = self(x, times, **{**extra, "model_options": options})
             finally:
                 self.side = None
             return as_ours(denoised, by_frame).to(z.device, torch.float32)
@@ -210,7 +218,7 @@ class SidedGuider(comfy.samplers.CFGGuider):
         # One clip a call: the host knows its prompt, and whether it fits is the host's to say.
         channels = self.model_patcher.model.latent_format.latent_channels
         space = LatentSpace(channels, 1, 1.0, 0.0)
-        return Denoiser(name, process, "denoised", output, space, rows_per_call=1)
+        return Denoiser(name, process, "denoised", output, space, layers, rows_per_call=1)
 
 
 class _Work(comfy.samplers.Sampler):

@@ -35,7 +35,10 @@ import comfy.taesd.taesd
 import comfy.utils
 import torch
 from comfy_extras import nodes_custom_sampler
+from rescore.attention.dit.processor import WanLayers
+from rescore.attention.recording import Recorder, forward_recorded
 from rescore.nodes import layouts
+from rescore.nodes.assd import AttentionFusion
 from rescore.nodes.distillation import ScoreDistillation
 from rescore.nodes.inspect import InspectGradient
 from rescore.nodes.inversion import DDIMInversion
@@ -43,8 +46,10 @@ from rescore.nodes.latents import VideoVAEDecode, VideoVAEEncode
 from rescore.nodes.native import DistillationSampler, EditGuider, NativeModel
 from rescore.nodes.prompts import EncodePromptPair
 from rescore.nodes.reconstruction import Reconstruct
+from rescore.nodes.similarity import SpatialSelfSimilarity
 from rescore.nodes.terms import DeltaDenoising
 from rescore.pipelines.models.process import Level, move
+from rescore.shapeworld import wan
 from rescore.shapeworld.edits import Edit, edited
 from rescore.shapeworld.models import load_shapeworld
 from rescore.shapeworld.scene import caption
@@ -124,9 +129,9 @@ def check_the_prediction_is_the_hosts_own():
         return [denoiser(z_t, level, cond).z_0 for cond in prompts.embeddings]
 
     found = model.run(z, work)
-    wan = patcher().model
+    model_of_host = patcher().model
     for said, given in zip(found, texts().values(), strict=True):
-        expected = wan.apply_model(z_t, torch.tensor([level.t]), c_crossattn=given[0][0])
+        expected = model_of_host.apply_model(z_t, torch.tensor([level.t]), c_crossattn=given[0][0])
         torch.testing.assert_close(said, expected, rtol=0, atol=1e-5)
     assert not torch.equal(found[0], found[1])
 
@@ -194,11 +199,25 @@ def check_sampling_with_v_prediction_equals_the_hosts_own_euler():
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-3)
 
 
-def edit(steps: int = 20, model_patcher=None, mask=None, cfg: float = 5.0, **changed):
+def edit(steps: int = 20, model_patcher=None, *, cfg: float = 5.0, terms=None, **wired):
+    """Score Distillation; `wired` are its optional inputs, and other prompts than `texts`."""
+    changed = {side: wired.pop(side) for side in texts() if side in wired}
     model, prompts = taken(model_patcher, **changed)
-    (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0)
+    if terms is None:
+        (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0)
     return ScoreDistillation().run(
-        model, prompts, latent(), terms, steps, 0.4, cfg, 0, 0.05, 0.95, "sgd", mask=mask
+        model,
+        prompts,
+        latent(),
+        terms,
+        steps,
+        0.4,
+        cfg,
+        0,
+        0.05,
+        0.95,
+        "sgd",
+        **wired,
     )
 
 
@@ -473,6 +492,134 @@ def check_a_model_of_pictures_edits_frame_by_frame():
     text = texts()["source"][0][0][..., :64].expand(3, -1, -1)
     expected = image_model().model.apply_model(frames, torch.full((3,), level.t), c_crossattn=text)
     torch.testing.assert_close(said[0].movedim(1, 0), expected, rtol=0, atol=1e-4)
+
+
+# --- inside the network -------------------------------------------------------------------------
+
+
+def keys_of(denoiser, z_t, level, cond, site, output: bool = True):
+    recorder = Recorder([site], [0])
+
+    def call(plan):
+        return denoiser(z_t, level, cond, plan=plan)
+
+    said = forward_recorded(call, [recorder], output=output)
+    return recorder.at(site), said
+
+
+def check_keys_are_those_of_diffusers_wan():
+    """One transformer, two doors: the same keys of the same layer."""
+    model, prompts = taken()
+    z = model.latents_in(latent()["samples"])
+    level = model.process.at(0.6)
+    z_t = level.signal * z + level.noise * noise_like(z)
+    text = texts()["source"][0][0]
+
+    def work(denoiser):
+        (site,) = denoiser.layers.find("blocks.5.*", "spatial")
+        return keys_of(denoiser, z_t, level, prompts.embeddings.source, site)
+
+    found, said = model.run(z, work)
+    transformer = wan.load_transformer()
+    layers = WanLayers(transformer)
+    (site,) = layers.find("blocks.5.*", "spatial")
+    recorder = Recorder([site], [0])
+
+    def call(plan):
+        with layers.installed(plan, [0]):
+            return transformer(z_t, torch.tensor([1000 * level.t]), text[..., :64]).sample
+
+    velocity = forward_recorded(call, [recorder])
+    assert found.shape == (1, 5, 16, 128)
+    torch.testing.assert_close(found, recorder.at(site), rtol=0, atol=1e-3)
+    torch.testing.assert_close(said.z_0, z_t - level.noise * velocity, rtol=0, atol=1e-3)
+
+
+def check_fusion_reads_the_source():
+    plain = edit(2)[0]["samples"]
+    (none,) = AttentionFusion().build(3, 1.0)
+    (half,) = AttentionFusion().build(3, 0.5)
+    assert torch.allclose(edit(2, fusion=none)[0]["samples"], plain, atol=1e-4)
+    assert not torch.allclose(edit(2, fusion=half)[0]["samples"], plain, atol=1e-2)
+
+
+def compares_keys() -> bool:
+    """Whether this host has gradients, without which terms that compare keys tell so."""
+    if hasattr(comfy.model_management, "in_training"):
+        return True
+    (terms,) = SpatialSelfSimilarity().build(**default_inputs(SpatialSelfSimilarity))
+    refused("ComfyUI 0.14", edit, 1, terms=terms)
+    return False
+
+
+def default_inputs(node) -> dict:
+    inputs = node.INPUT_TYPES()["required"]
+    return {name: options["default"] for name, (_, options) in inputs.items()}
+
+
+def check_the_gradient_of_keys_is_that_of_finite_differences():
+    if not compares_keys():
+        return
+    model, prompts = taken()
+    z = model.latents_in(latent()["samples"])
+    level = model.process.at(0.5)
+    z_t = level.signal * z + level.noise * noise_like(z)
+    direction = noise_like(z, 5)
+
+    def work(denoiser):
+        (site,) = denoiser.layers.find("blocks.7.*", "spatial")
+
+        def loss(z_t):
+            keys, _ = keys_of(denoiser, z_t, level, prompts.embeddings.target, site, False)
+            return keys.double().square().sum()
+
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = z_t.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(loss(leaf), leaf)
+        step = 1e-2
+        return gradient, (loss(z_t + step * direction) - loss(z_t - step * direction)) / (2 * step)
+
+    gradient, expected = model.run(z, work)
+    found = (gradient * direction).sum()
+    assert abs(float(found / expected) - 1) < 5e-3, (found, expected)
+    weights = [*patcher().model.diffusion_model.parameters()]
+    assert all(weight.is_inference() for weight in weights)
+    assert comfy.model_management.in_training is False
+
+
+def check_self_similarity_holds_the_structure():
+    if not compares_keys():
+        return
+    (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0)
+    settings = default_inputs(SpatialSelfSimilarity)
+    (terms,) = SpatialSelfSimilarity().build(**settings, terms=terms)
+    found, _, losses = edit(2, terms=terms)
+    assert all(loss > 0 for loss in losses["loss"])
+    assert not torch.equal(found["samples"], edit(2)[0]["samples"])
+
+
+def check_quantised_weights_have_no_gradient():
+    class Quantised(torch.Tensor):
+        pass
+
+    if not compares_keys():
+        return
+    layer = patcher().model.diffusion_model.blocks[0].self_attn.q
+    weight = layer.weight
+    (terms,) = SpatialSelfSimilarity().build(**default_inputs(SpatialSelfSimilarity))
+    try:
+        layer._parameters["weight"] = weight.as_subclass(Quantised)
+        refused("are quantised", edit, 1, terms=terms)
+    finally:
+        layer._parameters["weight"] = weight
+
+
+def check_a_family_that_is_not_known_is_told():
+    model, prompts = taken_image()
+    (encoded,) = VideoVAEEncode().encode(model, CLIP[:3], 8, "mean", 0)
+    (terms,) = SpatialSelfSimilarity().build(**default_inputs(SpatialSelfSimilarity))
+    run = (model, prompts, encoded, terms, 1, 0.4, 5.0, 0, 0.05, 0.95, "sgd")
+    refused("nothing can look", ScoreDistillation().run, *run)
 
 
 # --- bad input ----------------------------------------------------------------------------------

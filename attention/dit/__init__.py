@@ -1,0 +1,1 @@
+"""How changes of attention are installed in diffusion transformers of video."""

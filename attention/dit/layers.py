@@ -1,0 +1,141 @@
+"""A video transformer as `attention.layers.Layers`: all tokens of all frames in one attention.
+
+Changes see self-attention as it is: one sample for each clip, with the tokens of all its frames.
+Text attention, in which tokens do not meet, they see frame by frame, as that of a UNet.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ..layers import Attend, Change, Layer, Plan, Site
+from .sites import Family, find_sites
+
+
+class TransformerLayers:
+    """The attention layers of a video transformer; see `Layers` for what each method does.
+
+    Whoever runs the model lets `attention` stand between its layers and their kernel: it is the
+    kernel itself but for layers that a plan changes.
+    """
+
+    def __init__(self, model: nn.Module, family: Family) -> None:
+        self.model, self.family = model, family
+        self._plan: Plan = ()
+        self._rows: tuple[int, ...] = ()
+        self._here: Site | None = None  # the layer that is running, if a plan changes it
+        self._keys: Tensor | None = None  # its keys before positions are put into them
+        self._grid = (1, 1, 1)  # frames, height and width in tokens
+
+    @property
+    def changing(self) -> bool:
+        """Whether a plan changes the layer that is running."""
+        return self._here is not None
+
+    def find(self, pattern: str, kind: str) -> tuple[Site, ...]:
+        return find_sites(self.model, self.family, pattern, kind)
+
+    def last(self, count: int) -> tuple[Site, ...]:
+        there = self.find("*", "spatial")
+        if not 1 <= count <= len(there):
+            raise ValueError(
+                f"The last {count} self-attention layers were asked for; choose 1 to {len(there)}, "
+                "for this model has no more."
+            )
+        return there[-count:]
+
+    @contextmanager
+    def installed(self, plan: Plan, rows: Sequence[int]) -> Iterator[None]:
+        if self._plan:
+            raise ValueError("Attention is already changed. Put both changes into one plan.")
+        sites = {site for entry in plan for site in entry.sites}
+        hooks = [getattr(self.model, self.family.embedding).register_forward_hook(self._embedded)]
+        for site in sites:
+            layer = self._layer(site)
+            hooks.append(layer.register_forward_pre_hook(partial(self._enter, site)))
+            hooks.append(layer.register_forward_hook(self._leave))
+            if site.kind == "spatial":
+                keys = getattr(layer, self.family.key_norm)
+                hooks.append(keys.register_forward_hook(self._keyed))
+        self._plan, self._rows = plan, tuple(rows)
+        try:
+            yield
+        finally:
+            self._plan, self._rows = (), ()
+            self._here = self._keys = None
+            for hook in hooks:
+                hook.remove()
+
+    def checkpointed(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def map_size(self, tokens: int, height: int, width: int) -> tuple[int, int]:
+        patch = self.family.patch
+        h, w = -(-height // patch), -(-width // patch)
+        if h * w != tokens:
+            raise ValueError(
+                f"A layer has {tokens} tokens, and {width} x {height} latents are {w} x {h} of "
+                "them a frame. Masks inside self-attention over all frames at once are not "
+                "supported: switch background control off."
+            )
+        return h, w
+
+    def marked_of_read(
+        self, site: Site, marked: Bool[Tensor, "f n"], height: int, width: int
+    ) -> Bool[Tensor, "f n"]:
+        return marked
+
+    def attention(
+        self, kernel: Attend, q: Tensor, k: Tensor, v: Tensor
+    ) -> Float[Tensor, "b h n d"]:
+        """What the heads `[b, h, n, d]` of the layer that is running read, changed by the plan."""
+        if self._here is None:
+            return kernel(q, k, v)
+        site = self._here
+        if site.kind == "cross":
+            return self._by_frame(site, kernel, q, k, v)
+        keys = rearrange(self._keys, "b (f n) (h d) -> (b f) h n d", f=self._grid[0], h=q.shape[1])
+        return self._changed(Layer(site, self._rows, keys), kernel)(q, k, v)
+
+    def _by_frame(self, site: Site, kernel: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        frames = self._grid[0]
+        q = rearrange(q, "b h (f n) d -> (b f) h n d", f=frames)
+        k, v = (repeat(part, "b h m d -> (b f) h m d", f=frames) for part in (k, v))
+        read = self._changed(Layer(site, self._rows), kernel)(q, k, v)
+        return rearrange(read, "(b f) h n d -> b h (f n) d", f=frames)
+
+    def _changed(self, layer: Layer, kernel: Attend) -> Attend:
+        inner = kernel
+        for entry in self._plan:
+            if layer.site in entry.sites:
+                inner = partial(_change, entry.change, layer, inner)
+        return inner
+
+    def _layer(self, site: Site) -> nn.Module:
+        try:
+            return self.model.get_submodule(site.name)
+        except AttributeError:
+            raise ValueError(
+                f"This model has no attention layer {site.name}: the sites are another model's."
+            ) from None
+
+    def _enter(self, site: Site, module: nn.Module, args: Any) -> None:
+        self._here = site
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._here = self._keys = None
+
+    def _keyed(self, module: nn.Module, args: Any, keys: Tensor) -> None:
+        self._keys = keys
+
+    def _embedded(self, module: nn.Module, args: Any, tokens: Tensor) -> None:
+        self._grid = tuple(tokens.shape[2:])
+
+
+def _change(change: Change, layer: Layer, inner: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return change(layer, q, k, v, inner)

@@ -1,0 +1,79 @@
+"""Where the attention layers of a video transformer are, in each family that is known."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from ..layers import KINDS, Site
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the parts of a transformer are called, by the name of its class."""
+
+    own: str  # of the self-attention of a block, which reads all frames at once
+    cross: str  # and of its attention to the text
+    block: str = "blocks"
+    key_norm: str = "norm_k"  # inside self-attention: its output is the keys before positions
+    embedding: str = "patch_embedding"  # from latents to tokens, `[b, c, f, h, w]`
+    patch: int = 2  # latent pixels to a token, in height and in width
+
+
+FAMILIES = {
+    "WanModel": Family("self_attn", "cross_attn"),  # ComfyUI's
+    "WanTransformer3DModel": Family("attn1", "attn2"),  # diffusers'
+}
+
+
+def family_of(model: nn.Module) -> Family | None:
+    """The family of a transformer; None where nothing is known of it."""
+    return FAMILIES.get(type(model).__name__)
+
+
+def attention_sites(model: nn.Module, family: Family) -> tuple[Site, ...]:
+    """All attention layers, in the order in which they run."""
+    count = len(getattr(model, family.block))
+    return tuple(
+        Site(f"{family.block}.{i}.{name}", kind)
+        for i in range(count)
+        for name, kind in ((family.own, "spatial"), (family.cross, "cross"))
+    )
+
+
+def find_sites(model: nn.Module, family: Family, pattern: str, kind: str) -> tuple[Site, ...]:
+    """The layers of a kind that a pattern names, in the order in which they run.
+
+    Self-attention counts as spatial. The named set "decoder" is the second half of the blocks,
+    "late" the third quarter: what lies there in a UNet.
+
+    Raises:
+        ValueError: if `kind` is unknown or the family has none, or if a pattern names no layer.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} is no kind of attention; choose {', '.join(KINDS)}.")
+    there = [site for site in attention_sites(model, family) if site.kind == kind]
+    if not there:
+        raise ValueError(
+            f"A video transformer such as {type(model).__name__} has no {KINDS[kind]}: its "
+            "self-attention reads all frames at once. Use a UNet with motion layers for it, or a "
+            "node that works on self-attention, such as Spatial Self-Similarity."
+        )
+    found = []
+    for part in pattern.replace(",", " ").split() or [pattern]:
+        named = [site for i, site in enumerate(there) if _named(part, site, i, len(there))]
+        if not named:
+            raise ValueError(
+                f"The pattern {part!r} matches no {KINDS[kind]} layer of this model. It has "
+                f"{len(there)}: {there[0].name} to {there[-1].name}; late and decoder name sets."
+            )
+        found += named
+    return tuple(site for site in there if site in found)
+
+
+def _named(pattern: str, site: Site, index: int, count: int) -> bool:
+    if pattern == "decoder":
+        return index >= count // 2
+    if pattern == "late":
+        return count // 2 <= index < max(count // 2 + 1, count * 3 // 4)
+    return fnmatchcase(site.name, pattern)
