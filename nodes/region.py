@@ -1,4 +1,4 @@
-"""Nodes that cut the region of an edit out of a clip, and put it back."""
+"""Nodes that cut the region of an edit out of a clip and put it back, and give back its colours."""
 
 from . import host, layouts
 from .sockets import REGION
@@ -84,4 +84,39 @@ class PasteRegion(Node):
         return (layouts.image_from_clip(whole),)
 
 
-NODE_CLASS_MAPPINGS = {"ReScoreCropToRegion": CropToRegion, "ReScorePasteRegion": PasteRegion}
+class RestoreSource(Node):
+    TITLE = "Restore Source"
+    SEARCH_ALIASES = ["color match", "fix VAE colour shift", "restore detail", "keep background"]
+    DESCRIPTION = (
+        "Takes out of an edit what the VAE alone has changed: it measures that on the source, "
+        "encoded and decoded without an edit. Where the edit changed nothing, the pixels are the "
+        "source's again, without any mask."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "restore"
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        images=("IMAGE", "The edit, with the source's colours and detail where it is not edited."),
+    )
+    REQUIRED = {
+        "images": SOCKET("IMAGE", "The edit, from Video VAE Decode."),
+        "source": SOCKET("IMAGE", "The clip that was edited."),
+        "reconstruction": SOCKET("IMAGE",
+            "The source through the same VAE: its own latent from Video VAE Encode, decoded."),
+        "threshold": FLOAT(0.1, 0.001, 1, 0.005,
+            "From which difference on a pixel counts as edited and stays as it is, as a share of "
+            "white. If traces of the old object show, lower it; if the background still shifts, "
+            "raise it."),
+    }  # fmt: skip
+
+    def restore(self, images, source, reconstruction, threshold: float):
+        from ..pipelines.masks.restoration import restored
+
+        clips = map(layouts.clip_from_image, (images, source, reconstruction))
+        return (layouts.image_from_clip(restored(*clips, threshold=threshold)),)
+
+
+NODE_CLASS_MAPPINGS = {
+    "ReScoreCropToRegion": CropToRegion,
+    "ReScorePasteRegion": PasteRegion,
+    "ReScoreRestoreSource": RestoreSource,
+}

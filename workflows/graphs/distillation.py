@@ -130,7 +130,7 @@ def flow_enhanced() -> Graph:
     terms = _smoothed(start, graph.add("ReScoreDeltaDenoising", "Edit")["terms"])
     terms = graph.add("ReScoreContentPreservation", "Edit", terms=terms)["terms"]
     terms = graph.add("ReScoreGlobalConsistency", "Edit", terms=terms)["terms"]
-    start.finish(distil(start, terms)["latent"])
+    start.finish(distil(start, terms)["latent"], restore=True)
     return graph
 
 

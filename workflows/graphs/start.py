@@ -70,11 +70,16 @@ class Start:
         return add("ThresholdMask", "Describe", mask=red["MASK"], value=0.5)["MASK"]
 
     def finish(
-        self, latent: object, model: object | None = None, mask: object | None = None
+        self,
+        latent: object,
+        model: object | None = None,
+        mask: object | None = None,
+        restore: bool = False,
     ) -> None:
         """Decode, save as a video with the clip's sound and rate, and show beside the source.
 
         With a mask the source's own pixels come back outside it: no VAE gives them back exactly.
+        Without one, `restore` brings them back where the edit has changed nothing.
         """
         add, source, fps = self.graph.add, self.parts["images"], self.parts["fps"]
         decoded = add("ReScoreVideoVAEDecode", "Result", model=model or self.model, latent=latent)
@@ -86,6 +91,21 @@ class Start:
                 images=images,
                 source=source,
                 region=self.region["region"],
+            )["images"]
+        if restore:
+            unedited = add(
+                "ReScoreVideoVAEDecode",
+                "Result",
+                "The source through the VAE",
+                model=model or self.model,
+                latent=self.latent,
+            )
+            images = add(
+                "ReScoreRestoreSource",
+                "Result",
+                images=images,
+                source=source,
+                reconstruction=unedited["images"],
             )["images"]
         if mask is not None:
             images = add(

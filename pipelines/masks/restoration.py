@@ -1,0 +1,32 @@
+"""What an autoencoder alone has changed in a clip, taken out of an edit again."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..compare import require_alike
+
+
+def restored(
+    edited: Float[Tensor, "1 c f H W"],
+    source: Float[Tensor, "1 c f2 H2 W2"],
+    reconstruction: Float[Tensor, "1 c f3 H3 W3"],
+    *,
+    threshold: float | int = 0.1,
+) -> Float[Tensor, "1 c f H W"]:
+    """`edited + k (source - reconstruction)`: an edit with the source's own colours and detail.
+
+    `reconstruction` is the source through the autoencoder and back, without an edit. k is 1 where
+    the edit decodes to the same pixel, which is then exactly the source's, and falls evenly to 0
+    where a colour differs by `threshold` (of 0..1) or more: what was edited stays as it is.
+
+    Raises:
+        ValueError: if the clips differ in length or size, or the threshold is not positive.
+    """
+    require_alike(source, edited)
+    require_alike(source, reconstruction)
+    if threshold <= 0:
+        raise ValueError(f"The threshold is {threshold}; it must be more than 0.")
+    apart = (edited - reconstruction).abs().amax(dim=1, keepdim=True)
+    kept = (1 - apart / threshold).clamp(min=0)
+    # The other way round the source would be met only to rounding.
+    return (kept * source + (edited - kept * reconstruction)).where(apart > 0, source).clamp(0, 1)
