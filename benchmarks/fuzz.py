@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-KINDS = ("sound", "workflow", "model", "image", "video")
+KINDS = ("sound", "workflow", "model", "image", "video")  # sound: nothing is damaged
 WELL = ("done", "told", "memory")
 FAULTS = ("untold", "reached", "left", "slow", "died")
 _START = """
@@ -118,7 +118,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS[1:])
     parser.add_argument("--cases", type=int, default=1000, help="of each kind")
     parser.add_argument("--first", type=int, default=0, help="the number of the first case")
     parser.add_argument("--seconds", type=float, default=30.0, help="that a case may take")

@@ -54,7 +54,7 @@ def make(kind: str, seed: int, place: Place) -> Case:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     if kind == SOUND:
-        return _sound_case(seed, place)
+        return _sound_case(seed % SOUND_CASES, place)
     return KINDS[kind](Random(f"{kind} {seed}"), place)
 
 
