@@ -27,10 +27,14 @@ Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Site:
-    """An attention layer: its full name in the model, and its kind, a key of `KINDS`."""
+    """An attention layer: its full name in the model, and its kind, a key of `KINDS`.
+
+    `block` is the number of its block in its half of the model; 0 where there are no such blocks.
+    """
 
     name: str
     kind: str
+    block: int = 0
 
 
 class Layer(NamedTuple):

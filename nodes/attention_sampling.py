@@ -55,11 +55,11 @@ class AttentionControlledSampling(Node):
             "prompt control. If a word is ignored, give it 2 "
             "to 4; 0 leaves it out.", multiline=True),
         "layout_tokens": INT(1024, 0, 65536,
-            "SA-I acts in layers of at most so many tokens a frame. 1024, 32 x 32, in the paper. "
-            "If the old texture shows through, lower it; "
-            "if fine structure is lost, 4096.", step=64, advanced=True),
+            "SA-I acts in layers of at most so many tokens a frame. 1024, 32 x 32, in the authors' "
+            "code. If the old texture shows through, lower it; if fine structure is lost, 4096.",
+            step=64, advanced=True),
         "background_sites": STRING("decoder",
-            "The layers SA-II acts in: decoder, as in the paper, or name patterns. If the "
+            "The layers SA-II acts in: decoder, as in the authors' code, or name patterns. If the "
             "background still changes, * is all layers.", advanced=True),
     }  # fmt: skip
     OPTIONAL = {

@@ -32,7 +32,7 @@ class DDIMInversion(Node):
         "latent": SOCKET("LATENT", "The clip, from Video VAE Encode."),
         "steps": INT(50, 1, 999,
             "Steps from clip to noise, and of everything that comes back along the trajectory. 50 "
-            "is the paper's. If reconstructions are off, raise it; for a quick look 20 do."),
+            "in the authors' code. If reconstructions are off, raise it; for a quick look 20 do."),
         "cfg": FLOAT(1, 0, 30, 0.1,
             "Guidance while inverting. 1 (none) is VideoDirector's; 0 leaves the prompt out, as in "
             "Tune-A-Video. If the clip is not found back, go back to 1."),

@@ -34,7 +34,7 @@ class DecoupledGuidance(Node):
             "moves otherwise, raise it; if it cannot take its new shape, lower it."),
         "motion_background": FLOAT(0.5, 0, 100, 0.05,
             "How firmly the background's motion is held. 0.2 to 0.8 in the paper, 1 for much "
-            "motion. If the background flickers, raise it."),
+            "motion in the authors' code. If the background flickers, raise it."),
         "look_foreground": FLOAT(0, 0, 100, 0.05,
             "How firmly the object's look is held. 0 in the paper, so that the edit can change it. "
             "If it changes more than it should, try 0.2."),
@@ -45,28 +45,34 @@ class DecoupledGuidance(Node):
             "Multiplies the guidance as a whole; it means the same at any size and length. If the "
             "clip breaks up, lower it; if the reconstruction drifts, raise it. 0 switches it off."),
         "top_k": INT(1, 1, 64,
-            "Of each frame, so many frames that it attends to most are compared. 1 in the paper: "
-            "the rest of a map is mostly noise. If slow motion "
-            "is lost, try 2 or 3.", advanced=True),
+            "Of each frame, so many frames that it attends to most are compared. 1 in the authors' "
+            "code: the rest of a map is mostly noise. If slow motion is lost, try 2 or 3.",
+            advanced=True),
         "sites": STRING("late",
-            "Which attention layers. late is blocks 1 and 2 of the decoder, as in the paper; or "
-            "name patterns. If memory runs out, up_blocks.1.* needs less.", advanced=True),
+            "Which attention layers. late is blocks 1 and 2 of the decoder, as in the "
+            "authors' code; or name patterns. If memory runs out, up_blocks.1.* needs less.",
+            advanced=True),
     }  # fmt: skip
     OPTIONAL = {
         "mask": SOCKET("MASK",
             "White where the object is, one for the clip or one per frame, at any size. Without a "
             "mask everything counts as background."),
+        "look": COMBO(["frame means", "token by token"],
+            "How the look of a frame is compared. frame means, as in the authors' code: things may "
+            "move about. token by token, as the paper's equation reads, with a weight of ours: "
+            "each place is held. If the background shifts, choose token by token.", advanced=True),
     }  # fmt: skip
 
     def build(
         self, motion_foreground: float, motion_background: float, look_foreground: float,
         look_background: float, strength: float, top_k: int, sites: str, mask=None,
+        look: str = "frame means",
     ):  # fmt: skip
         from ..pipelines.inversion.decoupled_guidance import GuidanceSettings
 
         settings = GuidanceSettings(
             motion_foreground, motion_background, look_foreground, look_background, strength, top_k,
-            sites,
+            sites, look,
         )  # fmt: skip
         mask = None if mask is None else layouts.masks_of(mask)
         if mask is not None and not bool(mask.any()):
@@ -97,25 +103,25 @@ class NullTextOptimisation(Node):
     REQUIRED = {
         **INVERTED,
         "cfg": FLOAT(8.5, 0, 30, 0.1,
-            "Guidance of the edit to come: uncond + cfg * (cond - uncond). 8.5 is the paper's 7.5, "
-            "which counts from cond. If the edit is too weak, raise it; if the clip is not found "
+            "Guidance of the edit to come: uncond + cfg * (cond - uncond). 8.5 is the authors' "
+            "7.5, which counts from cond. If the edit is too weak, raise it; if the clip is not found "
             "back, lower it."),
         "inner_steps": INT(10, 0, 200,
-            "Moves of the embedding per step, each a model call with gradients. 10 in the paper; 0 "
-            "optimises nothing. If the reconstruction is off, raise it."),
+            "Moves of the embedding per step, each a model call with gradients. 10 in the authors' "
+            "code; 0 optimises nothing. If the reconstruction is off, raise it."),
         "learning_rate": FLOAT(0.01, 0.0001, 1, 0.001,
             "How far each move goes at the first step; it falls to half at the last. 0.01 in the "
-            "paper. If the clip is not found back, raise it (the tiny models take 0.06); if the "
-            "error jumps up, lower it.", round=0.0001),
+            "authors' code. If the clip is not found back, raise it (the tiny models take 0.06); "
+            "if the error jumps up, lower it.", round=0.0001),
         "embeddings": COMBO(["one per frame", "one for the clip"],
             "One per frame follows moving clips better and needs a model that reads text per frame "
             "(AnimateDiff, image models). Text-to-video models take one for the clip."),
         "early_stop": FLOAT(1e-5, 0, 1, 1e-6,
             "A step ends once its mean squared error is below this plus early_stop_growth for each "
-            "step before it. 0.00001 in the paper. If the clip is not found back, lower it; if it "
-            "takes too long, raise it.", round=1e-7, advanced=True),
+            "step before it. 0.00001 in the authors' code. If the clip is not found back, "
+            "lower it; if it takes too long, raise it.", round=1e-7, advanced=True),
         "early_stop_growth": FLOAT(2e-5, 0, 1, 1e-6,
-            "See early_stop. The paper's 0.00002 lets late steps be less "
+            "See early_stop. The authors' 0.00002 lets late steps be less "
             "exact; lower it if fine detail is lost.", round=1e-7, advanced=True),
         "checkpointing": BOOLEAN(False,
             "Computes activations a second time instead of keeping them: a third slower, and far "

@@ -22,7 +22,7 @@ def attention_sites(unet: nn.Module) -> tuple[Site, ...]:
     Works for `UNet2DConditionModel`, `UNet3DConditionModel` and `UNetMotionModel`.
     """
     layers = ((name, m) for name, m in unet.named_modules() if isinstance(m, Attention))
-    sites = [Site(name, _kind(name, layer)) for name, layer in layers]
+    sites = [Site(name, _kind(name, layer), _block(name)) for name, layer in layers]
     return tuple(sorted(sites, key=lambda site: _order(site.name)))
 
 
@@ -97,9 +97,12 @@ def _order(name: str) -> tuple[int | bool | str, ...]:
     """
     stage = next((i for i, part in enumerate(_STAGES) if name.startswith(part)), len(_STAGES))
     temporal = any(part in name.split(".") for part in _TEMPORAL)
-    block = _number(r"^(?:down|up)_blocks\.(\d+)", name)
     step = _number(r"(?:attentions|motion_modules)\.(\d+)", name)
-    return stage, block, step, temporal, _number(r"transformer_blocks\.(\d+)", name), name
+    return stage, _block(name), step, temporal, _number(r"transformer_blocks\.(\d+)", name), name
+
+
+def _block(name: str) -> int:
+    return _number(r"^(?:down|up)_blocks\.(\d+)", name)
 
 
 def _number(pattern: str, name: str) -> int:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from einops import rearrange
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from ..models.process import Latents, Level
 
-# What the authors' code multiplies the two losses with.
-TEMPORAL_WEIGHT, KEY_WEIGHT = 20000.0, 10000.0
+# What the authors' code multiplies both losses with at layers of blocks 1 and 2 of the decoder.
+BLOCK_WEIGHTS = 20000.0, 10000.0
+# With which `token_loss` moves a clip as far as `frame_loss` does: our own measurement.
+TOKEN_WEIGHT = 0.3
 # The latent pixels of the paper's clips, for which these weights are: 16 frames of 64 x 64.
 PAPER_PIXELS = 16 * 64 * 64
 
@@ -33,6 +36,7 @@ class GuidanceSettings:
     strength: float = 1.0
     top_k: int = 1
     sites: str = "late"  # decoder blocks 1 and 2
+    look: str = "frame means"  # a key of LOOKS: how keys are compared
 
     def __post_init__(self) -> None:
         for name in (*_COEFFICIENTS, "strength"):
@@ -43,6 +47,8 @@ class GuidanceSettings:
                 )
         if self.top_k < 1:
             raise ValueError(f"top k is {self.top_k}; at least 1 frame is compared.")
+        if self.look not in LOOKS:
+            raise ValueError(f"look is {self.look!r}; choose {' or '.join(LOOKS)}.")
 
     @property
     def temporal(self) -> bool:
@@ -118,18 +124,44 @@ def picked_map_loss(
     return _masked_mean((current - reference).square(), rearrange(mask, "f p -> p 1 f 1"))
 
 
-def key_loss(
+def frame_loss(
     reference: Float[Tensor, "f n c"], current: Float[Tensor, "f n c"], mask: Shaped[Tensor, "f n"]
 ) -> Float[Tensor, ""]:
-    """The mean squared difference of self-attention keys, of the tokens that a mask selects.
+    """The mean squared difference of frames' mean keys, over the tokens a mask selects.
 
-    Implements L_K (VideoDirector, Eq. 3). A mask of shares weighs. Exactly 0, with a zero gradient,
-    where the mask selects nothing.
-
-    Deviation: token by token, as the paper writes it; the authors' code compares the means of a
-    frame's tokens, which lets tokens change places.
+    Implements L_K (VideoDirector, Eq. 3) as the authors' code has it: tokens may change places. A
+    mask of shares weighs. Frames where it selects nothing do not count; exactly 0, with a zero
+    gradient, where it selects nothing at all.
     """
-    return _masked_mean((current - reference).square(), rearrange(mask, "f n -> f n 1"))
+    weight = rearrange(mask.to(current), "f n -> f n 1")
+    total = weight.sum(dim=1)
+    moved = (weight * (current - reference)).sum(dim=1) / torch.where(total > 0, total, 1)
+    return _masked_mean(moved.square(), total > 0)
+
+
+def token_loss(
+    reference: Float[Tensor, "f n c"], current: Float[Tensor, "f n c"], mask: Shaped[Tensor, "f n"]
+) -> Float[Tensor, ""]:
+    """The mean squared difference of keys, token by token, of those a mask selects.
+
+    L_K as the paper writes it (VideoDirector, Eq. 3), times `TOKEN_WEIGHT`, for the weights are
+    made for `frame_loss`. A mask of shares weighs. Exactly 0, with a zero gradient, where the mask
+    selects nothing.
+    """
+    squares = (current - reference).square()
+    return TOKEN_WEIGHT * _masked_mean(squares, rearrange(mask, "f n -> f n 1"))
+
+
+# How the keys of self-attention are compared.
+LOOKS = MappingProxyType({"frame means": frame_loss, "token by token": token_loss})
+
+
+def block_weight(block: int) -> float:
+    """What the losses at a layer of a decoder block are multiplied with.
+
+    The authors give blocks 1 and 2 a weight each; blocks before count as 1, later ones as 2.
+    """
+    return BLOCK_WEIGHTS[0] if block <= 1 else BLOCK_WEIGHTS[1]
 
 
 def guidance_loss(
@@ -137,28 +169,30 @@ def guidance_loss(
     maps: Mapping[str, tuple[Float[Tensor, "p h f k"], Float[Tensor, "p h f k"]]],
     keys: Mapping[str, tuple[Float[Tensor, "f n c"], Float[Tensor, "f n c"]]],
     foreground: Mapping[int, Float[Tensor, "f n"]],
+    weights: Mapping[str, float],
     pixels: int = PAPER_PIXELS,
 ) -> Float[Tensor, ""]:
     """The weighted sum of all four parts: its gradient is the guidance G (VideoDirector, Eq. 4).
 
-    `maps` and `keys` hold (reference, current) of each layer, and are averaged over the layers;
-    `foreground` the share of each token that the mask covers, by the number of tokens of a frame.
+    `maps` and `keys` hold (reference, current) of each layer, and are averaged over the layers,
+    each with its weight in `weights`; `foreground` the share of each token that the mask covers, by
+    the number of tokens of a frame.
 
     Deviation: scaled by the clip's number of latent pixels (frames x height x width), so that it is
     the paper's at the paper's size. The gradient of a mean shrinks as the clip grows; scaled, a
     coefficient moves each pixel equally far at any size and length.
     """
     parts = []
-    for kind, loss, weight, layers in (
-        ("temporal", picked_map_loss, TEMPORAL_WEIGHT, maps),
-        ("keys", key_loss, KEY_WEIGHT, keys),
+    for kind, loss, layers in (
+        ("temporal", picked_map_loss, maps),
+        ("keys", LOOKS[settings.look], keys),
     ):
-        for reference, current in layers.values():
+        for name, (reference, current) in layers.items():
             mask = foreground[len(reference) if kind == "temporal" else reference.shape[1]]
             for place, selected in (("foreground", mask), ("background", 1 - mask)):
                 coefficient = getattr(settings, f"{kind}_{place}")
                 if coefficient > 0:
-                    scale = coefficient * weight / len(layers) * pixels / PAPER_PIXELS
+                    scale = coefficient * weights[name] / len(layers) * pixels / PAPER_PIXELS
                     parts.append(scale * loss(reference, current, selected))
     if not parts:
         raise ValueError("No coefficient of the guidance is above 0; there is nothing to hold.")

@@ -14,7 +14,7 @@ from ..models.denoiser import Denoiser
 from ..models.grid import ClipGrid
 from ..models.process import Latents, Level, Prediction
 from ..windows import Windows, blended, blended_predictions, windowed
-from .decoupled_guidance import GuidanceSettings, guidance_loss
+from .decoupled_guidance import GuidanceSettings, block_weight, guidance_loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +98,7 @@ class Drift:
                 {name: (reference.rows[name], of) for name, of in rows.items()},
                 {name: (reference.keys[name], of) for name, of in keys.items()},
                 {n: self._mask(z, n, frames)[span] for n in tokens},
+                {site.name: block_weight(site.block) for site in (*self.temporal, *self.spatial)},
                 pixels=math.prod(z.shape[2:]),
             )
             gradients = torch.autograd.grad(loss, [*rows.values(), *keys.values()])

@@ -27,10 +27,10 @@ from .trajectory import NullText, Trajectory
 class NullTextSettings:
     """How the unconditional embeddings are optimised.
 
-    Defaults: VideoDirector (Wang et al., 2025) and its ancestor (Mokady et al., 2023). The paper's
-    guidance of 7.5 counts from the conditional prediction, which makes a cfg of 8.5. At step i of T
-    the learning rate is `learning_rate * (1 - i / (2 T))`, and the step ends once the mean squared
-    error to the pivot is below `early_stop + early_stop_growth * i`.
+    Defaults: the authors' code of VideoDirector (Wang et al., 2025) and of its ancestor (Mokady et
+    al., 2023). Its guidance of 7.5 counts from the conditional prediction, which makes a cfg of 8.5.
+    At step i of T the learning rate is `learning_rate * (1 - i / (2 T))`, and the step ends once the
+    mean squared error to the pivot is below `early_stop + early_stop_growth * i`.
     """
 
     cfg: float = 8.5

@@ -7,14 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rescore.pipelines.inversion.decoupled_guidance import (
-    KEY_WEIGHT,
-    TEMPORAL_WEIGHT,
+    LOOKS,
+    TOKEN_WEIGHT,
     GuidanceSettings,
+    block_weight,
+    frame_loss,
     guidance_loss,
     guided_step,
-    key_loss,
     picked_map_loss,
     temporal_map_loss,
+    token_loss,
     top_frames,
 )
 from rescore.pipelines.models.process import Level, move, split
@@ -65,10 +67,31 @@ def test_the_frames_are_picked_by_the_reference_alone():
     )
 
 
-def test_key_loss_is_the_mean_over_what_is_selected():
+def test_token_loss_is_the_mean_over_what_is_selected():
     reference, current, chosen = keys(0), keys(1), mask()
-    expected = (reference - current).square()[chosen].mean()
-    torch.testing.assert_close(key_loss(reference, current, chosen), expected)
+    expected = TOKEN_WEIGHT * (reference - current).square()[chosen].mean()
+    torch.testing.assert_close(token_loss(reference, current, chosen), expected)
+
+
+def test_frame_loss_compares_the_means_of_what_is_selected():
+    """As the authors' code does, frame by frame; a frame without any such token does not count."""
+    reference, current, chosen = keys(0), keys(1), mask()
+    chosen[2] = False
+    means = [
+        (current[i][chosen[i]] - reference[i][chosen[i]]).mean(dim=0) for i in range(F) if i != 2
+    ]
+    expected = torch.stack(means).square().mean()
+    torch.testing.assert_close(frame_loss(reference, current, chosen), expected)
+
+
+def test_frame_loss_lets_tokens_change_places():
+    everywhere = torch.ones(F, N)
+    moved = keys(0).flip(1)
+    assert frame_loss(keys(0), moved, everywhere) < 1e-30 < token_loss(keys(0), moved, everywhere)
+
+
+def test_blocks_1_and_2_have_the_weights_of_the_authors_code():
+    assert [block_weight(block) for block in range(4)] == [20000, 20000, 10000, 10000]
 
 
 def test_shares_weigh():
@@ -76,15 +99,24 @@ def test_shares_weigh():
     shares = torch.zeros(F, N, dtype=torch.float64)
     shares[1, 2], shares[3, 4] = 0.75, 0.25
     squares = (reference - current).square().mean(-1)
-    expected = 0.75 * squares[1, 2] + 0.25 * squares[3, 4]
-    torch.testing.assert_close(key_loss(reference, current, shares), expected)
+    expected = TOKEN_WEIGHT * (0.75 * squares[1, 2] + 0.25 * squares[3, 4])
+    torch.testing.assert_close(token_loss(reference, current, shares), expected)
+    shares[1, 4] = 0.25
+    means = torch.stack(
+        [
+            0.75 * (current - reference)[1, 2] + 0.25 * (current - reference)[1, 4],
+            (current - reference)[3, 4],
+        ]
+    )
+    torch.testing.assert_close(frame_loss(reference, current, shares), means.square().mean())
 
 
 LOSSES = {
     "temporal": lambda current, chosen: temporal_map_loss(maps(0), current, chosen, 2),
-    "keys": lambda current, chosen: key_loss(keys(0), current, chosen),
+    "frame means": lambda current, chosen: frame_loss(keys(0), current, chosen),
+    "token by token": lambda current, chosen: token_loss(keys(0), current, chosen),
 }
-CURRENT = {"temporal": maps, "keys": keys}
+CURRENT = {"temporal": maps, "frame means": keys, "token by token": keys}
 
 
 @pytest.mark.parametrize("kind", LOSSES)
@@ -111,30 +143,34 @@ def test_no_drift_no_loss_and_no_gradient(kind):
     assert torch.equal(current.grad, torch.zeros_like(current))
 
 
-def test_all_four_parts_add_up():
+@pytest.mark.parametrize("look", LOOKS)
+def test_all_four_parts_add_up(look):
     kept, frames = top_frames(maps(0), 1)
     layers = {"a": (kept, maps(1).gather(-1, frames)), "b": (kept, maps(2).gather(-1, frames))}
     tokens = {"c": (keys(0), keys(1))}
     shares = mask().double()
-    found = guidance_loss(GuidanceSettings(0.2, 0.3, 0.5, 0.7), layers, tokens, {P: shares})
+    held = GuidanceSettings(0.2, 0.3, 0.5, 0.7, look=look)
+    weights = {"a": 3.0, "b": 5.0, "c": 7.0}
+    found = guidance_loss(held, layers, tokens, {P: shares}, weights)
     expected = 0.0
     for weight, chosen in ((0.2, shares), (0.3, 1 - shares)):
-        parts = [temporal_map_loss(maps(0), maps(i), chosen, 1) for i in (1, 2)]
-        expected += weight * TEMPORAL_WEIGHT * sum(parts) / 2
+        one, two = (temporal_map_loss(maps(0), maps(i), chosen, 1) for i in (1, 2))
+        expected += weight * (3 * one + 5 * two) / 2
     for weight, chosen in ((0.5, shares), (0.7, 1 - shares)):
-        expected += weight * KEY_WEIGHT * key_loss(keys(0), keys(1), chosen)
+        expected += weight * 7 * LOOKS[look](keys(0), keys(1), chosen)
     torch.testing.assert_close(found, expected)
 
 
-def test_a_coefficient_means_the_same_at_any_size():
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_coefficient_means_the_same_at_any_size(look):
     """A clip twice as long whose frames all drift alike: each gets the same gradient."""
-    held = GuidanceSettings(0.0, 0.0, 0.3, 0.7)
+    held = GuidanceSettings(0.0, 0.0, 0.3, 0.7, look=look)
     gradients = []
     for times in (1, 2):
         current = keys(1).repeat(times, 1, 1).requires_grad_()
         pair = {"a": (keys(0).repeat(times, 1, 1), current)}
         chosen = {N: mask().double().repeat(times, 1)}
-        guidance_loss(held, {}, pair, chosen, pixels=times * 1000).backward()
+        guidance_loss(held, {}, pair, chosen, {"a": 1.0}, pixels=times * 1000).backward()
         gradients.append(current.grad[:F])
     torch.testing.assert_close(*gradients)
 
@@ -143,16 +179,16 @@ def test_a_coefficient_of_zero_is_left_out():
     broken = {"a": (keys(0), keys(1) / 0)}
     chosen = {N: torch.ones(F, N, dtype=torch.float64)}
     held = GuidanceSettings(0.0, 0.0, 0.0, 0.5)
-    assert not torch.isfinite(guidance_loss(held, {}, broken, chosen))
+    assert not torch.isfinite(guidance_loss(held, {}, broken, chosen, {"a": 1.0}))
     kept, frames = top_frames(maps(0), 1)
     layers = {"a": (kept, maps(1).gather(-1, frames))}
     only = GuidanceSettings(0.5, 0.5, 0.0, 0.0)
-    assert torch.isfinite(guidance_loss(only, layers, {}, chosen))
+    assert torch.isfinite(guidance_loss(only, layers, {}, chosen, {"a": 1.0}))
     assert not GuidanceSettings(0.0, 0.0, 0.0, 0.0).temporal
     assert not GuidanceSettings(0.0, 0.0, 0.0, 0.0).keys
     assert not GuidanceSettings(strength=0.0).keys
     with pytest.raises(ValueError, match="nothing to hold"):
-        guidance_loss(GuidanceSettings(0.0, 0.0, 0.0, 0.0), {}, {}, chosen)
+        guidance_loss(GuidanceSettings(0.0, 0.0, 0.0, 0.0), {}, {}, chosen, {})
 
 
 @given(st.floats(0.01, 0.98), st.floats(0.005, 0.015), st.floats(0.1, 3.0))

@@ -12,13 +12,14 @@ from rescore.attention.unet.sites import attention_sites
 from rescore.benchmarks.memory import peak_memory
 from rescore.pipelines.inversion.ddim_inversion import ddim_invert
 from rescore.pipelines.inversion.decoupled_guidance import GuidanceSettings
-from rescore.pipelines.inversion.drift import DriftGuidance
+from rescore.pipelines.inversion.drift import Drift, DriftGuidance
 from rescore.pipelines.inversion.null_text import NullTextSettings, optimise_null_text
 from rescore.pipelines.inversion.trajectory import Trajectory
 from rescore.pipelines.models.denoiser import Denoiser, guided
 from rescore.pipelines.models.process import VariancePreserving, move
 from rescore.pipelines.windows import Windows, windowed
 from tiny_animatediff import TEXT_WIDTH, denoiser, unet
+from torch.nn import functional
 
 SCHEDULE = VariancePreserving.from_config(
     {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -278,6 +279,65 @@ def test_guidance_is_the_gradient_of_its_four_parts(real_world):
         assert float(found.guidance[1].abs().max()) > 0
         total += found.guidance[1]
     torch.testing.assert_close(whole.guidance[1], total, rtol=1e-3, atol=1e-6)
+
+
+def test_guidance_is_that_of_the_authors_code(real_world):
+    """Told again from what layers project, with its weights per block, through the whole graph."""
+    path, model, cond, _ = real_world
+    level = path.levels[-2]
+    z = (path.latents[-2] + 0.1 * torch.randn_like(path.latents[-2])).requires_grad_()
+    coefficients = {"foreground": (0.5, 0.2), "background": (0.4, 0.3)}
+
+    def projected(z) -> dict[str, torch.Tensor]:
+        seen, hooks = {}, []
+        for site in attention_sites(unet()):
+            if site.name.startswith(("up_blocks.1", "up_blocks.2")):
+                for part in ("to_q", "to_k"):
+                    hook = partial(lambda key, _, __, out: seen.__setitem__(key, out), (site, part))
+                    layer = unet().get_submodule(f"{site.name}.{part}")
+                    hooks.append(layer.register_forward_hook(hook))
+        model.output(z, level.t, cond)
+        for hook in hooks:
+            hook.remove()
+        return seen
+
+    def maps(seen, site) -> torch.Tensor:
+        heads = unet().get_submodule(site.name).heads
+        q, k = (
+            rearrange(seen[site, part], "p f (h d) -> p h f d", h=heads)
+            for part in ("to_q", "to_k")
+        )
+        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
+
+    with torch.no_grad():
+        reference = projected(path.latents[-2])
+    current = projected(z)
+    total = 0.0
+    for kind, place in (("temporal", 0), ("spatial", 1)):
+        sites = {site for site, _ in current if site.kind == kind}
+        for site in sites:
+            weight = {"up_blocks.1": 20000, "up_blocks.2": 10000}[site.name[: len("up_blocks.1")]]
+            tokens = len(current[site, "to_k"]) if place == 0 else current[site, "to_k"].shape[1]
+            size = REAL.layers.map_size(tokens, *z.shape[3:])
+            covered = functional.interpolate(MASK[None], size=size, mode="area").flatten(1)
+            for side, mask in (("foreground", covered), ("background", 1 - covered)):
+                mask = mask.expand(FRAMES, -1)
+                if place == 0:
+                    before, after = maps(reference, site), maps(current, site)
+                    best = before.argmax(-1, keepdim=True)
+                    squares = (after.gather(-1, best) - before.gather(-1, best)).square()
+                    share = rearrange(mask, "f p -> p 1 f 1")
+                    loss = (share * squares).sum() / (share.sum() * squares.shape[1])
+                else:
+                    moved = current[site, "to_k"] - reference[site, "to_k"]
+                    mean = torch.einsum("fn,fnc->fc", mask, moved) / mask.sum(1, keepdim=True)
+                    loss = mean.square().mean()
+                scale = coefficients[side][place] * weight / len(sites)
+                total = total + scale * loss * math.prod(z.shape[2:]) / (16 * 64 * 64)
+    (expected,) = torch.autograd.grad(total, z)
+    settings = GuidanceSettings(*(coefficients[side][i] for i in (0, 1) for side in coefficients))
+    found = Drift(DriftGuidance(settings, MASK), cond, REAL)(z.detach(), path.latents[-2], level)[1]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
 
 
 def test_guidance_moves_the_step_and_nothing_else(real_world):
