@@ -2,7 +2,7 @@
 
 from . import host
 from .inflation import CATEGORY
-from .running import own, prepared
+from .running import of_stable_diffusion, prepared
 from .shared import FIXED_SEED
 from .sockets import MODEL, PROMPTS
 from .widgets import INT, SOCKET, Node, outputs
@@ -50,7 +50,9 @@ class CovariateShift(Node):
         bar = host.progress(timesteps * len(models))
         shifts = {}
         for number, each in enumerate(models):
-            own(each, "Covariate Shift, which looks into layers of an inflated model,")
+            of_stable_diffusion(
+                each, "Covariate Shift, which looks into layers of an inflated model,"
+            )
             ready = prepared(each, latent)
             # Midpoints of equal parts of the schedule.
             count = len(each.process)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from . import host
-from .running import own
+from .running import of_stable_diffusion
 from .shared import FIXED_SEED
 from .sockets import MODEL
 from .widgets import COMBO, INT, SOCKET, Node, outputs
@@ -53,7 +53,7 @@ class InflateImageModel(Node):
         from ..pipelines.models.unet.inflation import VARIANTS, inflate_backbone
         from ..pipelines.tuning.one_shot_tuning import trained_summary
 
-        own(model, "Inflate Image Model")
+        of_stable_diffusion(model, "Inflate Image Model")
         chosen = replace(VARIANTS[variant], ratio=ratio)
         video = inflate_backbone(model, chosen, seed=seed)
         return (video, f"{model.name}, inflated: {chosen}. {trained_summary(video.network)}")

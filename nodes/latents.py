@@ -1,7 +1,5 @@
 """Nodes that encode frames as latents and decode them, a few frames at a time."""
 
-from math import prod
-
 from . import host, layouts
 from .running import decoded
 from .shared import FIXED_SEED
@@ -22,14 +20,15 @@ class VideoVAEEncode(Node):
     TITLE = "Video VAE Encode"
     SEARCH_ALIASES = ["video to latent", "encode video", "VAE encode", "image to latent"]
     DESCRIPTION = (
-        "Encodes a clip with the model's VAE, frame by frame in chunks, so that its length does "
-        "not matter for memory. Any width and height: edges are padded inside and cropped back by "
-        "Video VAE Decode. The result is an ordinary LATENT, as the host's own VAE nodes give."
+        "Encodes a clip with the model's VAE, a few frames at a time, so that its length does not "
+        "matter for memory. Any width, height and number of frames: clips are padded inside and "
+        "cropped back by Video VAE Decode. The result is an ordinary LATENT, as the host's own VAE "
+        "nodes give."
     )
     CATEGORY = CATEGORY
     FUNCTION = "encode"
     RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
-        latent=("LATENT", "One latent per frame."),
+        latent=("LATENT", "One latent per frame, or per four frames where the VAE says so (Wan)."),
     )
     REQUIRED = {
         "model": SOCKET(MODEL, "The model whose VAE encodes the clip."),
@@ -47,25 +46,25 @@ class VideoVAEEncode(Node):
         from ..pipelines.models.codec import encode_video
 
         clip = layouts.clip_from_image(images)
-        kept = {PIXEL_SIZE: tuple(clip.shape[-2:]), FRAMES: clip.shape[2]}
-        if model.whole_clips:
-            return (
-                {
-                    "samples": layouts.samples_of_unscaled(model.encode_clip(clip), model).cpu(),
-                    **kept,
-                },
-            )
-        host.load(model, "vae", memory=_BYTES_PER_PIXEL * frames_per_chunk * prod(clip.shape[-2:]))
+        host.load(model, "vae", memory=_memory(model, frames_per_chunk, *clip.shape[-2:]))
         bar = host.progress(clip.shape[2])
-        latents = encode_video(
-            clip,
-            model.encode_frames,
-            model.vae_factor,
-            frames_per_chunk=frames_per_chunk,
-            generator=torch.Generator().manual_seed(seed) if posterior == "sample" else None,
-            on_chunk=lambda done, _: bar(done),
-        )
-        return ({"samples": layouts.samples_of_unscaled(latents, model).cpu(), **kept},)
+        options = {
+            "generator": torch.Generator().manual_seed(seed) if posterior == "sample" else None,
+            "on_chunk": lambda done, _: bar(done),
+        }
+        if model.whole_clips:
+            latents = model.encode_clip(clip, **options)
+        else:
+            latents = encode_video(
+                clip,
+                model.encode_frames,
+                model.vae_factor,
+                frames_per_chunk=frames_per_chunk,
+                **options,
+            )
+        samples = layouts.samples_of_unscaled(latents, model).cpu()
+        kept = {PIXEL_SIZE: tuple(clip.shape[-2:]), FRAMES: clip.shape[2]}
+        return ({"samples": samples, **kept},)
 
 
 class VideoVAEDecode(Node):
@@ -82,14 +81,14 @@ class VideoVAEDecode(Node):
     )
     REQUIRED = {
         "model": SOCKET(MODEL, "The model whose VAE made the latents."),
-        "latent": SOCKET("LATENT", "Latents, one per frame."),
+        "latent": SOCKET("LATENT", "The latents of a clip."),
         "frames_per_chunk": _FRAMES_PER_CHUNK,
     }  # fmt: skip
 
     def decode(self, model, latent, frames_per_chunk: int):
         samples = latent["samples"]
-        pixels = model.vae_factor**2 * prod(samples.shape[-2:])
-        host.load(model, "vae", memory=_BYTES_PER_PIXEL * frames_per_chunk * pixels)
+        sides = (side * model.vae_factor for side in samples.shape[-2:])
+        host.load(model, "vae", memory=_memory(model, frames_per_chunk, *sides))
         bar = host.progress(samples.shape[-4 if model.by_frame else -3])
         clip = decoded(
             model,
@@ -100,6 +99,12 @@ class VideoVAEDecode(Node):
             on_chunk=lambda done, _: bar(done),
         )
         return (layouts.image_from_clip(clip),)
+
+
+def _memory(model, frames_per_chunk: int, height: int, width: int) -> int:
+    """Bytes that the work of an autoencoder takes; one that compresses time has its own chunks."""
+    frames = frames_per_chunk if model.by_frame else model.vae_stride
+    return _BYTES_PER_PIXEL * frames * height * width
 
 
 NODE_CLASS_MAPPINGS = {

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from . import host
-from .running import own
+from .running import of_stable_diffusion
 from .sockets import MODEL
 from .widgets import COMBO, FILES, SOCKET, Node, outputs
 
@@ -31,10 +31,12 @@ def _found(name: str, kind: str, *categories: str) -> Path:
 
 class LoadVideoModel(Node):
     TITLE = "Load Video Model"
-    SEARCH_ALIASES = ["text to video model", "ModelScope", "ZeroScope", "video model loader"]
+    SEARCH_ALIASES = [
+        "text to video model", "ModelScope", "ZeroScope", "Wan", "video model loader"
+    ]  # fmt: skip
     DESCRIPTION = (
-        "Loads a text-to-video model (ModelScope, ZeroScope) from a folder in diffusers layout "
-        "under models/diffusers. Nothing is downloaded."
+        "Loads a text-to-video model (ModelScope, ZeroScope, Wan 2.1, Wan 2.2 5B) from a folder in "
+        "diffusers layout under models/diffusers. Nothing is downloaded."
     )
     CATEGORY = CATEGORY
     FUNCTION = "load"
@@ -46,19 +48,24 @@ class LoadVideoModel(Node):
     def INPUT_TYPES(cls):
         from ..pipelines.models.unet.layout import list_models
 
-        folders = list_models(host.roots("diffusers"), "text-to-video")
+        roots = host.roots("diffusers")
+        folders = sorted(list_models(roots, "text-to-video") + list_models(roots, "wan"))
         required = {
             "folder": FILES(folders, "put a model into models/diffusers",
-                "A folder under models/diffusers, such as zeroscope_v2_576w."),
+                "A folder under models/diffusers, such as zeroscope_v2_576w or "
+                "Wan2.1-T2V-1.3B-Diffusers."),
             "precision": _PRECISION,
         }  # fmt: skip
         return {"required": required}
 
     def load(self, folder: str, precision: str):
+        from ..pipelines.models.unet.layout import kind_of
         from ..pipelines.models.unet.load import load_text_to_video
+        from ..pipelines.models.wan.load import load_wan
 
         path = _found(folder, "text-to-video", "diffusers")
-        return (load_text_to_video(path, dtype=host.dtype(precision)),)
+        load = load_wan if kind_of(path) == "wan" else load_text_to_video
+        return (load(path, dtype=host.dtype(precision)),)
 
 
 class LoadImageModel(Node):
@@ -135,7 +142,7 @@ class LoadAnimateDiffModel(Node):
     def load(self, image_model, motion_module: str):
         from ..pipelines.models.unet.load import load_animatediff
 
-        own(image_model, "Load AnimateDiff Model")
+        of_stable_diffusion(image_model, "Load AnimateDiff Model")
         path = _found(motion_module, "motion-adapter", "animatediff_models", "diffusers")
         return (load_animatediff(image_model, path),)
 
@@ -154,9 +161,11 @@ class LoadShapeWorldModel(Node):
         model=(MODEL, "The tiny model, used like a big one."),
     )
     REQUIRED = {
-        "model": COMBO(["shapeworld-t2v", "shapeworld-sd", "shapeworld-animatediff"],
+        "model": COMBO(
+            ["shapeworld-t2v", "shapeworld-sd", "shapeworld-animatediff", "shapeworld-wan"],
             "shapeworld-t2v stands for ModelScope and ZeroScope, shapeworld-sd for Stable "
-            "Diffusion 1.x, shapeworld-animatediff for it with an AnimateDiff motion module."),
+            "Diffusion 1.x, shapeworld-animatediff for it with an AnimateDiff motion module, "
+            "shapeworld-wan for Wan."),
     }  # fmt: skip
 
     def load(self, model: str):

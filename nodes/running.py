@@ -40,12 +40,15 @@ class Run:
     def windows(self, window: int, overlap: int) -> "Windows | None":
         """The windows in which the clip goes through the model; None if it goes in at once.
 
-        A `window` of 0 is as many frames as the model takes: all, or the most that it knows.
+        Both are in frames of the clip. A `window` of 0 is as many as the model takes: all, or the
+        most that it knows.
         """
         from ..pipelines.windows import Windows
 
-        length = window or self.model.max_frames
-        return Windows(length, overlap) if length and self.z.shape[2] > length else None
+        frames = window or self.model.max_frames
+        if not frames or self.grid.frames <= frames:
+            return None
+        return Windows(self.grid.latent_frames(frames), -(-overlap // self.grid.stride))
 
     def latent(self, z: "Tensor") -> dict[str, Any]:
         """Model latents as a LATENT that Video VAE Decode brings back to the clip's size."""
@@ -95,6 +98,20 @@ def own(model, what: str) -> None:
         )
 
 
+def of_stable_diffusion(model, what: str) -> None:
+    """As `own`, and refuse transformers, too.
+
+    Raises:
+        ValueError: for such a model, naming `what` needs another.
+    """
+    own(model, what)
+    if model.kind == "wan":
+        raise ValueError(
+            f"{what} works on UNets, and {model.name} is a model of kind 'wan'. Use Load Image "
+            "Model for it."
+        )
+
+
 def decoded(
     model,
     samples: "Tensor",
@@ -112,7 +129,9 @@ def decoded(
 
     latents = layouts.unscaled_of(samples, model)
     if model.whole_clips:
-        return model.decode_clip(latents, size=size, frames=frames)
+        if frames and 1 - (1 - frames) // model.vae_stride != latents.shape[2]:
+            frames = None  # of another clip: these latents were cut or joined
+        return model.decode_clip(latents, size=size, frames=frames, on_chunk=on_chunk)
     return decode_video(
         latents,
         model.decode_frames,
@@ -127,7 +146,11 @@ def _run(model, z, pixel_size: tuple[int, int] | None, frames: int | None, memor
 
     factor, stride = model.vae_factor, model.vae_stride
     whole = z.shape[3] * factor, z.shape[4] * factor
-    grid = ClipGrid(tuple(z.shape[2:]), pixel_size or whole, factor, stride, frames)
+    cells = tuple(z.shape[2:])
+    # Latents that were cut or joined since still carry the number of frames of their first clip.
+    if frames and ClipGrid(cells, whole, factor, stride).latent_frames(frames) != cells[0]:
+        frames = None
+    grid = ClipGrid(cells, pixel_size or whole, factor, stride, frames)
     # Before the model itself, which may leave no room for the autoencoder.
     picture = picture_of(model, z)
     host.load(model, "network", memory=memory * z[:, :1].numel())
@@ -146,9 +169,13 @@ def picture_of(model, z):
         return model.picture()
     from ..pipelines.models.preview import fit_preview
 
-    middle = z.shape[2] // 2
     host.load(model, "vae")
-    latent = model.latents_out(z[:, :, middle])
-    picture = fit_preview(z[0, :, middle], model.decode_frames(latent)[0] / 2 + 0.5)
+    if model.whole_clips:
+        shown = 0  # the one latent frame that is one picture
+        pixels = model.decode_clip(model.latents_out(z[:, :, :1]))[0, :, 0]
+    else:
+        shown = z.shape[2] // 2
+        pixels = model.decode_frames(model.latents_out(z[:, :, shown]))[0] / 2 + 0.5
+    picture = fit_preview(z[0, :, shown], pixels)
     calls = count()
     return lambda z: picture(z[0, :, next(calls) % z.shape[2]])

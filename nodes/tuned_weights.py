@@ -5,7 +5,7 @@ from typing import Any
 
 from . import host
 from .inflation import CATEGORY
-from .running import own
+from .running import of_stable_diffusion
 from .sockets import MODEL
 from .widgets import FILES, SOCKET, STRING, Node, outputs
 
@@ -40,7 +40,7 @@ class SaveTunedWeights(Node):
         from ..pipelines.models.tensor_file import write_tensors
         from ..pipelines.models.unet.inflation import frozen_sample
 
-        own(model, "Save Tuned Weights")
+        of_stable_diffusion(model, "Save Tuned Weights")
         tuning = getattr(model.network, "tuning", None)
         if tuning is None:
             raise ValueError(
@@ -101,7 +101,7 @@ class LoadTunedWeights(Node):
             same_base,
         )
 
-        own(model, "Load Tuned Weights")
+        of_stable_diffusion(model, "Load Tuned Weights")
         path = host.own_file(FOLDER, file, ".safetensors")
         if path is None:
             raise ValueError(

@@ -9,7 +9,7 @@ from . import host, layouts
 from .inflation import CATEGORY
 from .kept import Kept
 from .live import Numbers
-from .running import BYTES_CHECKPOINTED, BYTES_WITH_GRADIENTS, own, prepared
+from .running import BYTES_CHECKPOINTED, BYTES_WITH_GRADIENTS, of_stable_diffusion, prepared
 from .shared import FIXED_SEED
 from .sockets import LOSSES, MODEL, PIXEL_SIZE, PROMPTS, TUNING
 from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, Node, outputs
@@ -104,7 +104,7 @@ class OneShotTune(Node):
             tune,
         )
 
-        own(model, "One-Shot Tune")
+        of_stable_diffusion(model, "One-Shot Tune")
         settings = Settings(
             steps, learning_rate, seed=seed, precision=precision, checkpointing=checkpointing
         )

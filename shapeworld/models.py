@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel
 
     from ..pipelines.models.unet.backbone import Backbone
+    from ..pipelines.models.wan.model import WanModel
 
 WEIGHTS = Path(__file__).parent / "weights"
-NAMES = ("shapeworld-t2v", "shapeworld-sd", "shapeworld-animatediff")
+NAMES = ("shapeworld-t2v", "shapeworld-sd", "shapeworld-animatediff", "shapeworld-wan")
 
 _CHANNELS = (32, 64, 64)
 _WIDTH = 64  # of a text token
@@ -120,7 +121,7 @@ def build_motion_adapter() -> "MotionAdapter":
     )
 
 
-def load_shapeworld(name: str) -> "Backbone":
+def load_shapeworld(name: str) -> "Backbone | WanModel":
     """One of the shipped models, through the loaders that big models come through.
 
     Raises:
@@ -140,4 +141,8 @@ def load_shapeworld(name: str) -> "Backbone":
     image = load_image(WEIGHTS / "shapeworld-sd")
     if name == "shapeworld-sd":
         return image
+    if name == "shapeworld-wan":
+        from .wan import load_wan
+
+        return load_wan(image.text_encoder, image.tokenizer)
     return load_animatediff(image, WEIGHTS / name, schedule_config=ANIMATEDIFF_SCHEDULE)

@@ -18,6 +18,9 @@ from .models import WEIGHTS
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
+    from torch import nn
+
+    from ..pipelines.models.wan.model import WanModel
 
 FOLDER = WEIGHTS / "shapeworld-wan"
 # In a folder of a finished model.
@@ -66,6 +69,24 @@ def load_transformer(folder: Path = FOLDER) -> "WanTransformer3DModel":
     from diffusers import WanTransformer3DModel
 
     return _loaded(WanTransformer3DModel, folder / TRANSFORMER)
+
+
+@torch.inference_mode(False)
+def load_wan(text_encoder: "nn.Module", tokenizer: Any) -> "WanModel":
+    """The finished model as the pack's loops use it, with the text encoder of the others."""
+    from ..pipelines.models.process import RectifiedFlow
+    from ..pipelines.models.text import encode_prompt
+    from ..pipelines.models.wan.model import WanModel
+
+    return WanModel(
+        FOLDER.name,
+        load_transformer().requires_grad_(False),
+        load_vae().requires_grad_(False),
+        text_encoder,
+        tokenizer,
+        RectifiedFlow(SCHEDULE["shift"]),
+        encode_prompt,
+    )
 
 
 def _loaded(kind: type, file: Path):

@@ -110,10 +110,11 @@ class NativeModel:
             )
         return as_ours(process(as_hosts(z, self.by_frame)), self.by_frame).float()
 
-    def encode_clip(self, clip: Tensor) -> Latents:
+    def encode_clip(self, clip: Tensor, **_: Any) -> Latents:
         """Unscaled latents of a clip `[1, 3, f, H, W]` in 0..1, padded to what the VAE takes.
 
-        The last picture is repeated at the end, and the right and lower edges.
+        The last picture is repeated at the end, and the right and lower edges. They are what the
+        host's VAE gives, with no sample of its own and no progress.
         """
         frames, *size = clip.shape[2:]
         below, beside = (-length % self.vae_factor for length in size)
@@ -123,7 +124,7 @@ class NativeModel:
         return as_ours(self.vae.encode(pixels), self.by_frame).float()
 
     def decode_clip(
-        self, latents: Latents, *, size: tuple[int, int] | None, frames: int | None
+        self, latents: Latents, *, size: tuple[int, int] | None, frames: int | None, **_: Any
     ) -> Tensor:
         """The clip `[1, 3, f, H, W]` of unscaled latents, without what padded it, on the CPU."""
         pixels = self.vae.decode(as_hosts(latents, self.by_frame))

@@ -35,19 +35,14 @@ def encode_video(
     Raises:
         ValueError: if the clip has no frame, or a pixel is not a finite number.
     """
-    if clip.shape[2] == 0:
-        raise ValueError("The clip has no frames. Load a clip with at least one.")
+    check_frames(clip)
     height, width = (-(-size // factor) for size in clip.shape[-2:])
     padding = (0, width * factor - clip.shape[-1], 0, height * factor - clip.shape[-2])
     frames = rearrange(clip, "b c f h w -> (b f) c h w")
     latents = []
     for first in range(0, len(frames), frames_per_chunk):
         chunk = frames[first : first + frames_per_chunk]
-        if not bool(torch.isfinite(chunk).all()):
-            raise ValueError(
-                f"The clip holds NaN or infinite pixels in frames {first} to "
-                f"{first + len(chunk) - 1}. Repair the node that made it; nothing is replaced here."
-            )
+        check_pixels(chunk, first)
         mean, std = encode_frames(functional.pad(chunk * 2 - 1, padding, mode="replicate"))
         if generator is not None:
             noise = [torch.randn(mean.shape[1:], generator=generator) for _ in mean]
@@ -81,19 +76,9 @@ def decode_video(
     frames = rearrange(latents, "b c f h w -> (b f) c h w")
     for first in range(0, len(frames), frames_per_chunk):
         pixels = decode_frames(frames[first : first + frames_per_chunk]).float()
-        if not bool(torch.isfinite(pixels).all()):
-            raise FloatingPointError(
-                f"Decoding gave NaN or infinite pixels in frames {first} to "
-                f"{first + len(pixels) - 1}. If the model runs in float16, load it in bfloat16 or "
-                "float32."
-            )
+        check_decoded(pixels, first)
         if clip is None:
-            height, width = size or pixels.shape[-2:]
-            if height > pixels.shape[-2] or width > pixels.shape[-1]:
-                raise ValueError(
-                    f"The latents show {pixels.shape[-1]} x {pixels.shape[-2]} pixels, less than "
-                    f"the {width} x {height} asked for. They belong to another clip."
-                )
+            height, width = shown_size(pixels, size)
             # Channels last, as the host keeps images: its view of the clip then needs no copy.
             clip = torch.empty(len(frames), height, width, pixels.shape[1])
         chunk = rearrange(pixels[..., :height, :width], "n c h w -> n h w c")
@@ -103,3 +88,43 @@ def decode_video(
     if clip is None:
         raise ValueError("The latents hold no frames.")
     return rearrange(clip, "(b f) h w c -> b c f h w", b=b, f=f)
+
+
+def check_frames(clip: Float[Tensor, "b 3 f H W"]) -> None:
+    """Raise a ValueError if a clip has no frames."""
+    if clip.shape[2] == 0:
+        raise ValueError("The clip has no frames. Load a clip with at least one.")
+
+
+def check_pixels(frames: Float[Tensor, "n 3 H W"], first: int) -> None:
+    """Raise a ValueError unless all pixels are finite; `first` is the number of the first frame."""
+    if not bool(torch.isfinite(frames).all()):
+        raise ValueError(
+            f"The clip holds NaN or infinite pixels in frames {first} to "
+            f"{first + len(frames) - 1}. Repair the node that made it; nothing is replaced here."
+        )
+
+
+def check_decoded(pixels: Float[Tensor, "n 3 H W"], first: int) -> None:
+    """Raise a FloatingPointError unless decoded frames, from number `first` on, are finite."""
+    if not bool(torch.isfinite(pixels).all()):
+        raise FloatingPointError(
+            f"Decoding gave NaN or infinite pixels in frames {first} to "
+            f"{first + len(pixels) - 1}. If the model runs in float16, load it in bfloat16 or "
+            "float32."
+        )
+
+
+def shown_size(pixels: Float[Tensor, "n 3 H W"], size: tuple[int, int] | None) -> tuple[int, int]:
+    """The height and width to crop decoded frames to: `size`, or all of them.
+
+    Raises:
+        ValueError: if they are smaller than that.
+    """
+    height, width = size or pixels.shape[-2:]
+    if height > pixels.shape[-2] or width > pixels.shape[-1]:
+        raise ValueError(
+            f"The latents show {pixels.shape[-1]} x {pixels.shape[-2]} pixels, less than "
+            f"the {width} x {height} asked for. They belong to another clip."
+        )
+    return height, width

@@ -24,6 +24,8 @@ class Source(NamedTuple):
 CATALOGUE = {
     "zeroscope_v2_576w": Source("cerspense/zeroscope_v2_576w", "diffusers"),
     "text-to-video-ms-1.7b": Source("ali-vilab/text-to-video-ms-1.7b", "diffusers"),
+    "Wan2.1-T2V-1.3B-Diffusers": Source("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "diffusers"),
+    "Wan2.2-TI2V-5B-Diffusers": Source("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "diffusers"),
     "stable-diffusion-v1-5": Source("stable-diffusion-v1-5/stable-diffusion-v1-5", "diffusers"),
     "animatediff-motion-adapter-v1-5-2": Source(
         "guoyww/animatediff-motion-adapter-v1-5-2", "animatediff_models"
@@ -41,7 +43,7 @@ CATALOGUE = {
     "sam2.1-hiera-large": Source("facebook/sam2.1-hiera-large", "sam2"),
 }
 
-_PARTS = ("", "unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_PARTS = ("", "unet", "transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 _SETTINGS = (".json", "merges.txt", "vocab.txt")
 # Stem, variant, number of shards, variant (where older releases put it), ending.
 _WEIGHTS = re.compile(

@@ -42,6 +42,10 @@ class ClipGrid:
         """How many pictures the latents show, with those that pad the clip at its end."""
         return 1 + self.stride * (self.latent[0] - 1)
 
+    def latent_frames(self, pictures: int) -> int:
+        """The latent frames that so many pictures take."""
+        return 1 - (1 - pictures) // self.stride
+
     @property
     def shown(self) -> tuple[float, float]:
         """The share of the grid, vertical and horizontal, that pictures fill; the rest pads."""

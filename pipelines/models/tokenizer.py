@@ -5,7 +5,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from transformers import BertTokenizerFast, CLIPTokenizerFast, PreTrainedTokenizerBase
+from transformers import (
+    BertTokenizerFast,
+    CLIPTokenizerFast,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from .files import MIB, read_bytes
 from .unet.layout import problem, read_json
@@ -17,6 +22,7 @@ _NEW = "tokenizer.json"
 _VOCABULARY = {
     CLIPTokenizerFast: ("vocab.json", "merges.txt"),
     BertTokenizerFast: ("vocab.txt",),
+    PreTrainedTokenizerFast: (),  # of any kind, by tokenizer.json alone
 }
 _BESIDE = ("added_tokens.json", "special_tokens_map.json")
 _SPECIAL = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
@@ -34,8 +40,9 @@ _LARGEST = 32 * MIB  # a file of a tokenizer
 
 def has_tokenizer(make: type[PreTrainedTokenizerBase], place: Path) -> bool:
     """Whether a folder holds the files that a tokenizer of the class `make` needs."""
-    old = all((place / file).exists() for file in _VOCABULARY[make])
-    return old or (place / _NEW).exists()
+    old = _VOCABULARY[make]
+    whole = bool(old) and all((place / file).exists() for file in old)
+    return whole or (place / _NEW).exists()
 
 
 def load_tokenizer(
@@ -50,8 +57,8 @@ def load_tokenizer(
     """
     old = _VOCABULARY[make]
     if not has_tokenizer(make, place):
-        found = f"has no tokenizer: there is no {_NEW} in {place}, and no {' and '.join(old)}."
-        raise problem(kind, folder, found)
+        nor = f", and no {' and '.join(old)}" if old else ""
+        raise problem(kind, folder, f"has no tokenizer: there is no {_NEW} in {place}{nor}.")
     settings = {}
     if (place / "tokenizer_config.json").exists():
         settings = read_json(place / "tokenizer_config.json", kind, folder)
@@ -64,7 +71,7 @@ def load_tokenizer(
             kept = {name: value for name, value in settings.items() if name in _SETTINGS}
             Path(bare, "tokenizer_config.json").write_text(json.dumps(kept), "utf-8")
             tokenizer = make.from_pretrained(bare, local_files_only=True)
-        letter = tokenizer("a")["input_ids"][1:-1]
+        letter = tokenizer("a", add_special_tokens=False)["input_ids"]
     # The tokenizers package raises bare exceptions for damaged files.
     except Exception as error:
         raise problem(kind, folder, f"has a damaged tokenizer in {place} ({error}).") from error

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny_models import write_tiny_adapter, write_tiny_sd, write_tiny_t2v
+from tiny_wan import write_tiny_wan
 
 
 @pytest.fixture(scope="session")
@@ -11,6 +12,7 @@ def model_folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     write_tiny_t2v(folder / "diffusers" / "t2v", seed=1)
     write_tiny_sd(folder / "diffusers" / "sd", seed=2)
+    write_tiny_wan(folder / "diffusers" / "wan", seed=4)
     write_tiny_adapter(folder / "animatediff_models" / "motion", seed=3)
     return folder
 
@@ -46,6 +48,8 @@ def load(run):
     def make(kind: str):
         if kind == "text-to-video":
             return run("ReScoreLoadVideoModel", folder="t2v")[0]
+        if kind == "wan":
+            return run("ReScoreLoadVideoModel", folder="wan")[0]
         image = run("ReScoreLoadImageModel", model="sd")[0]
         if kind == "image":
             return image

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ....attention.unet.layers import UNetLayers
 from ..denoiser import Cond, Denoiser, LatentSpace
+from ..fingerprint import pieces_of_weights
 from ..process import Latents, VariancePreserving
 from ..text import EncodedPrompt, encode_prompt
 
@@ -148,12 +149,8 @@ class Backbone:
         digest.update(self.process.alphas_bar.numpy().tobytes())
         settings = {key: v for key, v in self.unet.config.items() if not key.startswith("_")}
         digest.update(repr(sorted(settings.items())).encode())
-        for module in self.modules().values():
-            digest.update(
-                repr([(n, tuple(p.shape)) for n, p in module.named_parameters()]).encode()
-            )
-            samples = [_sample(parameter) for parameter in module.parameters()]
-            digest.update(torch.cat(samples).float().cpu().numpy().tobytes())
+        for piece in pieces_of_weights(self.modules().values()):
+            digest.update(piece)
         return digest.hexdigest()[:16]
 
     def encode_prompt(self, text: str) -> EncodedPrompt:
@@ -225,8 +222,3 @@ class Backbone:
                 f"The text embeddings are {cond.shape[-1]} wide, {self.name} takes {width}. Encode "
                 "the prompts with the same model's text encoder."
             )
-
-
-def _sample(parameter: Tensor) -> Tensor:
-    flat = parameter.detach().flatten()
-    return flat[:: max(1, flat.numel() // 8)][:8]

@@ -21,6 +21,10 @@ EXPECTED = {
         "a ModelScope or ZeroScope model: a diffusers folder with model_index.json, unet "
         "(UNet3DConditionModel), vae, text_encoder, tokenizer and scheduler"
     ),
+    "wan": (
+        "a text-to-video model of Wan: a diffusers folder with model_index.json, transformer "
+        "(WanTransformer3DModel), vae, text_encoder (UMT5), tokenizer and scheduler"
+    ),
     "image": (
         "a Stable Diffusion 1.x model: a diffusers folder with model_index.json, unet "
         "(UNet2DConditionModel), vae, text_encoder, tokenizer and scheduler, or one .safetensors "
@@ -49,6 +53,7 @@ EXPECTED = {
 }
 _EXAMPLE = {
     "text-to-video": "zeroscope_v2_576w",
+    "wan": "Wan2.1-T2V-1.3B-Diffusers",
     "image": "stable-diffusion-v1-5",
     "motion-adapter": "animatediff-motion-adapter-v1-5-3",
     "clip": "clip-vit-large-patch14",
@@ -56,18 +61,25 @@ _EXAMPLE = {
     "sam2-video": "sam2.1-hiera-small",
     "vit": "dino-vitb8",
 }
-_KIND_OF_UNET = {"UNet3DConditionModel": "text-to-video", "UNet2DConditionModel": "image"}
-_CLASSES = {
-    "vae": ("AutoencoderKL",),
-    "text_encoder": ("CLIPTextModel",),
-    "tokenizer": (
-        "CLIPTokenizer",
-        "CLIPTokenizerFast",
-        "PreTrainedTokenizerFast",
-        "TokenizersBackend",
-    ),
+# The part that predicts, by the entry of a model_index.json, and the kind of model by its class.
+_KIND_OF_PART = {
+    "unet": {"UNet3DConditionModel": "text-to-video", "UNet2DConditionModel": "image"},
+    "transformer": {"WanTransformer3DModel": "wan"},
 }
-_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_ANY_TOKENIZER = ("PreTrainedTokenizerFast", "TokenizersBackend")
+# The classes of the other parts, beside a UNet and beside a transformer.
+_CLASSES = {
+    "unet": {
+        "vae": ("AutoencoderKL",),
+        "text_encoder": ("CLIPTextModel",),
+        "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast", *_ANY_TOKENIZER),
+    },
+    "transformer": {
+        "vae": ("AutoencoderKLWan",),
+        "text_encoder": ("UMT5EncoderModel",),
+        "tokenizer": ("T5Tokenizer", "T5TokenizerFast", *_ANY_TOKENIZER),
+    },
+}
 _DEEPEST = 3  # folders below a root that are searched for models
 # Entries of a config.json that would have transformers fetch a part, or import one.
 _ELSEWHERE = {
@@ -117,6 +129,7 @@ def kind_of(folder: Path) -> str | None:
     """The kind of model in a folder, None if it holds none that is known here."""
     for file, entry in (
         ("model_index.json", "unet"),
+        ("model_index.json", "transformer"),
         ("config.json", "_class_name"),
         ("config.json", "architectures"),
         ("config.json", "model_type"),
@@ -126,8 +139,8 @@ def kind_of(folder: Path) -> str | None:
         except (OSError, ValueError):
             continue
         value = found.get(entry) if isinstance(found, dict) else None
-        if entry == "unet" and isinstance(value, list) and len(value) == 2:
-            return _KIND_OF_UNET.get(str(value[1]))
+        if entry in _KIND_OF_PART and isinstance(value, list) and len(value) == 2:
+            return _KIND_OF_PART[entry].get(str(value[1]))
         if value == "MotionAdapter":
             return "motion-adapter"
         if value == ["CLIPModel"]:
@@ -192,16 +205,21 @@ def check_folder(folder: Path, kind: str, elsewhere: Mapping[str, Path]) -> dict
         raise problem(kind, folder, "is a file." if folder.exists() else "does not exist.")
     index = read_json(folder / "model_index.json", kind, folder)
     found = kind_of(folder)
+    predicts = next(part for part, kinds in _KIND_OF_PART.items() if kind in kinds.values())
     if found != kind:
-        named = _class_named(index, "unet")
-        what = f"is a model of kind {found}" if found else f"names {named} as its unet"
+        named = _class_named(index, predicts)
+        what = f"is a model of kind {found}" if found else f"names {named} as its {predicts}"
         raise problem(kind, folder, f"{what} in model_index.json.")
-    for part, classes in _CLASSES.items():
+    if _class_named(index, f"{predicts}_2") not in ("nothing", "None"):
+        found = f"has two parts that predict, {predicts} and {predicts}_2 (is it Wan 2.2 A14B?)."
+        raise problem(kind, folder, found)
+    for part, classes in _CLASSES[predicts].items():
         named = _class_named(index, part)
         if part not in elsewhere and named not in classes:
             wanted = " or ".join(classes)
             raise problem(kind, folder, f"names {named} as its {part} and not a {wanted}.")
-    parts = {part: Path(elsewhere.get(part, folder / part)) for part in _PARTS}
+    names = (predicts, *_CLASSES[predicts], "scheduler")
+    parts = {part: Path(elsewhere.get(part, folder / part)) for part in names}
     for part, path in parts.items():
         if not path.is_dir():
             raise problem(kind, folder, f"has no folder {part}.")

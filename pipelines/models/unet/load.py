@@ -84,7 +84,7 @@ def load_image(
 
 @normal_mode
 def load_animatediff(
-    image: Backbone | Path,
+    image: Any,
     adapter: Path,
     *,
     schedule_config: Mapping[str, Any] | None = None,
@@ -108,10 +108,9 @@ def load_animatediff(
         )
     if isinstance(image, Path):
         image = load_image(image, **image_options)
-    kind = image.kind if isinstance(image, Backbone) else type(image).__name__
-    if kind != "image":
+    if image.kind != "image":
         raise ValueError(
-            f"{image.name} is a model of kind {kind}, and a motion module goes into an image "
+            f"{image.name} is a model of kind {image.kind}, and a motion module goes into an image "
             "model. Wire Load Image Model (Stable Diffusion 1.x) itself."
         )
     predicts = image.predicts

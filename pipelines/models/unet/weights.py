@@ -101,12 +101,16 @@ def build(
     kind: str,
     model: Path,
     find: FindWeights | None = None,
+    *,
+    whole: Sequence[str] = (),
+    fill: Callable[[nn.Module], None] | None = None,
 ) -> nn.Module:
     """The module `make` returns, with `weights` in `dtype`, not trainable.
 
     It is made without memory and takes over the tensors, so that loading costs no second copy and
     no random initialisation. `find` names the weights as the module does. Weights it has no place
-    for are left out and logged.
+    for are left out and logged; those in whose names one of the words `whole` stands stay in
+    float32. `fill` makes buffers that no file holds; without it, positions are counted.
 
     Raises:
         ModelError: if the module cannot be made, or a weight is missing, has another shape or holds
@@ -135,13 +139,20 @@ def build(
     if unused := sorted(weights.keys() - places.keys()):
         logger.info("%s: %d weights have no place in %s: %s", model, len(unused), name, unused[:5])
     try:
-        fitted = {key: _in_precision(weights[key], dtype) for key in places}
+        fitted = {
+            key: _in_precision(
+                weights[key], torch.float32 if set(whole) & set(key.split(".")) else dtype
+            )
+            for key in places
+        }
     # If memory runs out, torch raises a RuntimeError, and Python its own error.
     except (MemoryError, RuntimeError) as error:
         found = f"needs more memory for its {name} than there is ({error})."
         raise problem(kind, model, found) from error
     module.load_state_dict(fitted, assign=True)
-    _fill_position_ids(module)
+    (fill or _fill_position_ids)(module)
+    unfilled = [name for name, buffer in module.named_buffers() if buffer.is_meta]
+    assert not unfilled, f"{name} has buffers that no file fills: {unfilled}"
     return module.eval().requires_grad_(False)
 
 
@@ -173,5 +184,3 @@ def _fill_position_ids(module: nn.Module) -> None:
         ids = getattr(part, "position_ids", None)
         if isinstance(ids, Tensor) and ids.is_meta:
             part.register_buffer("position_ids", torch.arange(ids.numel())[None], persistent=False)
-    unfilled = [name for name, buffer in module.named_buffers() if buffer.is_meta]
-    assert not unfilled, f"{type(module).__name__} has buffers that no file fills: {unfilled}"

@@ -1,0 +1,1 @@
+"""Diffusers' Wan: the transformer, the autoencoder that compresses time, the text encoder."""

@@ -1,0 +1,156 @@
+"""A loaded Wan of diffusers, with its autoencoder and text encoder, as one model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..denoiser import Cond, Denoiser, LatentSpace
+from ..fingerprint import pieces_of_weights
+from ..process import Latents, RectifiedFlow
+from ..text import EncodedPrompt
+from .codec import WanCodec
+from .text import encode_umt5
+
+Result = TypeVar("Result")
+# What a prompt is to the model: (tokenizer, text encoder, text), as `encode_umt5`.
+EncodeText: TypeAlias = Callable[[Any, nn.Module, str], EncodedPrompt]
+
+
+@dataclass(eq=False)
+class WanModel:
+    """Wan's text-to-video transformer, its causal autoencoder and its text encoder.
+
+    The modules are the real ones of diffusers and transformers, in eval mode and not trainable.
+    """
+
+    name: str  # of its folder, for messages
+    transformer: WanTransformer3DModel
+    vae: AutoencoderKLWan
+    text_encoder: nn.Module
+    tokenizer: Any
+    process: RectifiedFlow
+    encode_text: EncodeText = encode_umt5
+    kind: ClassVar[str] = "wan"
+    max_frames: ClassVar[None] = None
+    by_frame: ClassVar[bool] = False  # a LATENT is one clip, and not a batch of frames
+    whole_clips: ClassVar[bool] = True  # the autoencoder goes through a clip by itself
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The parts that hold weights, by the names that every family has."""
+        return {"network": self.transformer, "vae": self.vae, "text_encoder": self.text_encoder}
+
+    # Weights moved in inference mode could never again be differentiated through.
+    @torch.inference_mode(False)
+    def to(self, device: torch.device | str) -> None:
+        """Move all parts to a device."""
+        for module in self.modules().values():
+            module.to(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer computes."""
+        return self.transformer.patch_embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the transformer computes in."""
+        return self.transformer.patch_embedding.weight.dtype
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short name of this very model: equal for equal weights, settings and shift.
+
+        It looks at a few numbers of every weight, and once only.
+        """
+        digest = sha256(f"{self.kind} {self.process.shift!r}".encode())
+        for module in (self.transformer, self.vae):
+            settings = {key: v for key, v in module.config.items() if not key.startswith("_")}
+            digest.update(repr(sorted(settings.items())).encode())
+        for piece in pieces_of_weights(self.modules().values()):
+            digest.update(piece)
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def codec(self) -> WanCodec:
+        """Clips to latents and back."""
+        return WanCodec(self.vae, max(self.transformer.config.patch_size[1:]))
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels per latent pixel."""
+        return self.codec.factor
+
+    @property
+    def vae_stride(self) -> int:
+        """Frames that a latent frame but the first shows."""
+        return self.codec.stride
+
+    def latents_in(self, unscaled: Latents) -> Latents:
+        """Latents of the autoencoder as the transformer takes them."""
+        return self.codec.standard(unscaled)
+
+    def latents_out(self, z: Latents) -> Latents:
+        """The way back from `latents_in`."""
+        return self.codec.own(z)
+
+    def encode_clip(self, clip: Float[Tensor, "1 3 F H W"], **options: Any) -> Latents:
+        """Unscaled latents of a clip; see `WanCodec.encode`."""
+        return self.codec.encode(clip, **options)
+
+    def decode_clip(self, latents: Latents, **options: Any) -> Float[Tensor, "1 3 F H W"]:
+        """The clip of unscaled latents; see `WanCodec.decode`."""
+        return self.codec.decode(latents, **options)
+
+    def encode_prompt(self, text: str) -> EncodedPrompt:
+        """The embedding of a prompt, its tokens, and what of it did not fit the window."""
+        return self.encode_text(self.tokenizer, self.text_encoder, text)
+
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        """The model as a loop sees it."""
+        space = LatentSpace(self.transformer.config.in_channels, self.codec.factor, 1.0, 0.0)
+        return Denoiser(self.name, self.process, "flow", self._output, space)
+
+    def run(self, z: Latents, work: Callable[[Denoiser], Result]) -> Result:
+        """Do a piece of work with the model on a clip's latents, and return what it returns."""
+        return work(self.denoiser)
+
+    def _output(self, z: Latents, t: float, cond: Cond) -> Latents:
+        """What the transformer itself says, float32, on the device of `z`; see `Denoiser`."""
+        self._check(z, cond)
+        here = {"device": self.device, "dtype": self.dtype}
+        times = torch.full((len(z),), t, device=self.device)
+        output = self.transformer(z.to(**here), times, cond.to(**here), return_dict=False)[0]
+        return output.to(z.device, torch.float32)
+
+    def _check(self, z: Latents, cond: Cond) -> None:
+        config, clips = self.transformer.config, len(z)
+        if z.shape[1] != config.in_channels:
+            raise ValueError(
+                f"The latents have {z.shape[1]} channels, {self.name} takes {config.in_channels}. "
+                "Encode the clip with the same model's VAE."
+            )
+        cells = tuple(z.shape[2:])
+        if any(size % patch for size, patch in zip(cells, config.patch_size, strict=True)):
+            raise ValueError(
+                f"The latents are {cells[0]} frames of {cells[2]} x {cells[1]}, {self.name} takes "
+                f"them in blocks of {config.patch_size[2]} x {config.patch_size[1]}. Encode the "
+                "clip with Video VAE Encode, which pads it."
+            )
+        if cond.ndim != 3 or len(cond) != clips:
+            raise ValueError(
+                f"The text embeddings have shape {list(cond.shape)}, the latents {list(z.shape)}. "
+                f"{self.name} takes one embedding [tokens, width] for each of the {clips} clips."
+            )
+        if cond.shape[-1] != config.text_dim:
+            raise ValueError(
+                f"The text embeddings are {cond.shape[-1]} wide, {self.name} takes "
+                f"{config.text_dim}. Encode the prompts with the same model's text encoder."
+            )

@@ -1,0 +1,40 @@
+"""Prompts to the embeddings that Wan reads: UMT5's, and nothing where there is no word."""
+
+import logging
+import unicodedata
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..text import EncodedPrompt
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 512  # tokens that Wan was trained on
+
+
+@torch.no_grad()
+def encode_umt5(tokenizer: Any, text_encoder: nn.Module, text: str) -> EncodedPrompt:
+    """UMT5's last hidden states for one prompt, `[1, 512, d]`, zero after its last token.
+
+    A text longer than the window is cut, which is logged and told in the result.
+    """
+    text = " ".join(unicodedata.normalize("NFC", text).split())
+    found = tokenizer(text, verbose=False, return_offsets_mapping=True)
+    ids, spans, cut = found["input_ids"], found["offset_mapping"], ""
+    if len(ids) > WINDOW:
+        cut = text[spans[WINDOW - 1][0] :]
+        ids, spans = ([*of_all[: WINDOW - 1], of_all[-1]] for of_all in (ids, spans))
+        logger.warning(
+            "The prompt is longer than the %d tokens the text encoder reads; cut off: %r",
+            WINDOW - 1,
+            cut,
+        )
+    device = next(text_encoder.parameters()).device
+    here = torch.tensor([ids], device=device)
+    hidden = text_encoder(here, torch.ones_like(here)).last_hidden_state.float()
+    embedding = functional.pad(hidden, (0, 0, 0, WINDOW - len(ids)))
+    tokens = tuple(tokenizer.convert_ids_to_tokens(ids))
+    return EncodedPrompt(embedding, tokens, cut, text, tuple(spans))

@@ -1,0 +1,168 @@
+"""Wan through the shells: from a user's folder, and the tiny trained one that ships."""
+
+import pytest
+import torch
+
+PROMPTS = {
+    "source_prompt": "a red circle moving right on a plain background",
+    "target_prompt": "a blue circle moving right on a plain background",
+}
+
+
+@pytest.fixture
+def scene(run, load, clip):
+    """`scene(frames)`: the tiny untrained Wan, its prompts and latents."""
+
+    def make(frames=6, height=21, width=37):
+        model = load("wan")
+        prompts = run("ReScoreEncodePromptPair", model=model, **PROMPTS)[0]
+        images = clip(frames, height, width)
+        latent = run("ReScoreVideoVAEEncode", model=model, images=images)[0]
+        return {"model": model, "prompts": prompts, "latent": latent}
+
+    return make
+
+
+def edit(run, scene, **settings):
+    inputs = {"steps": 3, "cfg": 3.0, "step_size": 0.5} | settings
+    inputs.setdefault("terms", run("ReScoreDeltaDenoising")[0])
+    return run("ReScoreScoreDistillation", **scene, **inputs)
+
+
+def decoded(run, scene, latent):
+    return run("ReScoreVideoVAEDecode", model=scene["model"], latent=latent)[0]
+
+
+@pytest.mark.parametrize("frames", [1, 5, 6])
+def test_the_edited_clip_has_the_size_and_length_of_the_source(run, scene, frames):
+    given = scene(frames)
+    edited, state, losses = edit(run, given)
+    assert edited["samples"].shape == (1, 5, 1 + -(-(frames - 1) // 4), 4, 6)
+    assert not torch.equal(edited["samples"], given["latent"]["samples"])
+    assert state.step == len(losses["loss"]) == 3
+    assert decoded(run, given, edited).shape == (frames, 21, 37, 3)
+
+
+def test_a_latent_is_the_hosts_own(run, scene):
+    """In the host, Wan's latents are `[1, c, f, h, w]`, as the autoencoder gives them."""
+    given = scene(5, 16, 32)
+    plain = {"samples": given["latent"]["samples"]}
+    edited = edit(run, given | {"latent": plain})[0]
+    assert torch.equal(edited["samples"], edit(run, given)[0]["samples"])
+    assert decoded(run, given, edited).shape == (5, 16, 32, 3)
+
+
+def test_where_the_mask_is_black_latents_stay_bit_for_bit(run, scene):
+    """Of the pictures of a latent frame the widest counts; the sixth is in the third."""
+    given, mask = scene(6), torch.zeros(6, 21, 37)
+    mask[5, :8, 16:24] = 1
+    edited, source = edit(run, given, mask=mask)[0]["samples"], given["latent"]["samples"]
+    changed = (edited != source).any(dim=1)[0]
+    expected = torch.zeros(3, 4, 6, dtype=torch.bool)
+    expected[2, 0, 2] = True
+    assert torch.equal(changed, expected)
+
+
+def test_a_run_goes_on_and_windows_count_pictures(run, scene):
+    given = scene(17)
+    inputs = {"window": 9, "overlap": 4, "seed": 3}
+    whole = edit(run, given, steps=3, **inputs)
+    first = edit(run, given, steps=2, **inputs)
+    then = edit(run, given, steps=1, state=first[1], **inputs)
+    assert torch.equal(whole[0]["samples"], then[0]["samples"])
+    at_once = edit(run, given, steps=3, seed=3, window=17)[0]
+    assert torch.equal(at_once["samples"], edit(run, given, steps=3, seed=3)[0]["samples"])
+    assert not torch.equal(at_once["samples"], whole[0]["samples"])
+
+
+def test_what_needs_no_layers_runs_on_it(run, scene, clip):
+    """Inspection, masks from gradients, flow smoothing, inversion and the way back."""
+    given, frames = scene(6), 6
+    terms = run("ReScoreDeltaDenoising")[0]
+    energy, _, _ = run("ReScoreInspectGradient", **given, terms=terms)
+    assert energy.shape == (frames, 21, 37, 3)
+    mask = run("ReScoreMaskFromGradient", **given, terms=terms, timesteps=1, draws=1)[0]
+    assert mask.shape == (frames, 21, 37)
+    flow = run("ReScoreOpticalFlow", images=clip(frames, 21, 37))[0]
+    smoothed = run("ReScoreFlowSmoothing", terms=terms, flow=flow)[0]
+    plain, smooth = edit(run, given, terms=terms), edit(run, given, terms=smoothed)
+    assert not torch.equal(plain[0]["samples"], smooth[0]["samples"])
+    trajectory, noise = run("ReScoreDDIMInversion", **given, steps=4, refinements=5)
+    assert noise["samples"].shape == given["latent"]["samples"].shape
+    along = {"model": given["model"], "prompts": given["prompts"], "trajectory": trajectory}
+    _, images, decibels, _ = run(
+        "ReScoreReconstruct", **along, cfg=1.0, images=clip(frames, 21, 37)
+    )
+    _, alone, _, report = run("ReScoreReconstruct", **along, cfg=1.0)
+    assert images.shape == (frames, 21, 37, 3) and torch.equal(images, alone)
+    assert "compared with what the VAE makes" in report and decibels > 0
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda run, given: edit(run, given, terms=run("ReScoreSpatialSelfSimilarity")[0]),
+        lambda run, given: edit(run, given, fusion=run("ReScoreAttentionFusion")[0]),
+        lambda run, given: run("ReScoreMaskFromWords", **given, words="red"),
+        lambda run, given: run("ReScoreAttentionControlledSampling", **inverted(run, given)),
+        lambda run, given: run(
+            "ReScoreNullTextOptimisation",
+            **inverted(run, given),
+            embeddings="one for the clip",
+            guidance=run("ReScoreDecoupledGuidance")[0],
+        ),
+    ],
+    ids=["term", "fusion", "words", "controls", "drift"],
+)
+def test_what_needs_layers_says_so(run, scene, work):
+    with pytest.raises(ValueError, match=r"looks into the model, and into wan nothing can look"):
+        work(run, scene(5))
+
+
+def inverted(run, given):
+    trajectory = run("ReScoreDDIMInversion", **given, steps=2)[0]
+    return {"model": given["model"], "prompts": given["prompts"], "trajectory": trajectory}
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs", "sentence"),
+    [
+        ("ReScoreInflateImageModel", {}, "Inflate Image Model works on UNets"),
+        ("ReScoreOneShotTune", {"steps": 1}, "One-Shot Tune works on UNets"),
+        ("ReScoreCovariateShift", {}, "works on UNets, and wan is a model of kind 'wan'"),
+        ("ReScoreSaveTunedWeights", {}, "Save Tuned Weights works on UNets"),
+        ("ReScoreLoadAnimateDiffModel", {"motion_module": "motion"}, "works on UNets"),
+    ],
+)
+def test_nodes_for_unets_say_so(run, scene, node, inputs, sentence):
+    import rescore
+
+    given = scene(1, 16, 16)
+    required = rescore.NODE_CLASS_MAPPINGS[node].INPUT_TYPES()["required"]
+    given["image_model"] = given["model"]
+    inputs = inputs | {name: given[name] for name in required if name in given}
+    with pytest.raises(ValueError, match=sentence):
+        run(node, **inputs)
+
+
+def test_latents_of_other_models_are_told(run, load, scene):
+    given = scene(5, 16, 16)
+    pictures = {"samples": torch.zeros(5, 4, 2, 2)}
+    with pytest.raises(ValueError, match=r"\[1, channels, frames, height, width\], one clip"):
+        edit(run, given | {"latent": pictures})
+    with pytest.raises(ValueError, match="have 4 channels, this model takes 5"):
+        edit(run, given | {"latent": {"samples": torch.zeros(1, 4, 2, 2, 2)}})
+    with pytest.raises(ValueError, match=r"\[frames, channels, height, width\] is expected"):
+        run("ReScoreVideoVAEDecode", model=load("text-to-video"), latent=given["latent"])
+    longer = given["latent"] | {"samples": torch.zeros(1, 5, 3, 2, 2)}
+    edited = edit(run, given | {"latent": longer})[0]
+    assert decoded(run, given, edited).shape == (9, 16, 16, 3)  # and not the 5 it came with
+
+
+def test_the_shipped_model_is_a_wan_with_the_text_encoder_of_the_others(run):
+    model = run("ReScoreLoadShapeWorldModel", model="shapeworld-wan")[0]
+    other = run("ReScoreLoadShapeWorldModel", model="shapeworld-sd")[0]
+    assert (model.kind, model.process.shift) == ("wan", 5.0)
+    prompt = model.encode_prompt("a red circle")
+    assert prompt.embedding.shape == (1, 24, 64)
+    assert torch.equal(prompt.embedding, other.encode_prompt("a red circle").embedding)
