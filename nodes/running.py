@@ -175,7 +175,8 @@ def picture_of(model, z):
         pixels = model.decode_clip(model.latents_out(z[:, :, :1]))[0, :, 0]
     else:
         shown = z.shape[2] // 2
-        pixels = model.decode_frames(model.latents_out(z[:, :, shown]))[0] / 2 + 0.5
+        latent = model.latents_out(z[:, :, shown : shown + 1])[:, :, 0]
+        pixels = model.decode_frames(latent)[0] / 2 + 0.5
     picture = fit_preview(z[0, :, shown], pixels)
     calls = count()
     return lambda z: picture(z[0, :, next(calls) % z.shape[2]])
