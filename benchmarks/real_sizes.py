@@ -204,10 +204,9 @@ def main() -> None:
     for row in options.rows:
         found[row] = costs(row, lab)
         print("\n".join(table(found, [row])[2:]), flush=True)
-    lines = tables(found)
-    print("\n".join(["", *lines]))
-    if options.report:
-        report(lab, found, lines)
+        if options.report:
+            report(lab, found, tables(found))
+    print("\n".join(["", *tables(found)]))
 
 
 HOW = {

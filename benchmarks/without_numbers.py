@@ -40,22 +40,23 @@ class _WithoutNumbers(TorchDispatchMode):
 
 
 def _fused_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     *,
     scale: float | None = None,
+    enable_gqa: bool = False,  # which changes nothing where all have as many heads
 ) -> Tensor:
     """Attention on meta tensors as a fused kernel does it, which keeps no maps.
 
     By itself torch takes the plain formula there. The CPU's kernel stands for all: like the card's
-    it makes the output and a logarithm per query, and keeps these, q, k and v for the gradient.
+    it makes the output and a logarithm per query, and keeps these and its inputs for the gradient.
     """
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return kernel(q, k, v, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+    return kernel(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
 
 @contextmanager
