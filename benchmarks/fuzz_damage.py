@@ -84,7 +84,7 @@ def damaged_json(random: Random, tree: Any, place: Place) -> tuple[Any, str]:
         elif way == "added" and isinstance(holder, dict):
             holder[random.choice(_ADDED)] = random.choice(hostile_values(place))
         elif way == "nested":
-            for _ in range(random.choice([1, 40, 900])):
+            for _ in range(random.choice([1, 40, 200])):
                 holder[key] = [holder[key]]
         else:
             other, there = random.choice(spots)

@@ -107,6 +107,8 @@ def check_value(spec: InputSpec, value: object, *, in_range: bool) -> object:
     if spec.type == "COMBO":
         if in_range:
             _check_choice(spec, value)
+        elif not isinstance(value, str) and all(isinstance(one, str) for one in spec.choices or ()):
+            raise ValueError(f"takes a name, found {_quoted(value)}")
         return value
     kinds = [kind.strip() for kind in spec.type.split(",")]
     if ANY in kinds:

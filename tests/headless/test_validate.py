@@ -263,6 +263,22 @@ def test_a_check_that_crashes_is_a_fault_of_its_node(toy_nodes):
         make_plan(workflow, {**toy_nodes, "Broken": Broken})
 
 
+@pytest.mark.parametrize("value", [None, 5, True, {"a": "b"}])
+def test_a_name_is_text_also_where_a_node_checks_it_itself(toy_nodes, value):
+    class Picker(toy_nodes["Show"]):
+        @classmethod
+        def INPUT_TYPES(cls):
+            return {"required": {"file": (["a.png"], {})}}
+
+        @classmethod
+        def VALIDATE_INPUTS(cls, file):
+            return True
+
+    workflow = {"1": node("Picker", file=value)}
+    with pytest.raises(WorkflowError, match=r"input 'file': takes a name, found"):
+        make_plan(workflow, {**toy_nodes, "Picker": Picker})
+
+
 def test_long_chains_are_no_problem(toy_nodes):
     length = 5000
     chain = {str(i): node("Add", a=[str(i + 1), 0]) for i in range(1, length)}
