@@ -148,7 +148,7 @@ class _Hidden:
         length, height, width = self.clip.latent
         size = self.layers.map_size(tokens, height, width)
         if tokens not in self._foreground:
-            hidden = torch.zeros(length, tokens, dtype=torch.bool)
+            hidden = torch.zeros(length, size[0] * size[1], dtype=torch.bool)
             if self.mask is not None:
                 hidden = foreground_tokens(self.clip.covered_tokens(self.mask, *size))
             self._foreground[tokens] = hidden

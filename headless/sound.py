@@ -80,9 +80,7 @@ def _read_track(
 def _decoded(stream: av.AudioStream, name: str) -> Iterator[av.AudioFrame]:
     """The frames of a stream; packets that cannot be decoded are left out and counted."""
     broken = 0
-    for packet in packets(stream.container):
-        if packet.stream.index != stream.index:
-            continue
+    for packet in packets(stream.container, name, stream):
         try:
             yield from packet.decode()
         except av.error.FFmpegError:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .errors import printable
-from .media import JOINABLE, best_first, open_media, packets
+from .media import best_first, open_media, packets
 from .memory import available_memory
 from .pictures import Developer
 from .sound import read_sound
@@ -96,7 +96,6 @@ class _Clip:
     pts: list[int | None] = field(default_factory=list)
     last_duration: int = 0
     bits: int = 8
-    packets: int = 0
     broken: int = 0
     guessed: int = 0
     end: Fraction = Fraction(0)  # seconds at which the last packet of any stream ends
@@ -113,7 +112,6 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream, name
             clip.end = max(clip.end, (packet.pts + (packet.duration or 0)) * packet.time_base)
         if packet.stream.index != stream.index:
             continue
-        clip.packets += bool(packet.size)
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
@@ -164,27 +162,19 @@ def _note_losses(
         logger.warning("%s: %d packet(s) are damaged and skipped.", name, clip.broken)
     if clip.guessed:
         logger.warning("%s: %d frame(s) are damaged and only guessed at.", name, clip.guessed)
-    declared = _declared_end(container, stream)
-    if clip.end + EARLY < declared:
+    if stream.frames > len(clip.arrays):
         logger.warning(
-            "%s ends at %.2f s, its header says %.2f s: it is cut off.",
-            *(name, float(clip.end), float(declared)),
+            "%s: its index lists %d frames, %d are shown: it is cut off or damaged, or an edit "
+            "list leaves some out.",
+            *(name, stream.frames, len(clip.arrays)),
         )
-    elif container.format.name != "avi" and stream.frames > clip.packets:
-        logger.warning(
-            "%s: its index lists %d frames, %d are there: it is cut off or damaged.",
-            *(name, stream.frames, clip.packets),
-        )
-
-
-def _declared_end(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction:
-    """Seconds at which a file ends by its header; 0 where it does not say."""
-    if container.format.name == "avi":  # counts the times at which a frame is shown again, too
-        return stream.frames * stream.time_base
-    if container.format.name in JOINABLE:
-        return Fraction(0)
-    early = min(container.start_time or 0, 0)
-    return Fraction(early + (container.duration or 0), av.time_base)
+    elif container.duration:
+        declared = Fraction((container.start_time or 0) + container.duration, av.time_base)
+        if clip.end + EARLY < declared:
+            logger.warning(
+                "%s ends at %.2f s, its header says %.2f s: it is cut off.",
+                *(name, float(clip.end), float(declared)),
+            )
 
 
 class _Room:

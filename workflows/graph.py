@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
 
 import rescore
+from host_nodes import HOST_NODES
 from rescore.headless.core_nodes import core_nodes
 from rescore.headless.paths import Folders
 
@@ -46,6 +47,7 @@ class Node:
 
     def __init__(self, number: int, cls: type, kind: str, title: str, group: str, inputs) -> None:
         self.number, self.cls, self.kind, self.title, self.group = number, cls, kind, title, group
+        self.models: list[dict[str, str]] = []  # the files it loads, as the front end offers them
         sections = cls.INPUT_TYPES()
         self.declared = {**sections.get("required", {}), **sections.get("optional", {})}
         self.required = sections.get("required", {})
@@ -102,8 +104,9 @@ class Graph:
 
     def __init__(self, name: str, note: str) -> None:
         self.name, self.note, self.nodes = name, note, []
+        self.app: tuple[list[tuple[Node, str]], list[Node]] | None = None
         folders = Folders(out=HERE, inputs=(HERE / "input",))
-        self.classes = {**core_nodes(folders), **rescore.NODE_CLASS_MAPPINGS}
+        self.classes = {**core_nodes(folders), **HOST_NODES, **rescore.NODE_CLASS_MAPPINGS}
 
     def add(self, kind: str, group: str, title: str | None = None, **inputs: Any) -> Node:
         title = title or rescore.NODE_DISPLAY_NAME_MAPPINGS.get(kind, kind)
@@ -155,9 +158,17 @@ class Graph:
             ],
             "groups": groups,
             "config": {},
-            "extra": {"ds": {"scale": 0.7, "offset": [60, 260]}},
+            "extra": {"ds": {"scale": 0.7, "offset": [60, 260]}, **self._app()},
             "version": 0.4,
         }
+
+    def _app(self) -> dict[str, Any]:
+        """Which widgets and results App mode shows, where the graph says so in `app`."""
+        if self.app is None:
+            return {}
+        inputs, outputs = self.app
+        named = [[str(node.number), name] for node, name in inputs]
+        return {"linearData": {"inputs": named, "outputs": [str(n.number) for n in outputs]}}
 
     @staticmethod
     def _is_slot(node: Node, name: str) -> bool:
@@ -236,6 +247,7 @@ class Graph:
                 "cnr_id": "rescore" if own else "comfy-core",
                 "ver": "0.1.0" if own else "0.8.0",
                 "Node name for S&R": node.kind,
+                **({"models": node.models} if node.models else {}),
             },
             "widgets_values": widget_values(node),
         }

@@ -1,4 +1,4 @@
-"""Writes the shipped graphs, their clips, and a picture of what each makes of its clip.
+"""Writes the shipped graphs, blueprints and clips, and a picture of what each graph makes.
 
 python workflows/make.py                graphs and clips
 python workflows/make.py --tuned        also tunes the weights that the graph ei2_apply loads
@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from einops import rearrange
 from graph import Graph
-from graphs import distillation, inversion, looking, tuning
+from graphs import distillation, inversion, looking, native, tuning
+from host_nodes import needs_host
 from rescore.headless.demo import save_strip
 from rescore.headless.runner import run_workflow
 from rescore.headless.video import VideoComponents
@@ -40,6 +41,10 @@ GRAPHS: tuple[Callable[[], Graph], ...] = (
     tuning.ei2,
     tuning.ei2_apply,
     tuning.tune_a_video,
+    native.wan_edit_native,
+    native.wan_edit_sampler,
+    native.native_assd,
+    native.native_dreammotion,
     looking.step_by_step,
     looking.measures,
 )
@@ -86,6 +91,14 @@ def write_graphs(folder: Path = HERE) -> None:
             file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
+def write_blueprints(folder: Path = HERE.parent / "subgraphs") -> None:
+    folder.mkdir(exist_ok=True)
+    for make in (native.edit_video_wan, native.edit_video_shapeworld):
+        blueprint = make()
+        content = json.dumps(blueprint.file(), indent=2) + "\n"
+        (folder / f"{blueprint.title}.json").write_text(content, "utf-8")
+
+
 def write_tuned() -> None:
     """What the graph `ei2` learns, for the graph `ei2_apply`."""
     graph = Graph("ei2", "")
@@ -98,10 +111,15 @@ def write_tuned() -> None:
 
 
 def write_pictures(names: list[str]) -> None:
-    """A thumbnail of each graph: source above, edit below, frame by frame."""
+    """A thumbnail of each graph: source above, edit below, frame by frame.
+
+    Graphs on ComfyUI's own models run in a ComfyUI alone, and their thumbnails stay as they are.
+    """
     for make in GRAPHS:
         graph = make()
         if names and graph.name not in names:
+            continue
+        if needs_host(graph.api()):
             continue
         with tempfile.TemporaryDirectory() as out:
             frames = next(n for n in graph.nodes if n.kind == "GetVideoComponents")
@@ -126,5 +144,6 @@ if __name__ == "__main__":
     if options.tuned:
         write_tuned()
     write_graphs()
+    write_blueprints()
     if options.pictures is not None:
         write_pictures(options.pictures)

@@ -77,18 +77,18 @@ class TransformerLayers:
     def map_size(self, tokens: int, height: int, width: int) -> tuple[int, int]:
         patch = self.family.patch
         h, w = -(-height // patch), -(-width // patch)
-        if h * w != tokens:
+        # Text attention is seen frame by frame, self-attention with the tokens of all frames.
+        if tokens % (h * w):
             raise ValueError(
                 f"A layer has {tokens} tokens, and {width} x {height} latents are {w} x {h} of "
-                "them a frame. Masks inside self-attention over all frames at once are not "
-                "supported: switch background control off."
+                "them a frame: they are another clip's."
             )
         return h, w
 
     def marked_of_read(
         self, site: Site, marked: Bool[Tensor, "f n"], height: int, width: int
-    ) -> Bool[Tensor, "f n"]:
-        return marked
+    ) -> Bool[Tensor, "1 m"]:
+        return rearrange(marked, "f n -> 1 (f n)")
 
     def attention(
         self, kernel: Attend, q: Tensor, k: Tensor, v: Tensor

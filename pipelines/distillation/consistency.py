@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.process import Latents
-from .terms import Draw, Needs, Predictions, Result, loss_on_keys
+from .keys import loss_on_keys
+from .terms import Draw, Needs, Predictions, Result
 
 
 def global_consistency_loss(

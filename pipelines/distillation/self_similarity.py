@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..models.process import Latents
-from .terms import Draw, Needs, Predictions, Result, loss_on_keys
+from .keys import loss_on_keys
+from .terms import Draw, Needs, Predictions, Result
 
 
 def spatial_self_similarity_loss(

@@ -13,9 +13,11 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from ..fingerprint import fingerprint
-from ..models.denoiser import Cond, Denoiser, Predict, guided, pull_back
-from ..models.process import Latents, Level, Prediction, check_grid, move
+from ..models.backward import pull_back
+from ..models.denoiser import Cond, Denoiser, Predict, guided
+from ..models.process import Latents, Level, Prediction, move
 from ..windows import Windows, windowed
+from .ddim_inversion import check_grid
 from .decoupled_guidance import guided_step
 from .drift import Drift, DriftGuidance
 from .trajectory import NullText, Trajectory
@@ -26,9 +28,9 @@ class NullTextSettings:
     """How the unconditional embeddings are optimised.
 
     Defaults: the authors' code of VideoDirector (Wang et al., 2025) and of its ancestor (Mokady et
-    al., 2023). Its guidance of 7.5 counts from the conditional prediction, which makes a cfg of
-    8.5. At step i of T the learning rate is `learning_rate * (1 - i / (2 T))`, and the step ends
-    once the mean squared error to the pivot is below `early_stop + early_stop_growth * i`.
+    al., 2023). Its guidance of 7.5 counts from the conditional prediction, which makes a cfg of 8.5.
+    At step i of T the learning rate is `learning_rate * (1 - i / (2 T))`, and the step ends once the
+    mean squared error to the pivot is below `early_stop + early_stop_growth * i`.
     """
 
     cfg: float = 8.5

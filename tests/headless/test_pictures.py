@@ -159,23 +159,6 @@ def test_wide_colours_are_brought_to_bt709(tmp_path, caplog):
     assert "has the colours of BT.2020" in caplog.text
 
 
-def test_linear_light_is_brought_to_the_usual_curve(tmp_path, caplog):
-    light = np.array([0, 5, 20, 64, 128, 200, 255])
-    planes = yuv(np.repeat(light[:, None], 3, axis=1), 1, LIMITED, 8)
-    tags = {"matrix": 1, "colour_range": LIMITED, "transfer": 8, "primaries": 1}
-    levels = squares(read_video(write_yuv(tmp_path / "a.mkv", planes, "yuv444p", **tags)))
-    assert np.abs(levels - 255 * (light[:, None] / 255) ** (1 / 2.4)).max() < 2
-    assert "holds linear light" in caplog.text
-
-
-@pytest.mark.parametrize("transfer", [9, 10])
-def test_logarithms_of_light_are_said(tmp_path, transfer, caplog):
-    planes = yuv(COLOURS, 1, LIMITED, 8)
-    tags = {"matrix": 1, "colour_range": LIMITED, "transfer": transfer, "primaries": 1}
-    video = read_video(write_yuv(tmp_path / "a.mkv", planes, "yuv444p", **tags))
-    assert np.abs(squares(video) - COLOURS).max() <= 2 and "logarithms of light" in caplog.text
-
-
 def test_a_matrix_nobody_knows_is_said(tmp_path, caplog):
     planes = yuv(COLOURS, 5, LIMITED, 8)
     path = write_yuv(tmp_path / "a.mkv", planes, "yuv444p", matrix=8, colour_range=LIMITED)

@@ -316,32 +316,6 @@ def test_the_default_track_comes_before_the_first(tmp_path):
     assert read_video(path).audio["waveform"].abs().max() < 0.05
 
 
-@pytest.mark.parametrize("start", [0, 3, 500])
-def test_joined_recordings_go_on_where_the_clock_jumps(tmp_path, start, caplog):
-    """`cat a.ts b.ts`, after which each part begins at its own time: earlier, or much later."""
-    parts = []
-    for begin in (3, start):
-        sound = packed(click(1.0, at=0.5), "mono", start=begin * RATE)
-        parts.append(
-            write_with_sound(
-                tmp_path / f"{begin}.ts",
-                [("aac", RATE, "mono", [sound])],
-                picture_start=begin,
-                flash=5,
-            )
-        )
-    (tmp_path / "joined.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
-    video = read_video(tmp_path / "joined.ts")
-    levels = video.images.mean((1, 2, 3))
-    assert (levels > 0.9).nonzero().flatten().tolist() == [5, 15] and len(levels) == 20
-    loud = video.audio["waveform"][0, 0].abs() > 0.3
-    for begin, frame in ((0, 5), (1, 15)):
-        clicked = begin + int(loud[begin * RATE :].nonzero()[0]) / RATE
-        assert clicked == pytest.approx(float(video.times[frame]), abs=TOLERANCE)
-    assert float(video.times[15]) == pytest.approx(1.5, abs=0.1)  # sound ends later than pictures
-    assert caplog.text.count("its clock jumps") == 1
-
-
 def test_damaged_packets_are_skipped_and_the_rest_stays_in_place(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     wave = click(2.0, at=1.5)

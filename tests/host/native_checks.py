@@ -406,6 +406,30 @@ def check_patches_of_guidance_are_left_out():
     assert torch.equal(edit(1, other)[0]["samples"], edit(1)[0]["samples"])
 
 
+def check_two_experts_share_one_run():
+    """Wan 2.2's models for high and low noise, one after the other, each at its own levels."""
+    asked = {"high": set(), "low": set()}
+
+    def expert(name: str):
+        def watch(apply, args):
+            asked[name].add(float(args["timestep"][0]))
+            return apply(args["input"], args["timestep"], **args["c"])
+
+        other = patcher().clone()
+        other.set_model_unet_function_wrapper(watch)
+        return taken(other)
+
+    (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0)
+    state = None
+    for name, low, high in (("high", 0.5, 0.95), ("low", 0.05, 0.5)):
+        model, prompts = expert(name)
+        run = (model, prompts, latent(), terms, 2, 0.4, 5.0, 0, low, high, "sgd")
+        _, state, _ = ScoreDistillation().run(*run, state=state)
+    assert state.step == 4
+    border = taken()[0].process.at(0.5).t
+    assert min(asked["high"]) >= border >= max(asked["low"])
+
+
 class Broken(RuntimeError):
     pass
 

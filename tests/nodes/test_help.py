@@ -28,8 +28,6 @@ REWRITE = "run `python workflows/help.py`"
 NEED_FILES = {
     "ReScoreClipFrameConsistency": "measures with a CLIP model",
     "ReScoreClipTextAlignment": "measures with a CLIP model",
-    "ReScoreDistillationSampler": "is for ComfyUI's own sampling nodes",
-    "ReScoreEditGuider": "takes a MODEL of ComfyUI's own loaders",
     "ReScoreLPIPS": "measures with AlexNet or VGG16 and LPIPS heads",
     "ReScoreLoadAnimateDiffModel": "loads a motion module; the graphs' notes say where it goes",
     "ReScoreLoadClipScorer": "loads a CLIP model",
@@ -41,9 +39,7 @@ NEED_FILES = {
     "ReScoreLoadSam2": "loads SAM 2",
     "ReScoreMaskFromPrompt": "finds objects with Grounding DINO",
     "ReScoreMaskThroughClip": "follows objects with SAM 2",
-    "ReScoreNativeModel": "takes a MODEL of ComfyUI's own loaders",
     "ReScorePickScore": "measures with the PickScore model",
-    "ReScoreShapeWorldConditioning": "is for a MODEL of ComfyUI's own loaders",
     "ReScoreStructureDistance": "measures with a DINO model",
 }
 

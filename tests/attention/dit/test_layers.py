@@ -7,8 +7,10 @@ from einops import rearrange
 from rescore.attention.dit.processor import WanLayers
 from rescore.attention.fusion import AttentionFusion
 from rescore.attention.layers import Entry, Layers
+from rescore.attention.mutual import SourceBackground
 from rescore.attention.recording import Recorder, forward_recorded
 from rescore.attention.word_maps import take_attention_to
+from rescore.pipelines.models.grid import ClipGrid
 
 F, H, W = 3, 6, 10  # latents; tokens of a frame: 3 x 5
 TOKENS = 15
@@ -50,7 +52,7 @@ def test_it_is_what_techniques_ask_of_layers(layers):
     assert [site.name for site in layers.find("blocks.1.*, late", "spatial")] == names[1:3]
     assert [site.name for site in layers.last(3)] == names[1:]
     assert [site.name for site in layers.find("*", "cross")] == [n[:-1] + "2" for n in names]
-    assert layers.map_size(TOKENS, H, W) == (3, 5)
+    assert layers.map_size(TOKENS, H, W) == layers.map_size(F * TOKENS, H, W) == (3, 5)
     assert layers.map_size(4, 3, 3) == (2, 2)  # an odd side is padded to whole tokens
 
 
@@ -61,7 +63,7 @@ def test_it_is_what_techniques_ask_of_layers(layers):
         (lambda layers: layers.find("up_blocks.*", "spatial"), "blocks.0.attn1 to blocks.3.attn1"),
         (lambda layers: layers.find("*", "joint"), "no kind of attention"),
         (lambda layers: layers.last(5), "choose 1 to 4"),
-        (lambda layers: layers.map_size(45, H, W), "background control off"),
+        (lambda layers: layers.map_size(46, H, W), "another clip's"),
     ],
 )
 def test_what_there_is_not_is_told(layers, ask, sentence):
@@ -183,6 +185,35 @@ def test_fusion_reads_the_source_of_the_same_call(wan, layers, weight):
     torch.testing.assert_close(fused[:1], plain[:1], rtol=0, atol=1e-5)
     same = torch.allclose(fused[1:], plain[1:], atol=1e-4)
     assert same == (weight == 1)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_background_of_the_source_is_read_in_all_frames(wan, layers, masked):
+    """SA-II in the last block, by hand: one softmax over the source's background and all of own."""
+    z, t, text = given(2)
+    mask = torch.zeros(F, H, W)
+    mask[1, :4, :6] = 1  # the tokens 0 to 2 and 5 to 7 of frame 1
+    control = SourceBackground(mask=mask if masked else None, sites="blocks.3.*")
+    grid = ClipGrid.of(z)
+    entry = control.on(layers, grid)({1: 0}, slice(0, F))
+    seen = []
+
+    def look(layer, q, k, v, attend):
+        read = attend(q, k, v)
+        seen.append((q, k, v, read))
+        return read
+
+    with layers.installed([entry, Entry(entry.sites, look)], [0, 1]):
+        wan(z, t, text)
+    ((q, k, v, read),) = seen
+    shown = torch.ones(F * TOKENS, dtype=torch.bool)
+    if masked:
+        shown[[TOKENS + i for i in (0, 1, 2, 5, 6, 7)]] = False
+    keys = torch.cat([k[:1, :, shown], k[1:]], dim=2)
+    values = torch.cat([v[:1, :, shown], v[1:]], dim=2)
+    dot = torch.nn.functional.scaled_dot_product_attention
+    torch.testing.assert_close(read[1:], dot(q[1:], keys, values), rtol=0, atol=1e-5)
+    torch.testing.assert_close(read[:1], dot(q[:1], k[:1], v[:1]), rtol=0, atol=1e-5)
 
 
 def test_the_gradient_of_keys_is_that_of_finite_differences(wan, layers):

@@ -1,0 +1,111 @@
+"""The blueprints of `subgraphs/`: the host lists them by itself, and what is inside runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rescore.tests.host.graph import as_prompt, problems
+from rescore.tests.host.test_host import frames, rate
+from rescore.workflows.host_nodes import NATIVE_SINCE
+
+pytestmark = pytest.mark.host
+
+FOLDER = Path(__file__).resolve().parents[2] / "subgraphs"
+BLUEPRINTS = sorted(file.stem for file in FOLDER.glob("*.json"))
+TINY = "Edit Video (shape world, ReScore)"
+DOORS = (-10, -20)
+
+
+def whole(name: str) -> dict:
+    """What a blueprint is inside."""
+    file = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+    (one,), (inside,) = file["nodes"], file["definitions"]["subgraphs"]
+    assert one["type"] == inside["id"]
+    return inside
+
+
+@pytest.mark.parametrize("name", BLUEPRINTS)
+def test_the_host_lists_a_blueprint_and_serves_it(comfyui, name):
+    listed = comfyui.get("/global_subgraphs")
+    (key,) = (key for key, entry in listed.items() if entry["name"] == name)
+    assert listed[key]["source"] == "custom_node"
+    data = json.loads(comfyui.get(f"/global_subgraphs/{key}")["data"])
+    assert data["definitions"]["subgraphs"][0] == whole(name)
+
+
+@pytest.mark.parametrize("name", BLUEPRINTS)
+def test_a_blueprint_opens_without_a_missing_node_or_a_changed_widget(object_info, name):
+    found = problems(whole(name), object_info)
+    # Its ends are no nodes, and the files of a real model lie in no test.
+    own = ("joins a node that is not there", "is not among")
+    assert [trouble for trouble in found if not any(words in trouble for words in own)] == []
+    ends = [trouble for trouble in found if own[0] in trouble]
+    links = whole(name)["links"]
+    assert len(ends) == sum(DOORS[0] == k["origin_id"] or DOORS[1] == k["target_id"] for k in links)
+
+
+@pytest.mark.parametrize("name", BLUEPRINTS)
+def test_the_ends_of_a_blueprint_are_wired(name):
+    inside = whole(name)
+    assert [(end["name"], end["type"]) for end in inside["inputs"]] == [
+        ("video", "VIDEO"),
+        ("what it shows", "STRING"),
+        ("what it should show", "STRING"),
+        ("strength", "FLOAT"),
+        ("mask", "MASK"),
+    ]
+    assert [(end["name"], end["type"]) for end in inside["outputs"]] == [("video", "VIDEO")]
+    links = {link["id"]: link for link in inside["links"]}
+    for door, side, ends in (
+        (-10, "origin", inside["inputs"]),
+        (-20, "target", inside["outputs"]),
+    ):
+        for slot, end in enumerate(ends):
+            assert end["linkIds"]
+            for number in end["linkIds"]:
+                link = links[number]
+                assert (link[f"{side}_id"], link[f"{side}_slot"]) == (door, slot)
+                assert link["type"] == end["type"]
+
+
+def prompt_of(inside: dict, object_info: dict, given: list) -> tuple[dict, list]:
+    """The prompt of what is inside with these inputs, None being not wired; and its output."""
+    nodes = {key: node for key, node in as_prompt(inside, object_info).items()}
+    for node in nodes.values():
+        for name, value in list(node["inputs"].items()):
+            if isinstance(value, list) and value[0] == "-10":
+                node["inputs"][name] = given[value[1]]
+                if given[value[1]] is None:
+                    del node["inputs"][name]
+    (out,) = (link for link in inside["links"] if link["target_id"] == -20)
+    return nodes, [str(out["origin_id"]), out["origin_slot"]]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_video_is_edited_and_keeps_its_length_rate_and_sound(comfyui, object_info, masked):
+    if comfyui.version() < NATIVE_SINCE:
+        pytest.skip("this ComfyUI cannot load the tiny Wan")
+    mask = ["mask", 0] if masked else None
+    given = [["in", 0], "a red circle", "a blue circle", 0.5, mask]
+    nodes, made = prompt_of(whole(TINY), object_info, given)
+    for node in nodes.values():
+        if node["class_type"] == "ReScoreScoreDistillation":
+            node["inputs"]["steps"] = 2
+    nodes |= {
+        "in": {"class_type": "LoadVideo", "inputs": {"file": "red_circle.mp4"}},
+        "out": {
+            "class_type": "SaveVideo",
+            "inputs": {"video": made, "filename_prefix": "b", "format": "auto", "codec": "auto"},
+        },
+        "painted": {"class_type": "LoadVideo", "inputs": {"file": "red_circle_mask.mp4"}},
+        "parts": {"class_type": "GetVideoComponents", "inputs": {"video": ["painted", 0]}},
+        "mask": {
+            "class_type": "ImageToMask",
+            "inputs": {"image": ["parts", 0], "channel": "red"},
+        },
+    }
+    run = comfyui.run(nodes)
+    (video,) = comfyui.files(run.outputs["out"])
+    source = comfyui.input / "red_circle.mp4"
+    assert frames(video).shape == frames(source).shape
+    assert rate(video) == rate(source)
