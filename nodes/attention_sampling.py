@@ -142,11 +142,12 @@ def _token_map(model, prompts, prompt_control: str, word_weights: str):
 
 
 def _report(controls, steps: int, same: bool, background: bool, mask) -> str:
-    from ..pipelines.controls import acts
+    from ..pipelines.steps import acts
 
     lines = [f"{steps} steps."]
     for control in controls:
-        taken = [step + 1 for step in range(steps) if acts(control, step, steps)]
+        span = control.start, control.end
+        taken = [step + 1 for step in range(steps) if acts(*span, step, steps)]
         when = f"steps {taken[0]} to {taken[-1]}" if taken else "no step"
         lines.append(f"{control.name}: {when}.")
     if not controls:

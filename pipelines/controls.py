@@ -6,6 +6,7 @@ from typing import NamedTuple, TypeAlias
 from ..attention.layers import Control, Entry, Held
 from .models.denoiser import Denoiser
 from .models.grid import ClipGrid
+from .steps import acts
 
 # Whose clips, and whether under their prompt.
 Row: TypeAlias = tuple[str, str]
@@ -41,13 +42,8 @@ class RunControls:
         return [
             Acting(control.reads, held, frames)
             for control, held in self.controls
-            if acts(control, step, steps)
+            if acts(control.start, control.end, step, steps)
         ]
-
-
-def acts(control: Control, step: int, steps: int) -> bool:
-    """Whether a control acts in step number `step` of `steps`."""
-    return control.start * steps <= step < control.end * steps
 
 
 def sources_read(rows: Collection[Row], acting: Sequence[Acting]) -> set[Row]:

@@ -55,14 +55,15 @@ PACKAGES = {
 # may look into `attention`, as models may; formulas may not, nor may they import a loop.
 INSIDE = {
     "compare": set(),
-    "controls": {"models"},
-    "distillation": {"controls", "models", "windows"},
+    "controls": {"models", "steps"},
+    "distillation": {"controls", "models", "steps", "windows"},
     "fingerprint": set(),
     "flow": {"models"},
     "inversion": {"controls", "fingerprint", "models", "windows"},
     "masks": {"compare", "distillation", "models", "windows"},
     "measures": {"flow"},  # how a clip moves is measured along its optical flow
     "models": set(),
+    "steps": set(),
     "tuning": {"inversion", "models"},
     "windows": {"models"},
 }

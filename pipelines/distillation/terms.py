@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..models.grid import ClipGrid
 from ..models.process import Latents, Level, Prediction
+from ..steps import acts
 
 # By the name of an attention layer, something of its keys: `[b, f, n, c]`, float32.
 Keys: TypeAlias = Mapping[str, Tensor]
@@ -110,4 +111,4 @@ class Weighted:
 
     def active(self, step: int, steps: int) -> bool:
         """Whether the term takes part in step number `step` of `steps`."""
-        return self.weight != 0 and self.start * steps <= step < self.end * steps
+        return self.weight != 0 and acts(self.start, self.end, step, steps)

@@ -28,9 +28,9 @@ class NullTextSettings:
     """How the unconditional embeddings are optimised.
 
     Defaults: the authors' code of VideoDirector (Wang et al., 2025) and of its ancestor (Mokady et
-    al., 2023). Its guidance of 7.5 counts from the conditional prediction, which makes a cfg of 8.5.
-    At step i of T the learning rate is `learning_rate * (1 - i / (2 T))`, and the step ends once the
-    mean squared error to the pivot is below `early_stop + early_stop_growth * i`.
+    al., 2023). Its guidance of 7.5 counts from the prompted prediction, which makes a cfg of 8.5.
+    At step i of T the learning rate is `learning_rate * (1 - i / (2 T))`, and the step ends once
+    the mean squared error to the pivot is below `early_stop + early_stop_growth * i`.
     """
 
     cfg: float = 8.5
@@ -183,7 +183,8 @@ def _fitted(
 ) -> tuple[Float[Tensor, "k l d"], Latents, float]:
     """The embedding that lands on the target, where it lands, and the error left.
 
-    The error is looked at before each move, so that the last prediction is also the step's own.
+    Deviation: the error is looked at before each move, in the authors' code after it. So an
+    embedding that is good enough is left as it is, and the last prediction is the step's own.
     """
     null = start.clone().requires_grad_()
     rate = settings.learning_rate * (1 - i / (2 * steps))

@@ -126,7 +126,10 @@ class VariancePreserving:
         return tuple(map(self.level, times))
 
     def drawn(self, low: float | int, high: float | int, generator: torch.Generator) -> Level:
-        """The level of a timestep between two shares of the schedule, both included."""
+        """The level of a timestep between two shares of the schedule, both included.
+
+        Deviation: the notebook of DDS (Hertz et al., 2023) leaves out the last: 948 for ours 949.
+        """
         first, last = (round(share * (len(self) - 1)) for share in (low, high))
         return self.level(int(torch.randint(first, last + 1, (), generator=generator)))
 
