@@ -64,6 +64,11 @@ class SpectralLinear(TrainedLinear):
         # A new tensor: copies of the layer may share the old one.
         self.u = u if torch.isfinite(u).all() and u.any() else self.u
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Find the singular vector anew, to rounding, wherever the weights have gone."""
+        self.u = torch.linalg.svd(self.weight, full_matrices=False).U[:, 0].contiguous()
+
     @property
     def sigma(self) -> Tensor:
         """The largest singular value, u^T W v with v = W^T u / |W^T u|, differentiable in W."""

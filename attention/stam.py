@@ -44,7 +44,9 @@ class CentredTemporalAttention(TemporalAttention):
 
 
 class ShiftRestrictedTemporalAttention(CentredTemporalAttention):
-    """STAM(z) = z + Linear(Attention(IC(z), IC(z))) (EI2, Zhang et al., 2023, Eq. 9).
+    """STAM(z) = z + Linear(IC(Attention(IC(z), IC(z)))) (EI2, Zhang et al., 2023, Eq. 9).
+
+    Deviation: the outer centring; see `CentredTemporalAttention`. "stam-as-printed" is without it.
 
     Takes and gives features `[..., f, d]`. Instance centring in place of LayerNorm keeps the mean
     over the frames; value and output maps of spectral norm 1 (Eq. 8) bound how far the variance can
@@ -72,5 +74,7 @@ TEMPORAL: MappingProxyType[str, Callable[..., TemporalAttention]] = MappingProxy
         "centred": CentredTemporalAttention,  # instance centring without spectral norms
         "spectral": partial(TemporalAttention, spectral=True),  # and the other way round
         "stam": ShiftRestrictedTemporalAttention,
+        # Eq. 9 of EI2 as it is printed: without the second centring, the mean moves a little.
+        "stam-as-printed": partial(TemporalAttention, norm=instance_center, spectral=True),
     }
 )

@@ -11,7 +11,7 @@ from .widgets import COMBO, INT, SOCKET, Node, outputs
 CATEGORY = f"{host.CATEGORY}/tuning"
 _VARIANTS = (
     "ei2", "tune-a-video", "stam", "ffam", "centring", "spectral-norm", "instance-norm",
-    "full-space-time", "per-frame",
+    "full-space-time", "per-frame", "ei2-as-printed",
 )  # fmt: skip
 
 
@@ -39,8 +39,8 @@ class InflateImageModel(Node):
             "tune-a-video: the baseline. stam, ffam: it with one of EI2's two modules; centring, "
             "spectral-norm, instance-norm: with a part of STAM. full-space-time: STAM with all "
             "tokens of all frames, far more memory. per-frame: frames see each other along time "
-            "only. If edits do not follow the prompt, use ei2 or stam; if frames flicker, ei2 or "
-            "ffam."),
+            "only. ei2-as-printed: ei2 with Eq. 9 to the letter. If edits do not follow the "
+            "prompt, use ei2 or stam; if frames flicker, ei2 or ffam."),
         "ratio": INT(2, 1, 64,
             "How much coarser a frame sees the other frames (ei2, ffam). 2 or 4 in the paper. If "
             "memory or time runs out, 4; if frames flicker, 2. 1 is full attention."),

@@ -156,7 +156,7 @@ class _Run:
         self.process, self.predicts = process, predicts
         self.settings, self.prompt = settings, prompt
         self.clip = z_0.detach().to("cpu", copy=True)
-        self.model = model.fork() if state is None else model.with_tuned(state.weights)
+        self.model = model.fork() if state is None else model.restored(state.weights)
         self.model.checkpointing(settings.checkpointing)
         self.parameters = list(self.model.trainable().values())
         for parameter in self.parameters:

@@ -161,6 +161,29 @@ def test_one_refinement_follows_a_small_change():
     )
 
 
+def test_settling_finds_the_norm_wherever_the_weights_have_gone():
+    """Also from a singular vector that is not the largest any more, where one step stays."""
+    layer = SpectralLinear(torch.diag(torch.tensor([3.0, 2.0, 1.0])))
+    with torch.no_grad():
+        layer.weight.copy_(torch.diag(torch.tensor([1.0, 2.0, 5.0])))
+    layer.refine()
+    assert layer.sigma < 1.1
+    layer.settle()
+    torch.testing.assert_close(layer.sigma, torch.tensor(5.0))
+
+
+def test_as_printed_is_equation_9_to_the_letter():
+    module = TEMPORAL["stam-as-printed"](D, generator=torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        module.to_q.weight.copy_(module.to_k.weight.flip(0))
+    z = torch.randn(2, 7, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = z - z.mean(dim=1, keepdim=True)
+    q, k, v = x @ module.to_q.map.T, x @ module.to_k.map.T, x @ module.to_v.map.T
+    read = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v
+    torch.testing.assert_close(module(z), z + read @ module.to_out.map.T + module.to_out.bias)
+    assert (module(z).mean(dim=1) - z.mean(dim=1)).abs().max() > 1e-3
+
+
 def test_the_gradient_goes_through_the_norm():
     generator = torch.Generator().manual_seed(3)
     layer = SpectralLinear(torch.randn(5, 3, generator=generator, dtype=torch.float64))

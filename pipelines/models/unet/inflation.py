@@ -14,6 +14,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ....attention.linear import SpectralLinear
 from ....attention.stam import TEMPORAL
 from ....attention.temporal import TemporalAttention
 from ....attention.unet.video_block import (
@@ -76,6 +77,7 @@ VARIANTS: MappingProxyType[str, Variant] = MappingProxyType(
         "ffam": Variant("fine-coarse", "layer-norm"),
         "full-space-time": Variant("space-time", "stam"),
         "per-frame": Variant("frame", "layer-norm"),
+        "ei2-as-printed": Variant(temporal="stam-as-printed"),
     }
 )
 
@@ -176,15 +178,26 @@ class VideoUNet(nn.Module):
     def with_tuned(self, state: dict[str, Tensor], tuning: Tuning | None = None) -> "VideoUNet":
         """This model with other tuned weights; this one stays as it is.
 
+        Its spectral norms are exact, which during tuning they follow only step by step.
+
         Raises:
             ValueError: if the weights are not of this variant and base.
         """
+        model = self.restored(state)
+        for layer in model.modules():
+            if isinstance(layer, SpectralLinear):
+                layer.settle()
+        model.tuning = tuning
+        return model
+
+    @torch.inference_mode(False)
+    def restored(self, state: dict[str, Tensor]) -> "VideoUNet":
+        """The same with everything as a run left it, so that the run can go on bit for bit."""
         check_tuned(self, state)
         model = self.fork()
         with torch.no_grad():
             for name, tensor in model.tuned_state().items():
                 tensor.copy_(state[name])
-        model.tuning = tuning
         return model
 
 

@@ -106,7 +106,6 @@ def test_real_models_with_moved_weights(variant):
         for name, tensor in model.tuned_state().items()
     }
     model = model.with_tuned(state)
-    model.refine_norms()
     z, cond = draw(1, 4, F, 7, 6), draw(1, 3, TEXT_WIDTH)
     seen, levels = [], [SCHEDULE.level(t) for t in (100, 500, 900)]
     denoiser = Denoiser("tiny", SCHEDULE, "epsilon", lambda z, t, cond: model(z, round(t), cond))
