@@ -30,7 +30,8 @@ from typing import NamedTuple
 import torch
 from measuring import add_settings, made, markdown, settings_of, write_report
 from memory import peak_memory
-from real_sizes_rows import GROUPS, ROWS, TINY, Case, Lab, Run
+from real_sizes_lab import TINY, Case, Lab, Run
+from real_sizes_rows import GROUPS, ROWS
 from real_sizes_run import run
 from torch import nn
 from without_numbers import on_meta

@@ -1,21 +1,11 @@
-"""What the benchmark of real sizes runs: models of real size, and a step of each method on them."""
+"""What the benchmark of real sizes runs: a step of each method."""
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderKLWan,
-    MotionAdapter,
-    UNet2DConditionModel,
-    UNet3DConditionModel,
-    UNetMotionModel,
-    WanTransformer3DModel,
-)
+from real_sizes_lab import WORDS, Case, Lab
+from real_sizes_wan import WANS, wan_decoding, wan_delta_denoising, wan_encoding
 from rescore.attention.fusion import Fusion
 from rescore.attention.mutual import SourceBackground, SourceLayout
 from rescore.attention.prompt_to_prompt import PromptControl, refine_mapper
@@ -38,188 +28,12 @@ from rescore.pipelines.inversion.ddim_inversion import ddim_invert
 from rescore.pipelines.inversion.decoupled_guidance import GuidanceSettings
 from rescore.pipelines.inversion.drift import Drift, DriftGuidance
 from rescore.pipelines.inversion.null_text import NullTextSettings, optimise_null_text
-from rescore.pipelines.inversion.trajectory import Trajectory
 from rescore.pipelines.models.codec import decode_video, encode_video
-from rescore.pipelines.models.denoiser import Prompts
-from rescore.pipelines.models.process import RectifiedFlow, VariancePreserving
-from rescore.pipelines.models.unet.backbone import Backbone
 from rescore.pipelines.models.unet.inflation import inflate
-from rescore.pipelines.models.unet.load import ANIMATEDIFF_SCHEDULE, SD1_CONFIGS
-from rescore.pipelines.models.wan.model import WanModel
 from rescore.pipelines.tuning.one_shot_tuning import Settings as TuningSettings
 from rescore.pipelines.tuning.one_shot_tuning import tune
 from rescore.pipelines.windows import Windows
-from rescore.shapeworld.models import load_shapeworld
 from torch import Tensor, nn
-
-WORDS = 77  # tokens of a prompt
-SHAPEWORLD = {
-    "text-to-video": "shapeworld-t2v",
-    "image": "shapeworld-sd",
-    "animatediff": "shapeworld-animatediff",
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """Sizes of clips, in pixels and frames, and what models are in."""
-
-    video_width: int = 576  # of ZeroScope's clips
-    video_height: int = 320
-    image_width: int = 512  # of those of Stable Diffusion and AnimateDiff
-    image_height: int = 512
-    frames: int = 16
-    short: int = 8  # frames of a short clip
-    long: int = 48  # of one that goes through in windows
-    precision: str = "bfloat16"  # of unets; autoencoders are in float32, as the loaders leave them
-
-
-TINY = Run(64, 64, 64, 64, precision="float32")
-
-
-# --- models and clips ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Lab:
-    """Models on a device, and random clips and prompts for them."""
-
-    run: Run
-    device: str = "meta"
-    tiny: bool = False
-    clips_per_call: int | None = None  # that a unet gets at once; None: all
-
-    def model(self, kind: str) -> Backbone:
-        """One of the models, by its kind."""
-        if self.tiny:
-            model = load_shapeworld(SHAPEWORLD[kind])
-            model.to(self.device)
-        else:
-            model = real_model(kind, self.device, getattr(torch, self.run.precision))
-        model.denoiser.rows_per_call = self.clips_per_call
-        return model
-
-    def size(self, model: Backbone) -> tuple[int, int]:
-        """Height and width of a model's clips."""
-        if model.kind == "text-to-video":
-            return self.run.video_height, self.run.video_width
-        return self.run.image_height, self.run.image_width
-
-    def latents(self, model: Backbone, frames: int) -> Tensor:
-        """A clip as the model's scaled latents, `[1, c, f, h, w]`."""
-        sides = (-(-side // model.vae_factor) for side in self.size(model))
-        return torch.randn(1, model.unet.config.in_channels, frames, *sides, device=self.device)
-
-    def prompts(self, model: Backbone) -> Prompts:
-        width = model.unet.config.cross_attention_dim
-        return Prompts(*(torch.randn(1, WORDS, width, device=self.device) for _ in range(3)))
-
-    def path(self, model: Backbone, steps: int) -> Trajectory:
-        """An inverted clip of `frames` frames."""
-        latents = [self.latents(model, self.run.frames) for _ in range(steps + 1)]
-        return Trajectory(torch.stack(latents), model.process.grid(steps))
-
-
-def real_model(kind: str, device: str, dtype: torch.dtype) -> Backbone:
-    """A model as published, with random weights and without its text encoder, which no step uses.
-
-    ZeroScope's unet is diffusers' default `UNet3DConditionModel`, AnimateDiff's motion modules are
-    its default `MotionAdapter`; the autoencoder and the noise schedule are Stable Diffusion's.
-    """
-    config = {
-        part: json.loads((SD1_CONFIGS / part / f"{file}.json").read_text("utf-8"))
-        for part, file in (("unet", "config"), ("vae", "config"), ("scheduler", "scheduler_config"))
-    }
-
-    def image_unet() -> nn.Module:
-        return UNet2DConditionModel.from_config(config["unet"])
-
-    makers = {
-        "text-to-video": UNet3DConditionModel,
-        "image": image_unet,
-        "animatediff": lambda: UNetMotionModel.from_unet2d(
-            image_unet(),
-            MotionAdapter(use_motion_mid_block=False),  # as in v3, and v1; v2 has one more
-            load_weights=False,
-        ),
-    }
-    betas = ANIMATEDIFF_SCHEDULE if kind == "animatediff" else config["scheduler"]
-    return Backbone(
-        name=kind,
-        kind=kind,
-        unet=_random(makers[kind], device, dtype),
-        vae=_random(lambda: AutoencoderKL.from_config(config["vae"]), device, torch.float32),
-        text_encoder=nn.Identity(),
-        tokenizer=None,
-        process=VariancePreserving.from_config(betas),
-    )
-
-
-def _random(make: Callable[[], nn.Module], device: str, dtype: torch.dtype) -> nn.Module:
-    """A module with random weights, made where they are to lie."""
-    with torch.device("meta"):
-        module = make()
-    weights = {}
-    for name, place in module.state_dict().items():
-        weights[name] = torch.empty(place.shape, device=device, dtype=dtype).normal_(std=0.02)
-        if place.ndim == 1 and name.endswith("weight"):
-            weights[name].fill_(1)  # of a norm: features go through as they would
-    module.load_state_dict(weights, assign=True)
-    return module.eval().requires_grad_(False)
-
-
-class WanSize(NamedTuple):
-    """A Wan as published, by what differs from diffusers' defaults, and the clip it is made for."""
-
-    transformer: Mapping[str, int]
-    vae: Mapping[str, Any]
-    clip: tuple[int, int, int]  # frames, height, width
-
-
-_WIDE_VAE = {
-    "base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "is_residual": True,
-    "in_channels": 12, "out_channels": 12, "patch_size": 2, "scale_factor_spatial": 16,
-    "dim_mult": [1, 2, 4, 4], "latents_mean": [0.0] * 48, "latents_std": [1.0] * 48,
-}  # fmt: skip
-WANS = {
-    "Wan 2.1 1.3B": WanSize(
-        {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}, {}, (81, 480, 832)
-    ),
-    "Wan 2.2 5B": WanSize(
-        {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30, "in_channels": 48,
-         "out_channels": 48}, _WIDE_VAE, (121, 704, 1280),
-    ),
-    "Wan 2.1 14B": WanSize({}, {}, (81, 480, 832)),
-}  # fmt: skip
-
-
-def real_wan(size: WanSize, device: str, dtype: torch.dtype) -> WanModel:
-    """A Wan with random weights and without its text encoder; its autoencoder is in float32."""
-    return WanModel(
-        "Wan",
-        _random(lambda: WanTransformer3DModel(**size.transformer), device, dtype),
-        _random(lambda: AutoencoderKLWan(**size.vae), device, torch.float32),
-        nn.Identity(),
-        None,
-        RectifiedFlow(5.0),
-    )
-
-
-# --- steps --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Case:
-    """What lies on the card for some steps of a method, and the work of these steps.
-
-    Two steps where a loop keeps something from the first. `batched` is for calls of several clips,
-    which can also go through the model one after the other.
-    """
-
-    weights: tuple[nn.Module, ...]
-    work: Callable[[], object]
-    steps: int = 1
-    batched: bool = False
 
 
 def distilled(
@@ -367,48 +181,6 @@ def decoding(lab: Lab) -> Case:
     model = lab.model("image")
     z = lab.latents(model, lab.run.frames)
     return Case((model.vae,), lambda: decode_video(z, model.decode_frames))
-
-
-def wan(lab: Lab, name: str) -> tuple[WanModel, tuple[int, int, int]]:
-    """A Wan by its name, and frames, height and width of a clip; the tiny one where all is tiny."""
-    if not lab.tiny:
-        return real_wan(WANS[name], lab.device, getattr(torch, lab.run.precision)), WANS[name].clip
-    model = load_shapeworld("shapeworld-wan")
-    model.to(lab.device)
-    return model, (9, lab.run.video_height, lab.run.video_width)
-
-
-def wan_latents(lab: Lab, model: WanModel, clip: tuple[int, int, int]) -> Tensor:
-    frames, height, width = clip
-    codec, channels = model.codec, model.transformer.config.in_channels
-    cells = 1 + (frames - 1) // codec.stride, height // codec.factor, width // codec.factor
-    return torch.randn(1, channels, *cells, device=lab.device)
-
-
-def wan_delta_denoising(lab: Lab, name: str) -> Case:
-    model, clip = wan(lab, name)
-    model.denoiser.rows_per_call = lab.clips_per_call
-    width = model.transformer.config.text_dim
-    prompts = Prompts(*(torch.randn(1, 512, width, device=lab.device) for _ in range(3)))
-    work = partial(
-        distil,
-        wan_latents(lab, model, clip),
-        (Weighted(DeltaDenoising()),),
-        model.denoiser,
-        prompts,
-        Settings(steps=2),
-    )
-    return Case((model.transformer,), work, 2, batched=True)
-
-
-def wan_encoding(lab: Lab, name: str) -> Case:
-    model, clip = wan(lab, name)
-    return Case((model.vae,), partial(model.codec.encode, torch.zeros(1, 3, *clip)))
-
-
-def wan_decoding(lab: Lab, name: str) -> Case:
-    model, clip = wan(lab, name)
-    return Case((model.vae,), partial(model.codec.decode, wan_latents(lab, model, clip)))
 
 
 # Heading, and under it what each row is called and how it is set up.

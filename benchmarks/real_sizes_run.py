@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from measuring import made, markdown
 from memory import Storages
-from real_sizes_rows import ROWS, TINY, Lab, null_text
+from real_sizes_lab import TINY, Lab
+from real_sizes_rows import ROWS, null_text
 from rescore.pipelines.distillation.delta_denoising import DeltaDenoising
 from rescore.pipelines.distillation.score_distillation import (
     Descent,
