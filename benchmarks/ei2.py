@@ -32,6 +32,7 @@ from measuring import (
     opening,
     over_clips,
     parse,
+    shipped,
     shown,
     still_prompts_of,
     table_of,
@@ -94,13 +95,13 @@ CLAIMED_COSTS = (
 
 @dataclass(frozen=True)
 class Run:
-    """The settings that all rows share."""
+    """The settings that all rows share: those of the graph `ei2`."""
 
-    steps: int = 200
-    learning_rate: float = 1e-4
-    cfg: float = 1.5
-    sampling: int = 25  # steps of inversion, and as many of sampling
-    seed: int = 0
+    steps: int = shipped("ei2", "OneShotTune", "steps")
+    learning_rate: float = shipped("ei2", "OneShotTune", "learning_rate")
+    cfg: float = shipped("ei2", "AttentionControlledSampling", "cfg")
+    sampling: int = shipped("ei2", "DDIMInversion", "steps")  # and as many of sampling
+    seed: int = shipped("ei2", "OneShotTune", "seed")
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,26 @@ FIGURES = "figures.json"  # of a report, beside its page
 CONCLUSIONS = "CONCLUSIONS.md"  # written by hand, beside the page, which ends with it
 SHOWN = 3  # edits whose clips a report shows
 
+# --- settings -----------------------------------------------------------------------------------
+
+GRAPHS = Path(__file__).resolve().parents[1] / "workflows" / "api"
+
+
+def shipped(graph: str, node: str, name: str) -> Any:
+    """The value that an input of a node has in a graph that comes with the pack.
+
+    What is measured is what is shipped: this is where the settings of all benchmarks come from.
+
+    Raises:
+        ValueError: unless the graph has the input exactly once, as a value and not as a wire.
+    """
+    nodes = json.loads((GRAPHS / f"{graph}.json").read_text("utf-8")).values()
+    found = [one["inputs"][name] for one in nodes if one["class_type"] == f"ReScore{node}"]
+    if len(found) != 1 or isinstance(found[0], list):
+        raise ValueError(f"The graph {graph} gives {name} of {node} as {found}; it must give one.")
+    return found[0]
+
+
 # --- clips and models ---------------------------------------------------------------------------
 
 loaded = cache(load_shapeworld)  # a model, once a process

@@ -7,7 +7,7 @@ from functools import partial
 from statistics import median
 
 import torch
-from measuring import Outcome, clip_of, latents_of, loaded, whole_psnr
+from measuring import Outcome, clip_of, latents_of, loaded, shipped, whole_psnr
 from memory import peak_memory
 from rescore.attention.mutual import SourceBackground, SourceLayout
 from rescore.attention.prompt_to_prompt import PromptControl, refine_mapper
@@ -47,15 +47,16 @@ EDITS = {
 
 @dataclass(frozen=True)
 class Run:
-    """The settings that all rows share."""
+    """The settings that all rows share: those of the graph `videodirector`."""
 
-    frames: int = 8
-    steps: int = 25
-    inner: int = 10
-    learning_rate: float = 6e-2  # the paper's 1e-2 moves these narrow embeddings too little
-    cfg: float = 5.0
-    strength: float = 1.0
-    tau_s: float = 0.4
+    frames: int = 8  # as its clip has
+    steps: int = shipped("videodirector", "DDIMInversion", "steps")
+    inner: int = shipped("videodirector", "NullTextOptimisation", "inner_steps")
+    learning_rate: float = shipped("videodirector", "NullTextOptimisation", "learning_rate")
+    cfg: float = shipped("videodirector", "NullTextOptimisation", "cfg")
+    strength: float = shipped("videodirector", "DecoupledGuidance", "strength")
+    tau_s: float = shipped("videodirector", "AttentionControlledSampling", "tau_s")
+    tau_c: float = shipped("videodirector", "AttentionControlledSampling", "tau_c")
 
 
 class Clip:
@@ -99,7 +100,7 @@ class Clip:
         made = {
             SA_I: SourceLayout(self.run.tau_s),
             SA_II: SourceBackground(self.run.tau_s, self.truth.paint.float()),
-            WORDS: PromptControl(tokens),
+            WORDS: PromptControl(tokens, self.run.tau_c),
         }
         z = sample_edit(
             self.path,

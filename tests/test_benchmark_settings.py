@@ -1,0 +1,68 @@
+"""What the benchmarks measure is what the graphs ship and what the nodes begin with."""
+
+import sys
+from dataclasses import fields
+from types import ModuleType
+
+import pytest
+import rescore
+
+
+@pytest.fixture(scope="module")
+def measuring(root) -> ModuleType:
+    """What the commands share; like them it is found on the path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(root / "benchmarks"))
+        import measuring
+
+        yield measuring
+        for name in ("measuring", "distillation", "videodirector_rows", "ei2", "memory"):
+            sys.modules.pop(name, None)
+
+
+def test_settings_come_from_the_graphs(measuring):
+    import distillation
+    import ei2
+    import videodirector_rows
+
+    shipped = measuring.shipped
+    run = distillation.Run()
+    assert run.steps == shipped("dreammotion", "ScoreDistillation", "steps")
+    assert run.spatial == shipped("dreammotion", "SpatialSelfSimilarity", "weight") > 0
+    assert run.consistency == shipped("flow_enhanced", "GlobalConsistency", "weight") > 0
+    # The rows of one table share their loop: the three graphs must agree on it.
+    for name in ("steps", "step_size", "cfg"):
+        values = {
+            shipped(graph, "ScoreDistillation", name)
+            for graph in ("dreammotion", "assd", "flow_enhanced")
+        }
+        assert values == {getattr(run, name)}
+    assert videodirector_rows.Run().steps == shipped("videodirector", "DDIMInversion", "steps")
+    assert ei2.Run().cfg == shipped("ei2", "AttentionControlledSampling", "cfg")
+    for command in (distillation, videodirector_rows, ei2):
+        assert all(isinstance(f.default, f.type) for f in fields(command.Run)), command
+
+
+@pytest.mark.parametrize(
+    ("graph", "node"),
+    [
+        ("dreammotion", "SpatialSelfSimilarity"),
+        ("dreammotion", "TemporalSelfSimilarity"),
+        ("flow_enhanced", "ContentPreservation"),
+        ("flow_enhanced", "GlobalConsistency"),
+        ("flow_enhanced", "FlowSmoothing"),
+        ("assd", "AdaptiveSliding"),
+    ],
+)
+def test_graphs_ship_what_terms_begin_with(measuring, graph, node):
+    sections = rescore.NODE_CLASS_MAPPINGS[f"ReScore{node}"].INPUT_TYPES()
+    for name, (_, options) in sections["required"].items():
+        if "default" in options:
+            assert measuring.shipped(graph, node, name) == options["default"], name
+
+
+def test_a_graph_must_give_one_value(measuring):
+    with pytest.raises(ValueError, match="gives model of ScoreDistillation as"):
+        measuring.shipped("dreammotion", "ScoreDistillation", "model")
+    with pytest.raises(ValueError, match="as \\[\\]; it must give one"):
+        measuring.shipped("dreammotion", "AdaptiveSliding", "tau")
