@@ -92,7 +92,10 @@ MAY_SAY = {
 LOADERS = ("nodes/", "pipelines/models/", "pipelines/tuning/")
 _FAMILY_ROOM = re.compile(r"^\s*from \.+([a-z]+\.)*unet(\.\w+)? import")
 # The attention of a family: room -> who builds its models, and alone may import it.
-BUILDERS = {"attention.unet": "pipelines/models/unet"}
+BUILDERS = {
+    "attention.dit": ("pipelines/models/wan", "nodes/host"),
+    "attention.unet": ("pipelines/models/unet",),
+}
 
 UNSAFE_MODULES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 PROCESS_MODULES = {"multiprocessing", "pty", "subprocess"}
@@ -175,9 +178,10 @@ def neighbour_faults(found: Import, path: PurePosixPath) -> Iterator[str]:
     target_room, _, inner = found.target.partition(".")
     if target_room != room and target_room not in NEIGHBOURS[room]:
         yield f"imports {found.target or 'the root'}; {room or 'the root'} may not look there"
-    for family, builder in BUILDERS.items():
-        if found.target.startswith(family) and room != "attention" and builder not in str(path):
-            yield f"imports {found.target}, which only {builder} may"
+    for family, builders in BUILDERS.items():
+        theirs = room == "attention" or str(path).startswith(builders)
+        if found.target.startswith(family) and not theirs:
+            yield f"imports {found.target}, which only {' and '.join(builders)} may"
     if room != "pipelines" or path.name == "__init__.py":
         return
     own, loops = path.parts[1].removesuffix(".py"), LOOPS.get(path.parts[1], set())

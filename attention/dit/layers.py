@@ -4,16 +4,18 @@ Changes see self-attention as it is: one sample for each clip, with the tokens o
 Text attention, in which tokens do not meet, they see frame by frame, as that of a UNet.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from ..layers import Attend, Change, Layer, Plan, Site
+from ..layers import Attend, Change, Entry, Layer, Plan, Site
 from .sites import Family, find_sites
 
 
@@ -24,8 +26,14 @@ class TransformerLayers:
     kernel itself but for layers that a plan changes.
     """
 
-    def __init__(self, model: nn.Module, family: Family) -> None:
-        self.model, self.family = model, family
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        again: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """Within `again()` the model can run once more for the gradients of a call before."""
+        self.model, self.family, self._within = model, family, again
         self._plan: Plan = ()
         self._rows: tuple[int, ...] = ()
         self._here: Site | None = None  # the layer that is running, if a plan changes it
@@ -71,8 +79,43 @@ class TransformerLayers:
             for hook in hooks:
                 hook.remove()
 
-    def checkpointed(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def checkpointed(self) -> Iterator[None]:
+        blocks = [*getattr(self.model, self.family.block)]
+        before = [vars(block).get("forward") for block in blocks]
+        try:
+            for block in blocks:
+                block.forward = partial(self._run, block.forward)
+            yield
+        finally:
+            for block, forward in zip(blocks, before, strict=True):
+                if forward is not None:
+                    block.forward = forward
+                else:
+                    vars(block).pop("forward", None)
+
+    def _run(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        # The models are in eval mode: there is no random state to bring back.
+        return checkpoint(
+            forward,
+            *args,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=lambda: (nullcontext(), self._again(self._plan, self._rows, self._grid)),
+            **kwargs,
+        )
+
+    @contextmanager
+    def _again(
+        self, plan: Plan, rows: tuple[int, ...], grid: tuple[int, int, int]
+    ) -> Iterator[None]:
+        """A block runs a second time, as it was when it ran; what was kept is not kept again."""
+        plan = [Entry(entry.sites, entry.again or entry.change) for entry in plan]
+        with self._within(), self.installed(plan, rows):
+            self._grid = grid
+            yield
 
     def map_size(self, tokens: int, height: int, width: int) -> tuple[int, int]:
         patch = self.family.patch

@@ -19,7 +19,9 @@ def layers_of(patcher: Any) -> TransformerLayers | None:
     """The attention layers of a MODEL; None where nothing is known of its family."""
     network = patcher.model.diffusion_model
     family = family_of(network)
-    return None if family is None else TransformerLayers(network, family)
+    if family is None:
+        return None
+    return TransformerLayers(network, family, partial(with_graph, patcher))
 
 
 def watched(options: dict[str, Any], layers: TransformerLayers) -> dict[str, Any]:

@@ -98,25 +98,42 @@ def test_what_needs_no_layers_runs_on_it(run, scene, clip):
     assert "compared with what the VAE makes" in report and decibels > 0
 
 
-@pytest.mark.parametrize(
-    "work",
-    [
-        lambda run, given: edit(run, given, terms=run("ReScoreSpatialSelfSimilarity")[0]),
-        lambda run, given: edit(run, given, fusion=run("ReScoreAttentionFusion")[0]),
-        lambda run, given: run("ReScoreMaskFromWords", **given, words="red"),
-        lambda run, given: run("ReScoreAttentionControlledSampling", **inverted(run, given)),
-        lambda run, given: run(
+def test_self_similarity_and_fusion_look_into_it(run, scene):
+    given = scene(5)
+    plain = edit(run, given)[0]["samples"]
+    terms = run("ReScoreDeltaDenoising")[0]
+    both = run("ReScoreSpatialSelfSimilarity", terms=terms)[0]
+    fusion = run("ReScoreAttentionFusion", layers=1)[0]
+    for changed in ({"terms": both}, {"fusion": fusion}):
+        found = edit(run, given, **changed)[0]["samples"]
+        assert found.shape == plain.shape and not torch.equal(found, plain)
+    kept = edit(run, given, terms=both, checkpointing=False)[0]["samples"]
+    again = edit(run, given, terms=both, checkpointing=True)[0]["samples"]
+    torch.testing.assert_close(again, kept, rtol=0, atol=1e-4)
+
+
+def test_words_of_its_prompt_are_found_in_the_picture(run, scene):
+    mask, attention, _ = run("ReScoreMaskFromWords", **scene(5), words="red", timesteps=1)
+    assert mask.shape == (5, 21, 37) and attention.shape == (5, 21, 37, 3)
+
+
+def test_controls_of_attention_act_when_sampling(run, scene):
+    given = inverted(run, scene(5))
+    off = {"layout_control": False, "background_control": False, "prompt_control": "off"}
+    plain = run("ReScoreAttentionControlledSampling", **given, **off)[0]["samples"]
+    for control in ({"layout_control": True}, {"background_control": True}):
+        found = run("ReScoreAttentionControlledSampling", **given, **(off | control))[0]["samples"]
+        assert found.shape == plain.shape and not torch.equal(found, plain)
+
+
+def test_what_needs_temporal_attention_says_so(run, scene):
+    with pytest.raises(ValueError, match="its self-attention reads all frames at once"):
+        run(
             "ReScoreNullTextOptimisation",
-            **inverted(run, given),
+            **inverted(run, scene(5)),
             embeddings="one for the clip",
             guidance=run("ReScoreDecoupledGuidance")[0],
-        ),
-    ],
-    ids=["term", "fusion", "words", "controls", "drift"],
-)
-def test_what_needs_layers_says_so(run, scene, work):
-    with pytest.raises(ValueError, match=r"looks into the model, and into wan nothing can look"):
-        work(run, scene(5))
+        )
 
 
 def inverted(run, given):

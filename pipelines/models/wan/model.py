@@ -11,6 +11,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ....attention.dit.processor import WanLayers
 from ..denoiser import Cond, Denoiser, LatentSpace
 from ..fingerprint import pieces_of_weights
 from ..process import Latents, RectifiedFlow
@@ -116,7 +117,8 @@ class WanModel:
     def denoiser(self) -> Denoiser:
         """The model as a loop sees it."""
         space = LatentSpace(self.transformer.config.in_channels, self.codec.factor, 1.0, 0.0)
-        return Denoiser(self.name, self.process, "flow", self._output, space)
+        layers = WanLayers(self.transformer)
+        return Denoiser(self.name, self.process, "flow", self._output, space, layers)
 
     def run(self, z: Latents, work: Callable[[Denoiser], Result]) -> Result:
         """Do a piece of work with the model on a clip's latents, and return what it returns."""

@@ -1,5 +1,7 @@
 """The attention of a video transformer, through diffusers' own Wan at a small size."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
@@ -240,6 +242,38 @@ def test_the_gradient_of_keys_is_that_of_finite_differences(wan, layers):
         expected = (loss(z + step * direction) - loss(z - step * direction)) / (2 * step)
     assert float((gradient * direction).sum()) == pytest.approx(float(expected), rel=2e-3)
     wan.float()
+
+
+@pytest.mark.parametrize("output", [True, False])
+def test_checkpointed_blocks_run_twice_and_give_the_same_gradient(wan, layers, output):
+    """Also with a plan that is gone when the gradient comes by."""
+    z, t, text = given(2)
+    (site,) = layers.find("blocks.2.*", "spatial")
+    fusion = layers.find("blocks.1.*", "spatial")
+    runs = []
+    hook = wan.blocks[0].attn1.to_q.register_forward_hook(lambda *_: runs.append(1))
+
+    def gradient(on: bool):
+        recorder = Recorder([site], [1])
+        leaf = z.clone().requires_grad_()
+
+        def call(plan):
+            with layers.installed(plan, [0, 1]):
+                return wan(leaf, t, text).sample
+
+        plan = [Entry(fusion, AttentionFusion({1: 0}, 0.5))]
+        with layers.checkpointed() if on else nullcontext():
+            forward_recorded(call, [recorder], plan=plan, output=output)
+        loss = recorder.at(site).square().sum()
+        return torch.autograd.grad(loss, leaf)[0]
+
+    expected = gradient(False)
+    assert len(runs) == 1
+    torch.testing.assert_close(gradient(True), expected, rtol=1e-4, atol=1e-6)
+    assert len(runs) == 3
+    hook.remove()
+    assert not any("forward" in vars(block) for block in wan.blocks)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in wan.modules())
 
 
 def test_a_wan_of_given_pictures_is_refused():
