@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,25 +24,68 @@ OPTIONS = {
     ),
 }
 
+JOINABLE = ("mpegts", "mpeg")  # of which parts may be joined that have clocks of their own
+FORWARDS, BACKWARDS = 10, Fraction(1, 10)  # seconds from which on ffmpeg, too, calls it a jump
+
 Stream = TypeVar("Stream", av.VideoStream, av.AudioStream)
 
 
-def open_media(path: Path) -> av.container.InputContainer:
+def open_media(path: Path, **options: str) -> av.container.InputContainer:
     """The file's container; tags in other encodings than UTF-8 are no reason to refuse it."""
-    return av.open(str(path), options=OPTIONS, metadata_errors="replace")
+    # Absolute, for FFmpeg takes "a:b.mp4" for an address.
+    return av.open(str(path.absolute()), options=OPTIONS | options, metadata_errors="replace")
 
 
 def best_first(streams: Sequence[Stream]) -> list[Stream]:
-    """The streams without cover pictures, those marked as default before the others."""
+    """The streams without cover pictures: default before others, clips before single pictures."""
     real = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
-    return sorted(real, key=lambda stream: not stream.disposition & Disposition.default)
+    return sorted(
+        real, key=lambda one: (not one.disposition & Disposition.default, one.frames == 1)
+    )
 
 
-def packets(
-    container: av.container.InputContainer, name: str, *streams: av.stream.Stream
-) -> Iterator[av.Packet]:
-    """The packets of these streams, or of all, as far as the file can be read."""
+def packets(container: av.container.InputContainer, name: str = "") -> Iterator[av.Packet]:
+    """The packets of all streams as far as the file can be read, on a clock that does not jump.
+
+    Empty packets, which ask for the last frame to be shown again, are left out: frames have times.
+
+    Args:
+        name: the file, for what is said in the log; nothing is said without it.
+    """
     try:
-        yield from container.demux(*streams)
+        if container.format.name in JOINABLE:
+            found = _on_one_clock(container.demux(), name)
+        else:
+            found = container.demux()
+        yield from (packet for packet in found if packet.size or packet.dts is None)
     except av.error.FFmpegError as error:
-        logger.warning("%s cannot be read to its end: %s.", name, error.strerror)
+        if name:
+            logger.warning("%s cannot be read to its end: %s.", name, error.strerror)
+
+
+def _on_one_clock(found: Iterable[av.Packet], name: str) -> Iterator[av.Packet]:
+    """Where the clock jumps, what follows is moved to go on; all streams by the same time."""
+    shift = before = Fraction(0)  # now, and before the last jump: streams do not jump together
+    due: dict[int, Fraction] = {}
+    for packet in found:
+        steady = packet.stream.type in ("audio", "video")  # subtitles may come minutes apart
+        if packet.dts is not None and steady:
+            time, index = packet.dts * packet.time_base, packet.stream.index
+            expected = due.get(index, time + shift)
+            moved = min((shift, before), key=lambda by: abs(time + by - expected))
+            if not -BACKWARDS <= time + moved - expected <= FORWARDS:
+                before, shift = shift, expected - time
+                moved = shift
+                if name:
+                    logger.warning(
+                        "%s: its clock jumps at %.2f s, as where recordings are joined; what "
+                        "follows is shown right after.",
+                        name,
+                        float(expected),
+                    )
+            due[index] = time + moved + (packet.duration or 0) * packet.time_base
+            ticks = round(moved / packet.time_base)
+            packet.dts += ticks
+            if packet.pts is not None:
+                packet.pts += ticks
+        yield packet

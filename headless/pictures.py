@@ -27,6 +27,7 @@ WIDE = {
     ColorPrimaries.SMPTE431: "DCI-P3",
     ColorPrimaries.SMPTE432: "Display P3",
 }
+LINEAR, LOGARITHMIC = ColorTrc.LINEAR, (ColorTrc.LOG, ColorTrc.LOG_SQRT)
 # The codes of H.273 for the matrices between YUV and RGB that swscale knows, and "not said".
 MATRICES, UNSAID = {0, 1, 2, 4, 5, 6, 7, 9}, 2
 # Formats at which swscale ends the whole process: sensor data, and grey floats with alpha.
@@ -122,12 +123,19 @@ class Developer:
             self._say(f"is HDR ({hdr}); it is tone-mapped to the SDR colours of BT.709")
             frame.color_primaries = frame.color_primaries if wide else ColorPrimaries.BT2020
             return f":{TO_BT709}:intent=perceptual"
+        if frame.color_trc in LOGARITHMIC:
+            self._say("holds logarithms of light, which are not undone: it will look flat")
         if wide:
             self._say(f"has the colours of {wide}; they are brought to those of BT.709")
+        if frame.color_trc == LINEAR:
+            self._say("holds linear light, which is brought to the curve of BT.709")
+        elif wide:
             frame.color_trc = ColorTrc.BT709
-            return f":{TO_BT709}"
-        frame.color_trc, frame.color_primaries = ColorTrc.UNSPECIFIED, ColorPrimaries.UNSPECIFIED
-        return ""
+        else:
+            frame.color_trc = ColorTrc.UNSPECIFIED
+            frame.color_primaries = ColorPrimaries.UNSPECIFIED
+            return ""
+        return f":{TO_BT709}"
 
     def _orientation(self, frame: av.VideoFrame) -> tuple[int, int, bool]:
         """Signs of x and y, and whether the two change places, as the display matrix says."""

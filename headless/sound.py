@@ -80,7 +80,9 @@ def _read_track(
 def _decoded(stream: av.AudioStream, name: str) -> Iterator[av.AudioFrame]:
     """The frames of a stream; packets that cannot be decoded are left out and counted."""
     broken = 0
-    for packet in packets(stream.container, name, stream):
+    for packet in packets(stream.container):
+        if packet.stream.index != stream.index:
+            continue
         try:
             yield from packet.decode()
         except av.error.FFmpegError:

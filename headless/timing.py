@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 SHIFTED = Fraction(1, 100)  # seconds off an even rate from which on a frame's own time is kept
 ROUNDED = Fraction(1, 1000)  # the unit in which many containers write times
 FASTEST = 1000  # a "rate" above this is a container's clock, not frames a second
+NO_TIMESTAMPS = 0x0080  # FFmpeg's mark of such formats
+ASSUMED = Fraction(25)  # FFmpeg's own choice
 HELD = 2  # a last frame that stays this many times as long as the others is worth a word
 
 
@@ -44,12 +46,12 @@ def timing_of(
     """
     tick = stream.time_base
     first = (stream.start_time or 0) * tick
-    if None in pts or any(later <= earlier for earlier, later in pairwise(pts)):
-        return _even(_declared_rate(stream), first, len(pts))
+    if _untimed(stream) or None in pts or any(b <= a for a, b in pairwise(pts)):
+        return _even(_declared_rate(stream, name), first, len(pts))
     times = [one * tick for one in pts]
     start = first if stream.container.format.name == "avi" else times[0]  # it counts packets
     if len(times) == 1:
-        return _even(_declared_rate(stream), start, 1)
+        return _even(_declared_rate(stream, name), start, 1)
     times = [time - times[0] for time in times]
     rate = _rate(stream, times)
     mean = times[-1] / (len(times) - 1)
@@ -70,15 +72,23 @@ def timing_of(
     return Timing(rate, tuple(times), start, start + times[-1] + mean)
 
 
+def _untimed(stream: av.VideoStream) -> bool:
+    """Whether there is no container that could give the frames times, but the bare stream."""
+    form = stream.container.format
+    return bool(form.flags & NO_TIMESTAMPS) or form.name.endswith("_pipe")
+
+
 def _even(rate: Fraction, start: Fraction, frames: int) -> Timing:
     return Timing(rate, None, start, start + frames / rate)
 
 
-def _declared_rate(stream: av.VideoStream) -> Fraction:
+def _declared_rate(stream: av.VideoStream, name: str) -> Fraction:
     """The rate where timestamps do not tell; of a raw stream, what the codec says about timing."""
-    raw = stream.start_time is None
-    rates = (stream.codec_context.framerate if raw else None, stream.guessed_rate)
-    return next((Fraction(rate) for rate in rates if rate and rate <= FASTEST), Fraction(25))
+    named = stream.codec_context.framerate if _untimed(stream) else stream.guessed_rate
+    if not named:
+        logger.warning("%s does not say how fast it runs; %d fps are assumed.", name, ASSUMED)
+    rates = (named, stream.guessed_rate, ASSUMED)
+    return next(Fraction(rate) for rate in rates if rate and rate <= FASTEST)
 
 
 def _rate(stream: av.VideoStream, times: Sequence[Fraction]) -> Fraction:
@@ -92,9 +102,9 @@ def _rate(stream: av.VideoStream, times: Sequence[Fraction]) -> Fraction:
     def furthest(rate: Fraction) -> Fraction:
         return max(abs(time - index / rate) for index, time in enumerate(times))
 
-    declared = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+    declared = [Fraction(rate) for rate in (stream.guessed_rate, stream.average_rate) if rate]
     usual = [Fraction(round(mean) * 1000, part) for part in (1000, 1001) if round(mean)]
     for rate in (*declared, *sorted(usual, key=furthest)):
-        if abs(intervals / rate - span) < max(stream.time_base, ROUNDED):
+        if abs(intervals / rate - span) <= max(stream.time_base, ROUNDED):
             return rate
     return mean.limit_denominator(1001)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .errors import printable
-from .media import best_first, open_media, packets
+from .media import JOINABLE, best_first, open_media, packets
 from .memory import available_memory
 from .pictures import Developer
 from .sound import read_sound
@@ -58,7 +58,8 @@ def read_video(path: Path) -> VideoComponents:
             stream = _video_stream(container, name)
             clip = _decode(container, stream, name)
             timing = timing_of(stream, clip.pts, clip.last_duration, name)
-        sound = read_sound(path, name, timing.start, timing.end)
+        late = _cut_within_a_frame(path, clip)
+        sound = read_sound(path, name, timing.start + late, timing.end + late)
     except (av.error.FFmpegError, EOFError) as error:
         if isinstance(error, EOFError):
             raise ValueError(f"{name} holds no frames.") from error
@@ -96,9 +97,12 @@ class _Clip:
     pts: list[int | None] = field(default_factory=list)
     last_duration: int = 0
     bits: int = 8
+    packets: int = 0
     broken: int = 0
     guessed: int = 0
     end: Fraction = Fraction(0)  # seconds at which the last packet of any stream ends
+    first: av.Packet | None = None  # the packet that is shown first
+    hidden: bool = False  # whether an edit list hides some
 
 
 def _decode(container: av.container.InputContainer, stream: av.VideoStream, name: str) -> _Clip:
@@ -112,15 +116,19 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream, name
             clip.end = max(clip.end, (packet.pts + (packet.duration or 0)) * packet.time_base)
         if packet.stream.index != stream.index:
             continue
+        clip.packets += bool(packet.size)
+        clip.hidden |= packet.is_discard
+        if packet.pts is not None and not packet.is_discard:
+            clip.first = min(clip.first or packet, packet, key=lambda one: one.pts)
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
             clip.broken += 1
             continue
         for frame in frames:
-            if not clip.arrays:
-                _note_oddities(stream, frame, name)
             array = develop(frame)
+            if not clip.arrays:
+                _note_oddities(stream, frame, develop.crossed, name)
             room.take(array)
             clip.arrays.append(array)
             clip.pts.append(frame.pts)
@@ -133,6 +141,24 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream, name
     return clip
 
 
+def _cut_within_a_frame(path: Path, clip: _Clip) -> Fraction:
+    """Seconds after the cut of an edit list at which the first whole frame is shown.
+
+    FFmpeg moves that frame to the cut, and leaves the sound where it is. Without its care for edit
+    lists it tells the frame's own time.
+    """
+    if not clip.hidden or clip.first is None:
+        return Fraction(0)
+    with open_media(path, advanced_editlist="0") as container:
+        for packet in packets(container):
+            place = packet.stream_index, packet.pos
+            if packet.pts is not None and place == (clip.first.stream_index, clip.first.pos):
+                late = packet.pts - clip.first.pts
+                within = 0 <= late <= (packet.duration or 0)  # or else there are further edits
+                return late * packet.time_base if within else Fraction(0)
+    return Fraction(0)
+
+
 def _nothing_shown(container: av.container.InputContainer, clip: _Clip, name: str) -> str:
     if container.format.name == "webp_pipe":
         return f"{name} is an animated WebP picture; Load Image reads it, Load Video does not."
@@ -140,17 +166,19 @@ def _nothing_shown(container: av.container.InputContainer, clip: _Clip, name: st
     return f"{name} holds no frames{damaged}."
 
 
-def _note_oddities(stream: av.VideoStream, frame: av.VideoFrame, name: str) -> None:
-    """Say once what the frames will not show."""
+def _note_oddities(stream: av.VideoStream, frame: av.VideoFrame, crossed: bool, name: str) -> None:
+    """Say once what the frames will not show; `crossed` if width and height changed places."""
     if any(part.is_alpha for part in frame.format.components) or "alpha_mode" in stream.metadata:
         logger.warning("%s has an alpha channel, which is dropped.", name)
     aspect = stream.sample_aspect_ratio
     if aspect and aspect != 1:
+        turn = -1 if crossed else 1
         logger.warning(
-            "%s has pixels of %d:%d; its frames are used as stored, %dx%d, and look right at "
+            "%s has pixels of %d:%d; its frames are used as they are, %dx%d, and look right at "
             "%dx%d.",
-            *(name, aspect.numerator, aspect.denominator, frame.width, frame.height),
-            *(round(frame.width * aspect), frame.height),
+            *(name, *(aspect.numerator, aspect.denominator)[::turn]),
+            *(frame.width, frame.height)[::turn],
+            *(round(frame.width * aspect), frame.height)[::turn],
         )
 
 
@@ -162,19 +190,27 @@ def _note_losses(
         logger.warning("%s: %d packet(s) are damaged and skipped.", name, clip.broken)
     if clip.guessed:
         logger.warning("%s: %d frame(s) are damaged and only guessed at.", name, clip.guessed)
-    if stream.frames > len(clip.arrays):
+    declared = _declared_end(container, stream)
+    if clip.end + EARLY < declared:
         logger.warning(
-            "%s: its index lists %d frames, %d are shown: it is cut off or damaged, or an edit "
-            "list leaves some out.",
-            *(name, stream.frames, len(clip.arrays)),
+            "%s ends at %.2f s, its header says %.2f s: it is cut off.",
+            *(name, float(clip.end), float(declared)),
         )
-    elif container.duration:
-        declared = Fraction((container.start_time or 0) + container.duration, av.time_base)
-        if clip.end + EARLY < declared:
-            logger.warning(
-                "%s ends at %.2f s, its header says %.2f s: it is cut off.",
-                *(name, float(clip.end), float(declared)),
-            )
+    elif container.format.name != "avi" and stream.frames > clip.packets:
+        logger.warning(
+            "%s: its index lists %d frames, %d are there: it is cut off or damaged.",
+            *(name, stream.frames, clip.packets),
+        )
+
+
+def _declared_end(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction:
+    """Seconds at which a file ends by its header; 0 where it does not say."""
+    if container.format.name == "avi":  # counts the times at which a frame is shown again, too
+        return stream.frames * stream.time_base
+    if container.format.name in JOINABLE:
+        return Fraction(0)
+    early = min(container.start_time or 0, 0)
+    return Fraction(early + (container.duration or 0), av.time_base)
 
 
 class _Room:

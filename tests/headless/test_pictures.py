@@ -159,6 +159,23 @@ def test_wide_colours_are_brought_to_bt709(tmp_path, caplog):
     assert "has the colours of BT.2020" in caplog.text
 
 
+def test_linear_light_is_brought_to_the_usual_curve(tmp_path, caplog):
+    light = np.array([0, 5, 20, 64, 128, 200, 255])
+    planes = yuv(np.repeat(light[:, None], 3, axis=1), 1, LIMITED, 8)
+    tags = {"matrix": 1, "colour_range": LIMITED, "transfer": 8, "primaries": 1}
+    levels = squares(read_video(write_yuv(tmp_path / "a.mkv", planes, "yuv444p", **tags)))
+    assert np.abs(levels - 255 * (light[:, None] / 255) ** (1 / 2.4)).max() < 2
+    assert "holds linear light" in caplog.text
+
+
+@pytest.mark.parametrize("transfer", [9, 10])
+def test_logarithms_of_light_are_said(tmp_path, transfer, caplog):
+    planes = yuv(COLOURS, 1, LIMITED, 8)
+    tags = {"matrix": 1, "colour_range": LIMITED, "transfer": transfer, "primaries": 1}
+    video = read_video(write_yuv(tmp_path / "a.mkv", planes, "yuv444p", **tags))
+    assert np.abs(squares(video) - COLOURS).max() <= 2 and "logarithms of light" in caplog.text
+
+
 def test_a_matrix_nobody_knows_is_said(tmp_path, caplog):
     planes = yuv(COLOURS, 5, LIMITED, 8)
     path = write_yuv(tmp_path / "a.mkv", planes, "yuv444p", matrix=8, colour_range=LIMITED)
@@ -181,11 +198,12 @@ CORNERS[:12, :20], CORNERS[:12, 20:], CORNERS[12:, :20] = (
 )
 
 
-def mp4_with_matrix(path, matrix) -> None:
+def mp4_with_matrix(path, matrix, aspect=Fraction(1)) -> None:
     """A picture whose quarters differ, and a display matrix written into the track's header."""
     with av.open(str(path), "w") as output:
         stream = output.add_stream("libx264", rate=10, options={"crf": "0"})
         stream.width, stream.height, stream.pix_fmt = 40, 24, "yuv444p"
+        stream.codec_context.sample_aspect_ratio = aspect
         for index in range(2):
             frame = av.VideoFrame.from_ndarray(CORNERS, format="rgb24").reformat(format="yuv444p")
             frame.pts = index
@@ -265,7 +283,16 @@ def test_oblong_pixels_are_said(tmp_path, aspect, size, caplog):
         output.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((58, 72, 3), np.uint8))))
         output.mux(stream.encode(None))
     assert read_video(tmp_path / "a.mp4").images.shape == (1, 58, 72, 3)
-    assert f"used as stored, 72x58, and look right at {size}" in caplog.text
+    assert f"used as they are, 72x58, and look right at {size}" in caplog.text
+
+
+def test_oblong_pixels_that_lie_on_their_side(tmp_path, caplog):
+    unit = 1 << 16
+    matrix = (0, unit, 0, -unit, 0, 0, 0, 0, 1 << 30)
+    mp4_with_matrix(tmp_path / "a.mp4", matrix, aspect=Fraction(3, 2))
+    assert read_video(tmp_path / "a.mp4").images.shape == (2, 40, 24, 3)
+    assert "has pixels of 2:3; its frames are used as they are, 24x40, and" in caplog.text
+    assert "look right at 24x60" in caplog.text
 
 
 def raw_h264(pixel_format: str, width=32, height=32, frames=5, level=200) -> bytes:

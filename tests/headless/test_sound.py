@@ -170,6 +170,27 @@ def test_flash_and_click_stay_together(tmp_path, case, suffix):
         assert clicked - flash == pytest.approx(true, abs=TOLERANCE)
 
 
+@pytest.mark.parametrize("cut", [0.3, 0.31, 0.35, 0.399, 0.62])
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+def test_a_cut_without_encoding_keeps_them_together(tmp_path, suffix, cut):
+    """Frames come each 0.1 s: where the cut falls between two, the first whole one comes late."""
+    sound = "aac", RATE, "mono", [packed(click(2.0, at=1.2), "mono")]
+    whole = write_with_sound(tmp_path / f"whole.{suffix}", [sound], frames=20, flash=12)
+    with av.open(str(whole)) as source, av.open(str(tmp_path / f"cut.{suffix}"), "w") as output:
+        streams = [output.add_stream_from_template(stream) for stream in source.streams]
+        for packet in source.demux():
+            if packet.dts is None:
+                continue
+            shift = round(Fraction(cut) / packet.time_base)
+            if packet.stream.type == "audio" and packet.pts < shift:
+                continue
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            packet.stream = streams[packet.stream.index]
+            output.mux(packet)
+    flash, clicked = flash_and_click(read_video(tmp_path / f"cut.{suffix}"))
+    assert clicked - flash == pytest.approx(0, abs=TOLERANCE)
+
+
 @pytest.mark.parametrize("name", ["a.mp4 aac", "a.mkv aac", "a.mkv libmp3lame", "a.webm libopus"])
 def test_the_priming_of_a_codec_is_no_delay(tmp_path, name):
     file, codec = name.split()
@@ -314,6 +335,32 @@ def test_the_default_track_comes_before_the_first(tmp_path):
     assert read_video(path).audio["waveform"].abs().max() > 0.2
     path = two_tracks(tmp_path / "clip.mkv", dispositions=(default, none))
     assert read_video(path).audio["waveform"].abs().max() < 0.05
+
+
+@pytest.mark.parametrize("start", [0, 3, 500])
+def test_joined_recordings_go_on_where_the_clock_jumps(tmp_path, start, caplog):
+    """`cat a.ts b.ts`, after which each part begins at its own time: earlier, or much later."""
+    parts = []
+    for begin in (3, start):
+        sound = packed(click(1.0, at=0.5), "mono", start=begin * RATE)
+        parts.append(
+            write_with_sound(
+                tmp_path / f"{begin}.ts",
+                [("aac", RATE, "mono", [sound])],
+                picture_start=begin,
+                flash=5,
+            )
+        )
+    (tmp_path / "joined.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    video = read_video(tmp_path / "joined.ts")
+    levels = video.images.mean((1, 2, 3))
+    assert (levels > 0.9).nonzero().flatten().tolist() == [5, 15] and len(levels) == 20
+    loud = video.audio["waveform"][0, 0].abs() > 0.3
+    for begin, frame in ((0, 5), (1, 15)):
+        clicked = begin + int(loud[begin * RATE :].nonzero()[0]) / RATE
+        assert clicked == pytest.approx(float(video.times[frame]), abs=TOLERANCE)
+    assert float(video.times[15]) == pytest.approx(1.5, abs=0.1)  # sound ends later than pictures
+    assert caplog.text.count("its clock jumps") == 1
 
 
 def test_damaged_packets_are_skipped_and_the_rest_stays_in_place(tmp_path, caplog):

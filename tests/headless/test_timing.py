@@ -117,6 +117,35 @@ def test_b_frames_in_avi(tmp_path, codec, b_frames, caplog):
     assert levels_of(video) == RISING and "variable" not in caplog.text
 
 
+def test_a_stream_that_does_not_say_its_speed(tmp_path, caplog):
+    path = tmp_path / "clip.mjpeg"
+    with av.open(str(path), "w", format="mjpeg") as output:
+        stream = output.add_stream("mjpeg", rate=15)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuvj420p"
+        for index in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), RISING[index], np.uint8))
+            frame.pts, frame.time_base = index, Fraction(1, 15)
+            output.mux(stream.encode(frame))
+    assert read_video(path).frame_rate == 25
+    assert "does not say how fast it runs; 25 fps are assumed" in caplog.text
+
+
+@pytest.mark.parametrize("rate", [NTSC, 2 * NTSC, Fraction(24000, 1001), 30, 60])
+@pytest.mark.parametrize("count", [20, 60])
+def test_milliseconds_do_not_blur_the_rate(tmp_path, rate, count):
+    path = write(tmp_path / "clip.flv", evenly(rate, count), declared=rate)
+    video = read_video(path)
+    assert video.frame_rate == rate and video.times is None
+
+
+def test_frames_that_are_shown_again_are_held(tmp_path, caplog):
+    """An AVI whose frames come 3, 1, 1 and 4 ticks apart; the ticks between are empty."""
+    times = [Fraction(n, 25) for n in (0, 3, 4, 5, 9)]
+    path = write(tmp_path / "clip.avi", times, codec="mpeg4", clock=25)
+    video = read_video(path)
+    assert video.times == tuple(times) and "cut off" not in caplog.text
+
+
 UNEVEN = [Fraction(n, 24) for n in (0, 1, 2, 10, 11, 30)]
 
 

@@ -78,7 +78,8 @@ def test_what_the_stand_in_takes_and_gives_the_host_takes_and_gives(object_info,
 def test_all_that_graphs_of_this_host_hold_is_known(object_info, tmp_path, name):
     known = input_specs(core_nodes(Folders(tmp_path, (tmp_path,)))[name])
     for host in hosts_inputs(object_info[name]).values():
-        assert host.name in FILE_LISTS or set(host.choices or ()) <= set(known[host.name].choices)
+        ours = known[host.name].choices or ()
+        assert host.name in FILE_LISTS or set(host.choices or ()) <= set(ours)
 
 
 def node(class_type: str, **inputs) -> dict:
@@ -149,4 +150,5 @@ def test_same_pictures(comfyui, tmp_path):
                 a, b = np.array(first).astype(int), np.array(second).astype(int)
             assert a.shape == b.shape, name
             # The host cuts 8-bit values off, we round: for Lanczos, which sharpens, twice.
-            assert np.abs(a - b).max() <= (4 if "lanczos" in name else 1), name
+            # The host cuts 8-bit values off, where we round, and its reader of videos adds a level.
+            assert np.abs(a - b).max() <= 2, name
