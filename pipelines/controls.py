@@ -1,22 +1,12 @@
-"""The clips of a step's batch, and the controls that let the edit's read the source's."""
+"""Controls in a run: which act at a step, and what they do to the model's attention then."""
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from ..attention.layers import Control, Entry, Held
-from .models.denoiser import Denoiser
+from .models.denoiser import Denoiser, Row, numbers_of
 from .models.grid import ClipGrid
 from .steps import acts
-
-# Whose clips, and whether under their prompt.
-Row: TypeAlias = tuple[str, str]
-# Sources first: the edit reads them, also where a model short of memory takes the batch in slices.
-ROWS: tuple[Row, ...] = (
-    ("source", "uncond"),
-    ("source", "cond"),
-    ("target", "uncond"),
-    ("target", "cond"),
-)
 
 
 class Acting(NamedTuple):
@@ -59,12 +49,6 @@ def sources_read(rows: Collection[Row], acting: Sequence[Acting]) -> set[Row]:
 def plan_of(acting: Sequence[Acting], clips: int = 1) -> list[Entry]:
     """What controls do to the model's attention, each row being a number of clips."""
     return [control.held(_pairs(control.reads, clips), control.frames) for control in acting]
-
-
-def numbers_of(row: Row, clips: int = 1) -> range:
-    """The numbers by which attention knows the clips of a row."""
-    first = ROWS.index(row) * clips
-    return range(first, first + clips)
 
 
 def _pairs(kinds: Collection[str], clips: int) -> dict[int, int]:

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.process import Latents
-from .keys import loss_on_keys
-from .terms import Draw, Needs, Predictions, Result
+from .terms import Draw, Needs, Predictions, Result, loss_on_keys
 
 
 def global_consistency_loss(

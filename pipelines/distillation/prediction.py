@@ -9,9 +9,8 @@ from torch import Tensor
 
 from ...attention.layers import Plan, Site
 from ...attention.recording import Recorder, forward_recorded
-from ..controls import ROWS, Acting, Row, numbers_of, plan_of, sources_read
-from ..models.backward import pull_back
-from ..models.denoiser import Denoiser, Prompts, guided
+from ..controls import Acting, plan_of, sources_read
+from ..models.denoiser import ROWS, Denoiser, Prompts, Row, guided, numbers_of, pull_back
 from ..models.process import Latents, Prediction
 from .terms import Draw, Keys, Needs, Predictions
 

@@ -17,9 +17,8 @@ from ..models.denoiser import Denoiser, Prompts
 from ..models.grid import ClipGrid
 from ..models.process import Latents, Process, noised
 from ..windows import Spread, Windows, blended, one_by_one
-from .gradients import mask_on_grid, shapings, summed
 from .prediction import predict
-from .terms import Draw, Keys, Needs, Term, Weighted
+from .terms import Draw, Keys, Needs, Term, Weighted, mask_on_grid, shapings, summed
 
 logger = logging.getLogger(__name__)
 

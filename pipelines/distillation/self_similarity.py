@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..models.process import Latents
-from .keys import loss_on_keys
-from .terms import Draw, Needs, Predictions, Result
+from .terms import Draw, Needs, Predictions, Result, loss_on_keys
 
 
 def spatial_self_similarity_loss(

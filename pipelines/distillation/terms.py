@@ -1,10 +1,12 @@
-"""What a distillation term is: what it is shown at a step, what it may ask for, what it returns."""
+"""What a distillation term is, and how the gradients of a step's terms become one."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -112,3 +114,107 @@ class Weighted:
     def active(self, step: int, steps: int) -> bool:
         """Whether the term takes part in step number `step` of `steps`."""
         return self.weight != 0 and acts(self.start, self.end, step, steps)
+
+
+# --- losses on keys -------------------------------------------------------------------------------
+
+
+def loss_on_keys(
+    predictions: Predictions, loss: Callable[[Tensor, Tensor], Tensor], z: Latents
+) -> Result:
+    """A loss of the target's keys beside the source's, and its gradient on the target's.
+
+    `loss` takes the keys of one clip at one layer, `[f, n, c]`, of the source and of the target. It
+    is averaged over the layers. Clips of a batch do not know each other; the number is their mean.
+
+    Deviation: the gradient is that of the loss times the number of latent pixels (frames x height x
+    width) of the edited latents `z`. What averages over a clip moves each of its latents the less,
+    the larger the clip is; what delta denoising does to a latent does not. So a weight weighs the
+    two alike at every size and length.
+    """
+    on_keys, total, count = {}, 0.0, len(predictions.keys_target)
+    scale = math.prod(z.shape[2:]) / count
+    for name, keys in predictions.keys_target.items():
+        with torch.inference_mode(False), torch.enable_grad():
+            source = predictions.keys_source[name].clone()
+            target = keys.clone().requires_grad_()
+            losses = torch.stack([loss(*pair) for pair in zip(source, target, strict=True)])
+            (gradient,) = torch.autograd.grad(scale * losses.sum(), target)
+        on_keys[name] = gradient
+        total += float(losses.detach().mean()) / count
+    return Result(None, total, on_keys)
+
+
+# --- from the gradients of a step's terms to the one that moves the latents -----------------------
+
+Shaping: TypeAlias = Callable[[Latents], Latents]
+
+
+def shapings(terms: Sequence[Weighted], z: Latents, grid: ClipGrid) -> tuple[Shaping, ...]:
+    """What the refinements and masks of each term do to its gradient on latents like `z`.
+
+    Terms with the same refinements and masks share one function.
+
+    Raises:
+        ValueError: if a mask or a refinement does not fit the clip.
+    """
+    made: dict[tuple[int, ...], Shaping] = {}
+    keys = [tuple(map(id, (*entry.refinements, *entry.masks))) for entry in terms]
+    for key, entry in zip(keys, terms, strict=True):
+        if key not in made:
+            made[key] = _shaping(entry, z, grid)
+    return tuple(made[key] for key in keys)
+
+
+def _shaping(entry: Weighted, z: Latents, grid: ClipGrid) -> Shaping:
+    refine = [refinement.on_grid(z, grid) for refinement in entry.refinements]
+    mask = mask_on_grid(entry.masks, z, grid)
+
+    def shape(gradient: Latents) -> Latents:
+        for step in refine:
+            gradient = step(gradient)
+        return mask * gradient
+
+    return shape
+
+
+def mask_on_grid(masks: Sequence[Tensor], z: Latents, grid: ClipGrid) -> Tensor:
+    """The product of masks on the grid of the latents; 1 without any."""
+    product = torch.ones((), dtype=z.dtype, device=z.device)
+    for mask in masks:
+        product = product * grid.covered(mask).to(z)
+    return product
+
+
+def summed(
+    terms: Sequence[Weighted],
+    results: Mapping[int, Result],
+    shapes: Sequence[Shaping],
+    pull_back: Callable[[Keys], Latents],
+    check: Callable[[Tensor, str], None],
+) -> dict[Shaping, Latents]:
+    """The weighted sums of the terms' gradients on the latents, one sum for each shaping.
+
+    `pull_back` is the vector-Jacobian product from keys to latents. It is linear, so gradients of
+    the same shaping go through it together. `check` gets every gradient with the names of its
+    terms, and may raise.
+    """
+    sums: dict[Shaping, Latents] = {}
+    on_keys: dict[Shaping, dict[str, Tensor]] = {}
+    names: dict[Shaping, list[str]] = {}
+    for i, result in results.items():
+        entry, shape = terms[i], shapes[i]
+        if result.gradient is not None:
+            check(result.gradient, entry.term.name)
+            sums[shape] = sums.get(shape, 0) + entry.weight * result.gradient
+        for name, gradient in result.on_keys.items():
+            check(gradient, entry.term.name)
+            keys = on_keys.setdefault(shape, {})
+            keys[name] = keys.get(name, 0) + entry.weight * gradient
+        if result.on_keys:
+            names.setdefault(shape, []).append(entry.term.name)
+    for shape, keys in on_keys.items():
+        gradient = pull_back(keys)
+        check(gradient, " + ".join(names[shape]))
+        sums[shape] = sums.get(shape, 0) + gradient
+    return sums

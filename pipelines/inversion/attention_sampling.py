@@ -8,12 +8,11 @@ from einops import repeat
 from torch import Tensor
 
 from ...attention.layers import Control, Plan
-from ..controls import Row, RunControls, numbers_of, plan_of, sources_read
-from ..models.denoiser import Denoiser, Prompts, guided
+from ..controls import RunControls, plan_of, sources_read
+from ..models.denoiser import Denoiser, Prompts, Row, guided, numbers_of
 from ..models.grid import ClipGrid
-from ..models.process import Latents, Level, Prediction, move
+from ..models.process import Latents, Level, Prediction, check_grid, move
 from ..windows import Windows, blended_predictions, text_of
-from .ddim_inversion import check_grid
 from .decoupled_guidance import guided_step
 from .trajectory import NullText, Trajectory
 
@@ -90,9 +89,9 @@ def sample_edit(
             row: blended_predictions([part[row] for part in parts], spans, frames) for row in edited
         }
         prediction = guided(said.get(_UNCOND, said[_COND]), said[_COND], cfg)
-        strength = 0.0 if null_text is None else null_text.strength
         z = move(prediction, there)
-        z = guided_step(z, None if drift is None else drift.to(z), here, there, strength)
+        if drift is not None:
+            z = guided_step(z, drift.to(z), here, there, null_text.strength)
         if not bool(torch.isfinite(z).all()):
             raise FloatingPointError(
                 f"Sampling left the range of numbers at step {i + 1}: lower cfg (now {cfg:g}); "

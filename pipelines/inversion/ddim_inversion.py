@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ..models.denoiser import Ask
-from ..models.process import Latents, Level, Prediction, move, split, target
+from ..models.process import Latents, Level, Prediction, check_grid, move, split, target
 from .trajectory import Trajectory
 
 
@@ -95,13 +95,3 @@ def ddim_invert(
 def _up(z: Latents, said: Prediction, here: Level, there: Level, kind: str) -> Latents:
     """A step from one level to a noisier one, by the prediction there."""
     return move(split(target(*said, there, kind), z, here, kind), there)
-
-
-def check_grid(levels: Sequence[Level]) -> None:
-    """Raise ValueError unless levels ascend from less noise to more and are at least two."""
-    if len(levels) < 2 or not all(low.noise < high.noise for low, high in pairwise(levels)):
-        times = ", ".join(f"{level.t:g}" for level in levels)
-        raise ValueError(
-            f"The timesteps {times or 'none'} are no grid: at least two are needed, each with more "
-            "noise than the one before."
-        )

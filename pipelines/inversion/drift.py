@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ...attention.layers import Site
 from ...attention.observation import Observation, observe
-from ..models.backward import pull_back
-from ..models.denoiser import Denoiser
+from ..models.denoiser import Denoiser, pull_back
 from ..models.grid import ClipGrid
 from ..models.process import Latents, Level, Prediction
 from ..windows import Windows, blended, blended_predictions, windowed

@@ -13,11 +13,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from ..fingerprint import fingerprint
-from ..models.backward import pull_back
-from ..models.denoiser import Cond, Denoiser, Predict, guided
-from ..models.process import Latents, Level, Prediction, move
+from ..models.denoiser import Cond, Denoiser, Predict, guided, pull_back
+from ..models.process import Latents, Level, Prediction, check_grid, move
 from ..windows import Windows, windowed
-from .ddim_inversion import check_grid
 from .decoupled_guidance import guided_step
 from .drift import Drift, DriftGuidance
 from .trajectory import NullText, Trajectory

@@ -1,6 +1,7 @@
 """What a loop holds of a model: its levels, its predictions, and the layers in it."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...attention.layers import Layers, Plan
-from .guidance import guide
 from .process import Latents, Level, Prediction, Process, split
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,23 @@ class Prompts(NamedTuple):
     source: Float[Tensor, "1 l d"]
     target: Float[Tensor, "1 l d"]
     negative: Float[Tensor, "1 l d"]
+
+
+# A clip of a step's batch: whose, and whether under its prompt.
+Row: TypeAlias = tuple[str, str]
+# Sources first: the edit reads them, also where a model short of memory takes the batch in slices.
+ROWS: tuple[Row, ...] = (
+    ("source", "uncond"),
+    ("source", "cond"),
+    ("target", "uncond"),
+    ("target", "cond"),
+)
+
+
+def numbers_of(row: Row, clips: int = 1) -> range:
+    """The numbers by which attention knows the clips of a row."""
+    first = ROWS.index(row) * clips
+    return range(first, first + clips)
 
 
 class LatentSpace(NamedTuple):
@@ -147,6 +164,47 @@ class Denoiser:
         )
 
 
+# --- guidance -------------------------------------------------------------------------------------
+
+
+def guide(
+    eps_uncond: Float[Tensor, "*shape"], eps_cond: Float[Tensor, "*shape"], cfg: float | int
+) -> Float[Tensor, "*shape"]:
+    """The guided noise prediction eps_uncond + cfg * (eps_cond - eps_uncond).
+
+    Ho & Salimans (2022) write (1 + w) eps_cond - w eps_uncond; here cfg = 1 + w. With cfg 0 the
+    result is eps_uncond, with cfg 1 it is eps_cond, both exactly.
+    """
+    if cfg == 1:
+        return eps_cond
+    return eps_uncond + cfg * (eps_cond - eps_uncond)
+
+
 def guided(without: Prediction, prompted: Prediction, cfg: float | int) -> Prediction:
     """The guided prediction of one without and one with a prompt."""
     return Prediction(*(guide(*pair, cfg) for pair in zip(without, prompted, strict=True)))
+
+
+# --- gradients ------------------------------------------------------------------------------------
+
+
+def pull_back(
+    gradients: Sequence[Tensor], outputs: Sequence[Tensor], leaf: Tensor, *, keep: bool = False
+) -> Tensor:
+    """The gradient on `leaf` of given gradients on what was computed from it; `keep` its graph.
+
+    Where losses average over a clip their gradients are tiny, and would vanish in float16: they go
+    through the model enlarged to a size around 1, by a power of two, so that nothing is rounded.
+    """
+    largest = max((float(gradient.abs().max()) for gradient in gradients), default=0.0)
+    if largest == 0:
+        return torch.zeros_like(leaf)
+    # What is not finite stays so, for the caller to tell.
+    scale = 2.0 ** -math.frexp(largest)[1] if math.isfinite(largest) else 1.0
+    with torch.inference_mode(False):
+        scaled = [
+            (scale * gradient).to(output.dtype)
+            for gradient, output in zip(gradients, outputs, strict=True)
+        ]
+        (gradient,) = torch.autograd.grad(outputs, leaf, scaled, retain_graph=keep)
+    return gradient / scale

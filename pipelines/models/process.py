@@ -10,8 +10,9 @@ unknowns, and every deterministic step is one line back:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -198,6 +199,16 @@ class RectifiedFlow:
         """A level between two shares of the shifted clock."""
         share = torch.rand((), generator=generator, dtype=torch.float64).item()
         return self.at(low + share * (high - low))
+
+
+def check_grid(levels: Sequence[Level]) -> None:
+    """Raise ValueError unless levels ascend from less noise to more and are at least two."""
+    if len(levels) < 2 or not all(low.noise < high.noise for low, high in pairwise(levels)):
+        times = ", ".join(f"{level.t:g}" for level in levels)
+        raise ValueError(
+            f"The timesteps {times or 'none'} are no grid: at least two are needed, each with more "
+            "noise than the one before."
+        )
 
 
 def noised(z_0: Values, eps: Values, level: Level) -> Values:

@@ -31,7 +31,7 @@ def encode_prompt(tokenizer: Any, text_encoder: nn.Module, text: str) -> Encoded
     text = unicodedata.normalize("NFC", text)
     window = text_encoder.config.max_position_embeddings
     # In some folders the tokenizer's own maximum is wrong (8192 for a window of 77).
-    window = min(window, tokenizer.model_max_length)
+    window = min(window, int(tokenizer.model_max_length))
     found = tokenizer(text, verbose=False, return_offsets_mapping=True)
     ids, spans = found["input_ids"], found["offset_mapping"]
     cut = ""

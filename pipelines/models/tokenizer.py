@@ -36,6 +36,7 @@ _SETTINGS = {
     *(f"{name}_token" for name in _SPECIAL),
 }
 _LARGEST = 32 * MIB  # a file of a tokenizer
+_FEWEST_TOKENS = 3  # of a prompt: its start, something, its end
 
 
 def has_tokenizer(make: type[PreTrainedTokenizerBase], place: Path) -> bool:
@@ -75,6 +76,10 @@ def load_tokenizer(
     # The tokenizers package raises bare exceptions for damaged files.
     except Exception as error:
         raise problem(kind, folder, f"has a damaged tokenizer in {place} ({error}).") from error
+    longest = tokenizer.model_max_length
+    if longest < _FEWEST_TOKENS or longest != int(longest):
+        found = f"has model_max_length = {longest!r} in {place / 'tokenizer_config.json'}."
+        raise problem(kind, folder, found)
     if len(tokenizer) > vocabulary:
         found = f"has a tokenizer of {len(tokenizer)} tokens and a model that knows {vocabulary}."
         raise problem(kind, folder, found)

@@ -14,8 +14,7 @@ from rescore.pipelines.inversion.decoupled_guidance import GuidanceSettings
 from rescore.pipelines.inversion.drift import Drift, DriftGuidance
 from rescore.pipelines.inversion.null_text import NullTextSettings, optimise_null_text
 from rescore.pipelines.inversion.trajectory import Trajectory
-from rescore.pipelines.models.backward import pull_back
-from rescore.pipelines.models.denoiser import Denoiser
+from rescore.pipelines.models.denoiser import Denoiser, pull_back
 from rescore.pipelines.models.process import VariancePreserving
 from rescore.pipelines.models.unet.inflation import inflate
 from rescore.pipelines.tuning import one_shot_tuning

@@ -9,9 +9,8 @@ import torch
 from gaussian_world import exact_eps, gaussian_model, prompt
 from rescore.attention.fusion import Fusion
 from rescore.attention.layers import Entry
-from rescore.pipelines.models.denoiser import guided
+from rescore.pipelines.models.denoiser import guide, guided
 from rescore.pipelines.models.grid import ClipGrid
-from rescore.pipelines.models.guidance import guide
 from rescore.pipelines.models.process import (
     Prediction,
     RectifiedFlow,

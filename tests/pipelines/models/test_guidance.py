@@ -3,7 +3,7 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rescore.pipelines.models.guidance import guide
+from rescore.pipelines.models.denoiser import guide
 
 
 def test_guide_by_hand():

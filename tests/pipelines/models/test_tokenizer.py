@@ -136,6 +136,13 @@ def test_a_file_that_is_far_too_large_is_not_read(place):
         load(place)
 
 
+@pytest.mark.parametrize("longest", ["3.5", "2", "0", "-1", "2e0"])
+def test_a_window_that_makes_no_sense_is_told(place, longest):
+    (place / "tokenizer_config.json").write_text(f'{{"model_max_length": {longest}}}', "utf-8")
+    with pytest.raises(ModelError, match="model_max_length = "):
+        load(place)
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [
