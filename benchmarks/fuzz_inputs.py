@@ -347,6 +347,8 @@ def _gone(random: Random, file: Path, place: Place) -> str:
 def _linked(random: Random, file: Path, place: Place) -> str:
     file.unlink()
     target = random.choice([str(place.outside), "/dev/zero", "/dev/random", file.name, "nowhere"])
+    if file.suffix in (".ckpt", ".safetensors") and file.parent.parent == place.models:
+        target = file.name  # a checkpoint is linked by users themselves, to wherever they like
     os.symlink(target, file)
     return f"a link to {target}"
 
