@@ -7,6 +7,7 @@ a MODEL holds here, too.
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import cached_property
@@ -207,6 +208,7 @@ class SidedGuider(comfy.samplers.CFGGuider):
         def output(z: Latents, sigma: float, cond: Cond) -> Latents:
             graph = torch.is_grad_enabled() and z.requires_grad
             x = as_hosts(z, by_frame).to(self.model_patcher.load_device)
+            x = x * stretch(self.model_patcher, sigma)
             self.side = side_of(cond)
             try:
                 times = torch.full((len(x),), sigma, device=x.device)
@@ -282,7 +284,9 @@ def _check_vae(vae: Any, latents: Any, name: str) -> None:
 def process_of(patcher: Any, sigmas: Tensor | None = None) -> Tabled:
     """The levels of a MODEL, from the clip to noise: its own sigmas, or some that are given.
 
-    What signal and noise a sigma stands for, the host's noise scaling says.
+    What signal and noise a sigma stands for, the host's noise scaling says. Where it leaves the
+    clip as it is and adds noise to it, both are divided by `stretch`: then their squares add up to
+    1, as in the papers, and latents are as large as those that other models of ours get.
 
     Raises:
         ValueError: if the model adds noise in a way that ReScore does not know.
@@ -300,7 +304,15 @@ def process_of(patcher: Any, sigmas: Tensor | None = None) -> Tabled:
     signal = sampling.noise_scaling(sigmas, none.clone(), one)
     noise = sampling.noise_scaling(sigmas, one.clone(), none)
     rows = zip(sigmas.tolist(), signal.tolist(), noise.tolist(), strict=True)
-    return Tabled(tuple(Level(*row) for row in rows))
+    return Tabled(
+        tuple(Level(t, s / stretch(patcher, t), n / stretch(patcher, t)) for t, s, n in rows)
+    )
+
+
+def stretch(patcher: Any, sigma: float) -> float:
+    """How much larger than ours the host's noised latents are: the root of 1 + sigma^2, or 1."""
+    sampling = patcher.get_model_object("model_sampling")
+    return math.hypot(1, sigma) if "EPS" in {k.__name__ for k in type(sampling).__mro__} else 1.0
 
 
 # --- conditionings and their handles ------------------------------------------------------------

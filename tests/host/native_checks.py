@@ -161,8 +161,7 @@ def sampled_by_both(model_patcher, steps: int = 5, target=None):
     levels = [*levels, Level(0.0, 1.0, 0.0)]
 
     def work(denoiser):
-        flows = isinstance(sampling, comfy.model_sampling.CONST)
-        z = noise if flows else noise * (1 + levels[0].noise ** 2) ** 0.5
+        z = noise
         for here, there in pairwise(levels):
             guided = denoiser.guided(
                 z, here, prompts.embeddings.target, prompts.embeddings.negative, 4.0
@@ -510,9 +509,10 @@ def check_a_model_of_pictures_edits_frame_by_frame():
     assert VideoVAEDecode().decode(model, found, 8)[0].shape == (3, 61, 64, 3)
     z = layouts.latents_of(encoded["samples"], model)
     level = model.process.at(0.5)
-    z_t = z + level.noise * noise_like(z)
+    assert abs(level.signal**2 + level.noise**2 - 1) < 1e-9
+    z_t = level.signal * z + level.noise * noise_like(z)
     said = model.run(z, lambda denoiser: denoiser(z_t, level, prompts.embeddings.source)).z_0
-    frames = z_t[0].movedim(1, 0)
+    frames = z_t[0].movedim(1, 0) / level.signal  # as the host has it: the clip, and noise added
     text = texts()["source"][0][0][..., :64].expand(3, -1, -1)
     expected = image_model().model.apply_model(frames, torch.full((3,), level.t), c_crossattn=text)
     torch.testing.assert_close(said[0].movedim(1, 0), expected, rtol=0, atol=1e-4)
