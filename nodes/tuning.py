@@ -82,6 +82,10 @@ class OneShotTune(Node):
         "state": SOCKET(TUNING,
             "A state to go on from, of the same model and clip: 300 steps and on to 500 equal 500 "
             "at once. The seed is then the state's."),
+        "preview_describe": BOOLEAN(False,
+            "Previews invert the clip with its source prompt, as DDIM Inversion at cfg 1 does: the "
+            "background stays closer. Off: with the negative prompt, as Tune-A-Video does.",
+            advanced=True),
     }  # fmt: skip
 
     def __init__(self) -> None:
@@ -92,6 +96,7 @@ class OneShotTune(Node):
     def tune(
         self, model, prompts, latent, steps: int, learning_rate: float, seed: int, precision: str,
         checkpointing: bool, preview_every: int, preview_steps: int, preview_cfg: float, state=None,
+        preview_describe: bool = False,
     ):  # fmt: skip
         import torch
 
@@ -134,8 +139,9 @@ class OneShotTune(Node):
                 last = progress
                 if preview_every and progress.step % preview_every == 0:
                     edited = _preview(
-                        model, progress.model, z_0, prompts, preview_steps, preview_cfg
-                    )
+                        model, progress.model, z_0, prompts, preview_steps, preview_cfg,
+                        preview_describe,
+                    )  # fmt: skip
                     previews.append(picture(edited))
                 numbers.add(progress.step - done_before, {"loss": progress.loss})
                 bar(progress.step - done_before, lambda: previews[-1][0])
@@ -172,7 +178,7 @@ class OneShotTune(Node):
         )
 
 
-def _preview(model, network, z_0, prompts, steps: int, cfg: float):
+def _preview(model, network, z_0, prompts, steps: int, cfg: float, describe: bool):
     """The clip edited by the model as it is now, as LATENT samples."""
     import torch
 
@@ -186,6 +192,7 @@ def _preview(model, network, z_0, prompts, steps: int, cfg: float):
             type(prompts.embeddings)(*(e.to(z_0.device) for e in prompts.embeddings)),
             steps=steps,
             cfg=cfg,
+            describe=describe,
             on_step=lambda _: host.check_cancelled(),
         )
     return layouts.samples_of(edited, model)

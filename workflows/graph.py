@@ -35,6 +35,22 @@ GROUPS = ("Load", "Describe", "Edit", "Result")
 COLOURS = {"Load": "#3f789e", "Describe": "#8a8", "Edit": "#a1309b", "Result": "#b58b2a"}
 
 
+# Nodes whose numbers are others for the tiny models than for real ones.
+SET_BY_MODEL = (
+    "ReScoreScoreDistillation",
+    "ReScoreASSDStep",
+    "ReScoreInspectGradient",
+    "ReScoreMaskFromGradient",
+    "ReScoreImageDeltaDenoising",
+    "ReScoreAttentionFusion",
+    "ReScoreDDIMInversion",
+    "ReScoreNullTextOptimisation",
+    "ReScoreAttentionControlledSampling",
+    "ReScoreReconstruct",
+    "ReScoreOneShotTune",
+)
+
+
 class Output(NamedTuple):
     """One output of a node, to be wired to an input of another."""
 
@@ -76,6 +92,11 @@ class Node:
         return self.height + IN_A_RUN.get(self.kind, 0)
 
 
+def _plain(number: float) -> str:
+    """As people write it: 0.00003 and not 3e-05."""
+    return f"{number:.10f}".rstrip("0").rstrip(".")
+
+
 def is_widget(spec: tuple) -> bool:
     return isinstance(spec[0], list) or spec[0] in WIDGETS
 
@@ -104,6 +125,8 @@ class Graph:
 
     def __init__(self, name: str, note: str) -> None:
         self.name, self.note, self.nodes = name, note, []
+        # By node and input, what a real model wants where that is not what the node begins with.
+        self.real: dict[str, dict[str, float]] = {}
         self.app: tuple[list[tuple[Node, str]], list[Node]] | None = None
         folders = Folders(out=HERE, inputs=(HERE / "input",))
         self.classes = {**core_nodes(folders), **HOST_NODES, **rescore.NODE_CLASS_MAPPINGS}
@@ -113,6 +136,31 @@ class Graph:
         node = Node(len(self.nodes) + 1, self.classes[kind], kind, title, group, inputs)
         self.nodes.append(node)
         return node
+
+    @property
+    def about(self) -> str:
+        """The note, and every number to change for a real model where the graph is for a tiny one.
+
+        Nodes begin with the papers' values, so those are what a real model wants, but for `real`.
+        """
+        if all(node.kind != "ReScoreLoadShapeWorldModel" for node in self.nodes):
+            return self.note
+        lines = []
+        for node in self.nodes:
+            if node.kind in SET_BY_MODEL and (others := self._for_real(node)):
+                values = ", ".join(f"`{name}` {value}" for name, value in others.items())
+                lines.append(f"- *{node.title}*: {values}")
+        return "\n".join([self.note, "", "Then set", *dict.fromkeys(lines)]) if lines else self.note
+
+    def _for_real(self, node: Node) -> dict[str, str]:
+        others = {}
+        for name, spec in node.declared.items():
+            if spec[0] not in ("INT", "FLOAT", "BOOLEAN") or not is_widget(spec):
+                continue
+            real = self.real.get(node.kind, {}).get(name, options(spec)["default"])
+            if node.inputs[name] != real:
+                others[name] = ("on" if real else "off") if spec[0] == "BOOLEAN" else _plain(real)
+        return others
 
     def api(self) -> dict[str, Any]:
         def value(v: Any) -> Any:
@@ -253,7 +301,8 @@ class Graph:
         }
 
     def _note(self, top: int) -> dict[str, Any]:
-        height = 60 + 22 * (self.note.count("\n") + len(self.note) // 90)
+        about = self.about
+        height = 60 + 22 * (about.count("\n") + len(about) // 90)
         return {
             "id": len(self.nodes) + 1,
             "type": "MarkdownNote",
@@ -266,7 +315,7 @@ class Graph:
             "inputs": [],
             "outputs": [],
             "properties": {},
-            "widgets_values": [self.note],
+            "widgets_values": [about],
             "color": "#432",
             "bgcolor": "#653",
         }

@@ -30,7 +30,8 @@ class Settings:
     """How far and how fast a clip is edited.
 
     The defaults are DreamMotion's (Jeong et al., 2024, Sec. 4 and App. B): 200 steps of plain
-    gradient descent, levels within 5 to 95 % of the model's clock.
+    gradient descent, levels within 5 to 95 % of the model's clock. Deviation: its Eq. 6 with w = 9
+    is a cfg of 1 + w = 10; its first author's code of another paper has 9 in the usual form.
     """
 
     steps: int = 200

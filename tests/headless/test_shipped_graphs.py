@@ -1,12 +1,14 @@
 """The graphs that come with the pack run headless as they are, and edit any clip with any model."""
 
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import rescore
 from rescore.headless.runner import run_workflow
 from rescore.headless.workflow import read_workflow
 from rescore.workflows.host_nodes import needs_host
@@ -28,6 +30,31 @@ def with_few_steps(graph: dict) -> dict[str, int]:
         for name in ("steps", "inner_steps")
         if isinstance(node["inputs"].get(name), int)
     }
+
+
+@pytest.mark.parametrize("file", GRAPHS, ids=lambda file: file.stem)
+def test_the_note_names_every_number_that_a_real_model_wants_otherwise(file):
+    """Read off the files: where a loop's number is not what its node begins with, the note says so.
+
+    What stays for a real model is listed here, by graph.
+    """
+    stays = {("assd", "step_size"), ("flow_enhanced", "step_size"), ("mixed_terms", "step_size")}
+    graph = json.loads(file.read_text("utf-8"))
+    if all(node["class_type"] != "ReScoreLoadShapeWorldModel" for node in graph.values()):
+        return
+    shown = json.loads((WORKFLOWS / file.name).read_text("utf-8"))["nodes"]
+    (note,) = (node["widgets_values"][0] for node in shown if node["type"] == "MarkdownNote")
+    for node in graph.values():
+        if node["class_type"] not in rescore.NODE_CLASS_MAPPINGS:
+            continue
+        sections = rescore.NODE_CLASS_MAPPINGS[node["class_type"]].INPUT_TYPES()
+        declared = {**sections["required"], **sections.get("optional", {})}
+        for name in {"steps", "step_size", "cfg", "learning_rate", "inner_steps"} & set(declared):
+            if (file.stem, name) in stays:
+                continue
+            if node["inputs"][name] != declared[name][1]["default"]:
+                line = next(li for li in note.split("\n") if f"*{node['_meta']['title']}*" in li)
+                assert re.search(rf"`{name}` \d", line), (node["class_type"], name)
 
 
 def probe(file: Path) -> tuple[int, int, int, Fraction, bool]:

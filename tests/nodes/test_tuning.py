@@ -105,6 +105,8 @@ def test_preview_edits(scene, tune):
     assert out["previews"].shape == (4, 11, 14, 3)
     assert not torch.equal(out["previews"][0], out["previews"][3])
     assert out["losses"] == tune(video, inputs)["losses"]  # they cost no randomness
+    described = tune(video, inputs, preview_every=1, preview_steps=2, preview_describe=True)
+    assert not torch.equal(described["previews"][3], out["previews"][3])
 
 
 class Cancelled(Exception):

@@ -4,7 +4,7 @@ from graph import Graph
 from rescore.shapeworld.scene import caption
 from rescore.shapeworld.showcase import SHOWCASE
 
-from .start import VIDEO_MODEL, Start, distil
+from .start import LOOP, VIDEO_MODEL, Start, distil
 
 
 def delta_denoising() -> Graph:
@@ -45,9 +45,9 @@ def assd() -> Graph:
         "## ASSD\nNo mask is painted. The reference is smoothed in time where the prompts agree, "
         "the edit also attends to its source, and an image model guides along, frame by frame.\n\n"
         + VIDEO_MODEL
-        + " For joint guidance load Stable Diffusion 1.5 with *Load Image Model*; step size 0.1, "
-        "200 steps.",
+        + " For joint guidance load Stable Diffusion 1.5 with *Load Image Model*.",
     )
+    graph.real["ReScoreScoreDistillation"] = {"step_size": 0.1}  # ASSD's
     start = Start(graph, "shapeworld-t2v", "red_circle")
     image = graph.add("ReScoreLoadShapeWorldModel", "Load", "Image model", model="shapeworld-sd")[
         "model"
@@ -79,6 +79,7 @@ def assd() -> Graph:
         prompts=start.prompts,
         latent=start.latent,
         terms=terms,
+        cfg=LOOP["cfg"],
     )
     graph.add("PreviewImage", "Edit", "Where the terms act", images=seen["energy"])
     start.finish(distil(start, terms, fusion=fusion)["latent"])
@@ -95,9 +96,7 @@ def dreammotion() -> Graph:
     graph = Graph(
         "dreammotion",
         "## DreamMotion\nDelta denoising within a box around the object, as the paper does, and "
-        "self-similarity that holds shapes in space and in time.\n\n"
-        + VIDEO_MODEL
-        + " Step size 0.4, 200 steps.",
+        "self-similarity that holds shapes in space and in time.\n\n" + VIDEO_MODEL,
     )
     start = Start(graph, "shapeworld-t2v", "red_circle")
     box = graph.add("ReScoreBoundingBoxMask", "Describe", mask=start.painted_mask("red_circle"))[
@@ -126,6 +125,7 @@ def flow_enhanced() -> Graph:
         "together. Built after an abstract (arXiv 2406.04888v3); the definitions are ours.\n\n"
         + VIDEO_MODEL,
     )
+    graph.real["ReScoreScoreDistillation"] = {"step_size": 0.1}  # ASSD's
     start = Start(graph, "shapeworld-t2v", "red_circle")
     terms = _smoothed(start, graph.add("ReScoreDeltaDenoising", "Edit")["terms"])
     terms = graph.add("ReScoreContentPreservation", "Edit", terms=terms)["terms"]
@@ -141,6 +141,7 @@ def mixed_terms() -> Graph:
         "DreamMotion's self-similarity, and attention fusion, in one loop. The green triangle "
         "becomes a circle.\n\n" + VIDEO_MODEL,
     )
+    graph.real["ReScoreScoreDistillation"] = {"step_size": 0.1}  # ASSD's
     start = Start(graph, "shapeworld-t2v", "green_triangle")
     mask = start.painted_mask("green_triangle")
     terms = _smoothed(start, graph.add("ReScoreAdaptiveSliding", "Edit")["terms"])
@@ -165,7 +166,14 @@ def mask_from_the_model() -> Graph:
     words = add(
         "ReScoreMaskFromWords", "Edit", **known, latent=start.latent, words="green triangle"
     )
-    energy = add("ReScoreMaskFromGradient", "Edit", **known, latent=start.latent, terms=terms)
+    energy = add(
+        "ReScoreMaskFromGradient",
+        "Edit",
+        **known,
+        latent=start.latent,
+        terms=terms,
+        cfg=LOOP["cfg"],
+    )
     for mask, title in ((words["mask"], "Where the words are"), (energy["mask"], "What changes")):
         shown = add("ReScoreShowMask", "Edit", images=start.parts["images"], mask=mask)
         add("PreviewImage", "Edit", title, images=shown["images"])

@@ -16,8 +16,11 @@ AnimateDiff Model* (`v3_sd15_mm.ckpt`, huggingface.co/guoyww/animatediff, in \
 
 IMAGE_MODEL = """**With a real model:** replace *Load Shape-World Model* by *Load Image Model* \
 (Stable Diffusion 1.4 or 1.5 in `models/checkpoints/` or `models/diffusers/`); 512 x 512, 8 \
-frames. Tune for 500 steps at a learning rate of 0.00003; 50 steps of inversion, with cfg 0 to \
-invert without a prompt as Tune-A-Video does; cfg 7.5 (EI2) or 12.5 (Tune-A-Video) when sampling."""
+frames."""
+
+
+# How far and under which guidance the tiny video model is edited.
+LOOP = {"steps": 60, "step_size": 0.1, "cfg": 5.0}
 
 
 class Start:
@@ -135,7 +138,7 @@ class Start:
 
 def distil(start: Start, terms: object, **inputs: object) -> Node:
     """The loop over the terms, from the clip's latents."""
-    settings = {"steps": 60, "step_size": 0.1, "cfg": 5.0} | inputs
+    settings = LOOP | inputs
     return start.graph.add(
         "ReScoreScoreDistillation",
         "Edit",

@@ -27,15 +27,25 @@ def learn(graph: Graph, variant: str) -> tuple[Start, object]:
         prompts=start.prompts,
         latent=start.latent,
         checkpointing=False,
+        preview_cfg=TUNED_CFG,
+        preview_describe=True,
         **TUNING,
     )
     saved = graph.add("ReScoreSaveTunedWeights", "Edit", model=tuned["model"], name=graph.name)
     return start, saved["model"]
 
 
-def _invert_and_sample(start: Start, model: object) -> None:
-    """How a tuned model edits: inverted, and sampled with the target's prompt."""
+def _invert_and_sample(start: Start, model: object, cfg: float = 7.5) -> None:
+    """How a tuned model edits: inverted, and sampled with the target's prompt.
+
+    `cfg` is a real model's guidance: 7.5 is EI2's.
+    """
     add = start.graph.add
+    start.graph.real["ReScoreAttentionControlledSampling"] = {
+        "cfg": cfg,
+        "layout_control": False,
+        "background_control": False,
+    }
     trajectory = add(
         "ReScoreDDIMInversion",
         "Edit",
@@ -99,5 +109,8 @@ def tune_a_video() -> Graph:
         "## Tune-A-Video\nThe baseline that EI2 is compared with: sparse-causal attention, and "
         "plain attention along time.\n\n" + IMAGE_MODEL,
     )
-    _invert_and_sample(*learn(graph, "tune-a-video"))
+    # Of a real model: inverted without a prompt, and sampled with the authors' guidance.
+    graph.real["ReScoreDDIMInversion"] = {"cfg": 0}
+    graph.real["ReScoreOneShotTune"] = {"preview_cfg": 12.5}
+    _invert_and_sample(*learn(graph, "tune-a-video"), cfg=12.5)
     return graph
