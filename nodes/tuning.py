@@ -76,7 +76,7 @@ class OneShotTune(Node):
         "preview_cfg": FLOAT(7.5, 0, 30, 0.1,
             "Guidance of previews: uncond + cfg * (cond - uncond). 7.5 in EI2, 12.5 in "
             "Tune-A-Video, 1.5 for the tiny shapeworld-sd. If the edit is too weak, raise it; if "
-            "colours burn or the layout is lost, lower it.", advanced=True),
+            "colours burn or the layout is lost, lower it."),
     }  # fmt: skip
     OPTIONAL = {
         "state": SOCKET(TUNING,
