@@ -84,8 +84,7 @@ class OneShotTune(Node):
             "at once. The seed is then the state's."),
         "preview_describe": BOOLEAN(False,
             "Previews invert the clip with its source prompt, as DDIM Inversion at cfg 1 does: the "
-            "background stays closer. Off: with the negative prompt, as Tune-A-Video does.",
-            advanced=True),
+            "background stays closer. Off: with the negative prompt, as Tune-A-Video does."),
     }  # fmt: skip
 
     def __init__(self) -> None:
