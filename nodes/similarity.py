@@ -6,12 +6,16 @@ from . import layouts
 from .terms import END, JOINED, START, WEIGHT, TermNode, hang
 from .widgets import FLOAT, SOCKET, STRING
 
-_SITES = STRING("decoder",
-    "Which self-attention layers are compared. decoder is the whole decoder, as in the paper, late "
-    "its blocks 1 and 2; or name patterns, separated by commas. If memory runs out, name fewer: "
-    "up_blocks.1.* costs least. A pattern that matches nothing is an error that lists the layers.",
-    advanced=True,
-)  # fmt: skip
+# The inputs of all terms that compare attention keys, after their weight.
+_LAYERS_AND_TIME = {
+    "sites": STRING("decoder",
+        "Which self-attention layers are compared. decoder is the whole decoder, as in the paper, "
+        "late its blocks 1 and 2; or name patterns, separated by commas. If memory runs out, name "
+        "fewer: up_blocks.1.* costs least. A pattern that matches nothing is an error that lists "
+        "the layers.", advanced=True),
+    "start": START,
+    "end": END,
+}  # fmt: skip
 
 
 class SpatialSelfSimilarity(TermNode):
@@ -28,9 +32,7 @@ class SpatialSelfSimilarity(TermNode):
             "How firmly the layout is held, alike at every size; ours, the paper gives none. 0.3 "
             "to 10 work. If shapes drift, raise it; if the edit does not come, lower it. 0 "
             "switches it off.", round=0.001),
-        "sites": _SITES,
-        "start": START,
-        "end": END,
+        **_LAYERS_AND_TIME,
     }  # fmt: skip
 
     def build(self, weight: float, sites: str, start: float, end: float, terms=None):
@@ -53,9 +55,7 @@ class TemporalSelfSimilarity(TermNode):
             "How firmly the course in time is held, alike at every size; ours, the paper gives "
             "none. 30 to 300 work; far above, whole frames jump. If the edit flickers, raise it; "
             "if it does not come, lower it. 0 switches it off.", round=0.001),
-        "sites": _SITES,
-        "start": START,
-        "end": END,
+        **_LAYERS_AND_TIME,
     }  # fmt: skip
 
     def build(self, weight: float, sites: str, start: float, end: float, terms=None):
@@ -77,9 +77,7 @@ class GlobalConsistency(TermNode):
             "How firmly frames are held together, alike at every size. 3 to 30 work; far above, "
             "whole frames jump. If colours drift in time, raise it; if the edit does not come, "
             "lower it. 0 switches it off.", round=0.001),
-        "sites": _SITES,
-        "start": START,
-        "end": END,
+        **_LAYERS_AND_TIME,
     }  # fmt: skip
 
     def build(self, weight: float, sites: str, start: float, end: float, terms=None):

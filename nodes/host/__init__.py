@@ -192,9 +192,10 @@ def load(model: "Backbone", part: str, *, memory: int = 0) -> None:
     """
     import torch
 
-    module = model.modules().get(part)
-    if module is None:  # a MODEL or VAE of the host, which loads its own when they are called
+    parts = model.modules()
+    if not parts:  # a MODEL or VAE of the host, which loads its own when they are called
         return
+    module = parts[part]
     management = _host("comfy.model_management")
     if management is None:
         module.to("cuda" if torch.cuda.is_available() else "cpu")

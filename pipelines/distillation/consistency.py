@@ -4,15 +4,11 @@ Inspired by the abstract of "Training-Free Video Editing via Optical Flow-Enhanc
 Distillation" (Zhu et al.), which names such a loss; the definition is ours.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.process import Latents
-from .terms import Draw, Needs, Predictions, Result, loss_on_keys
+from .terms import TermOfKeys
 
 
 def global_consistency_loss(
@@ -37,24 +33,9 @@ def global_consistency_loss(
     return strayed / size
 
 
-@dataclass(frozen=True)
-class GlobalConsistency:
-    """Global consistency of attention keys as a term. Its number is the loss.
+class GlobalConsistency(TermOfKeys):
+    """Global consistency of attention keys as a term."""
 
-    The keys are those of the noised clips under their prompts, the source's being constant; the
-    gradient on the latents goes through the model and the noising, d z_t / d z = s.
-    """
-
-    sites: str = "decoder"
-    name: str = "global consistency"
-    compares_frames: ClassVar[bool] = True
-
-    @property
-    def needs(self) -> Needs:
-        """The keys of the layers that `sites` names."""
-        return Needs(keys=self.sites)
-
-    def __call__(
-        self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
-    ) -> Result:
-        return loss_on_keys(predictions, global_consistency_loss, z)
+    name = "global consistency"
+    loss = staticmethod(global_consistency_loss)
+    compares_frames = True

@@ -1,15 +1,11 @@
 """Space-time self-similarity: the layout of a clip, compared by what is like what inside it."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from ..models.process import Latents
-from .terms import Draw, Needs, Predictions, Result, loss_on_keys
+from .terms import TermOfKeys
 
 
 def spatial_self_similarity_loss(
@@ -69,42 +65,16 @@ def _precise(keys: Tensor) -> Tensor:
     return keys.to(torch.promote_types(keys.dtype, torch.float32))
 
 
-@dataclass(frozen=True)
-class SpatialSelfSimilarity:
-    """Spatial self-similarity matching as a term. Its number is the loss.
+class SpatialSelfSimilarity(TermOfKeys):
+    """Spatial self-similarity matching as a term."""
 
-    The loss is of the keys for the noised clips under their prompts, the source's being constant;
-    its gradient on the latents goes through the model and the noising, d z_t / d z = s.
-    """
-
-    sites: str = "decoder"
-    name: str = "spatial self-similarity"
-
-    @property
-    def needs(self) -> Needs:
-        """The keys of the layers that `sites` names."""
-        return Needs(keys=self.sites)
-
-    def __call__(
-        self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
-    ) -> Result:
-        return loss_on_keys(predictions, spatial_self_similarity_loss, z)
+    name = "spatial self-similarity"
+    loss = staticmethod(spatial_self_similarity_loss)
 
 
-@dataclass(frozen=True)
-class TemporalSelfSimilarity:
-    """Temporal self-similarity matching as a term; otherwise as `SpatialSelfSimilarity`."""
+class TemporalSelfSimilarity(TermOfKeys):
+    """Temporal self-similarity matching as a term."""
 
-    sites: str = "decoder"
-    name: str = "temporal self-similarity"
-    compares_frames: ClassVar[bool] = True
-
-    @property
-    def needs(self) -> Needs:
-        """The keys of the layers that `sites` names."""
-        return Needs(keys=self.sites)
-
-    def __call__(
-        self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
-    ) -> Result:
-        return loss_on_keys(predictions, temporal_self_similarity_loss, z)
+    name = "temporal self-similarity"
+    loss = staticmethod(temporal_self_similarity_loss)
+    compares_frames = True

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -143,6 +143,29 @@ def loss_on_keys(
         on_keys[name] = gradient
         total += float(losses.detach().mean()) / count
     return Result(None, total, on_keys)
+
+
+@dataclass(frozen=True)
+class TermOfKeys:
+    """A loss of attention keys as a term. Its number is the loss.
+
+    The keys are those of the noised clips under their prompts, the source's being constant. The
+    gradient on the latents goes through the model and the noising, d z_t / d z = s.
+    """
+
+    sites: str = "decoder"
+    name: ClassVar[str]
+    loss: ClassVar[Callable[[Tensor, Tensor], Tensor]]  # as `loss_on_keys` takes it
+
+    @property
+    def needs(self) -> Needs:
+        """The keys of the layers that `sites` names."""
+        return Needs(keys=self.sites)
+
+    def __call__(
+        self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
+    ) -> Result:
+        return loss_on_keys(predictions, self.loss, z)
 
 
 # --- from the gradients of a step's terms to the one that moves the latents -----------------------
