@@ -62,20 +62,53 @@ class ScoreDistillation(Node):
             "For terms that read the model's attention (self-similarity, consistency): activations "
             "are computed a second time instead of kept, which takes far less memory. The edit is "
             "the same; off is a bit faster.", advanced=True),
+        "order": COMBO(["random", "descending"],
+            "random: every step draws its noise level anew, as in the papers on distillation. "
+            "descending: from t_max down to t_min in even steps, as FlowEdit does: fewer steps "
+            "will do, and step_size 1 goes all the way."),
+        "source_cfg": FLOAT(-1, -1, 100, 0.1,
+            "Guidance of the source's prediction; -1 is the same as cfg. FlowEdit and DFVEdit take "
+            "less than cfg, which also edits what both prompts share. If the whole clip drifts, go "
+            "back to -1.", advanced=True),
+        "guidance": COMBO(["usual", "source as negative"],
+            "usual: both predictions are guided away from the negative prompt. source as "
+            "negative: the edit is guided away from the source prompt, as in FlowAlign; three rows "
+            "in place of four.", advanced=True),
+        "noise_memory": FLOAT(0, 0, 1, 0.05,
+            "Part of the noise's variance that stays from step to step. 0 draws fresh noise, 1 "
+            "keeps the first. If the edit flickers or is soft, try 0.5.", advanced=True),
+        "draws": COMBO(["one", "weighted", "best against worst"],
+            "one noise a step; or several, weighted by how near to the source each leads "
+            "(DynaEdit), or their mean, moved further away from a single one (FlowDirector). "
+            "Several cost as many calls.", advanced=True),
+        "draw_count": INT(4, 2, 64, "Noises of a step, where draws is not one.", advanced=True),
+        "draw_steps": INT(0, 0, 10000,
+            "Steps, from the first on, that draw several noises; 0 is all of them. DynaEdit: 3.",
+            advanced=True),
+        "stop_after": INT(0, 0, 10000,
+            "Ends after so many of the steps; 0 is all. Wire the state to another Score "
+            "Distillation with the same settings to go on, with the same result as in one run.",
+            advanced=True),
     }  # fmt: skip
 
     def run(
         self, model, prompts, latent, terms, steps: int, step_size: float, cfg: float, seed: int,
         t_min: float, t_max: float, optimiser: str, mask=None, state=None, fusion=(),
-        window: int = 0, overlap: int = 4, checkpointing: bool = True,
+        window: int = 0, overlap: int = 4, checkpointing: bool = True, order: str = "random",
+        source_cfg: float = -1.0, guidance: str = "usual", noise_memory: float = 0.0,
+        draws: str = "one", draw_count: int = 4, draw_steps: int = 0, stop_after: int = 0,
     ):  # fmt: skip
         import torch
 
         from ..pipelines.distillation.score_distillation import Progress, Settings, distil
 
         ready = prepared(model, latent, rows=4)
-        settings = Settings(steps, step_size, cfg, seed, t_min, t_max, optimiser)
-        shows = ready.shows(steps)
+        settings = Settings(
+            steps, step_size, cfg, seed, t_min, t_max, optimiser, order,
+            None if source_cfg < 0 else source_cfg, guidance, noise_memory, draws, draw_count,
+            draw_steps, stop_after,
+        )  # fmt: skip
+        shows = ready.shows(min(stop_after or steps, steps))
         done_before = 0 if state is None else state.step
 
         def show(progress: Progress) -> None:

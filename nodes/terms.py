@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from . import host, layouts
 from .sockets import TERMS
-from .widgets import FLOAT, SOCKET, Node, outputs
+from .widgets import BOOLEAN, COMBO, FLOAT, SOCKET, Node, outputs
 
 CATEGORY = f"{host.CATEGORY}/terms"
 
@@ -46,11 +46,29 @@ class DeltaDenoising(TermNode):
         "wrong about the source cancels. From DreamMotion (Jeong et al., 2024, Eq. 10)."
     )
     REQUIRED = {"weight": WEIGHT, "start": START, "end": END}
+    OPTIONAL = {
+        "terms": JOINED,
+        "weighting": COMBO(["eps", "velocity", "x0"],
+            "How levels of noise count. eps: the difference of predicted noises, as in the papers "
+            "for Stable Diffusion. velocity: that of velocities, for flow models such as Wan "
+            "(FlowEdit, DRFS, FlowAlign, DFVEdit). x0: that of predicted clips."),
+        "eta": FLOAT(0, 0, 1, 0.05,
+            "Part of the edit so far by which the noised clip is moved back. 0 keeps most of the "
+            "source (DDS), 1 edits most (FlowEdit). If the edit is too weak, raise it; if too much "
+            "changes, lower it."),
+        "eta_rises": BOOLEAN(False,
+            "Eta grows from 0 to its value along the steps, as in DRFS: it keeps first and edits "
+            "later.", advanced=True),
+    }  # fmt: skip
 
-    def build(self, weight: float, start: float, end: float, terms: tuple | None = None):
+    def build(
+        self, weight: float, start: float, end: float, terms: tuple | None = None,
+        weighting: str = "eps", eta: float = 0.0, eta_rises: bool = False,
+    ):  # fmt: skip
         from ..pipelines.distillation.delta_denoising import DeltaDenoising as Term
 
-        return hang(Term(), weight, start, end, terms)
+        term = Term(weighting=weighting, eta=eta, rising=eta_rises)
+        return hang(term, weight, start, end, terms)
 
 
 class GradientMask(Node):

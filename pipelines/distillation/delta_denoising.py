@@ -1,4 +1,4 @@
-"""Video delta denoising: the direction from the source prompt to the target prompt."""
+"""Delta denoising: the direction from the source prompt to the target prompt."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,8 +6,10 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.process import Latents
+from ..models.process import Latents, Level, Prediction
 from .terms import Draw, Needs, Predictions, Result
+
+WEIGHTINGS = ("eps", "velocity", "x0")
 
 
 def delta_denoising_gradient(
@@ -24,15 +26,63 @@ def delta_denoising_gradient(
     return eps_target - eps_source
 
 
+def residual(target: Prediction, source: Prediction, z: Latents, z_source: Latents) -> Latents:
+    """How far the edit has come, less how far the model would have it: (z - z_0) - (D_e - D_s).
+
+    D_e and D_s are the guided predictions of the clean clips. Every rule of delta denoising is a
+    weight on this.
+    """
+    return (z - z_source) - (target.z_0 - source.z_0)
+
+
+def weight_of(level: Level, weighting: str) -> float:
+    """The weight of the residual at a level: s / n for "eps", 1 / n for "velocity", 1 for "x0".
+
+    Raises:
+        ValueError: at a level without noise, where "eps" and "velocity" have none.
+    """
+    if weighting == "x0":
+        return 1.0
+    if level.noise == 0:
+        raise ValueError(
+            "Delta denoising compares predictions of noised clips, and at the beginning of this "
+            "model's clock there is no noise. Raise t_max above 0."
+        )
+    return (level.signal if weighting == "eps" else 1.0) / level.noise
+
+
 @dataclass(frozen=True)
 class DeltaDenoising:
-    """V-DDS as a term. Its number is the root mean square of the gradient."""
+    """Delta denoising as a term. Its number is the root mean square of the gradient.
+
+    With the weight "eps" and eta 0 it is V-DDS (`delta_denoising_gradient`) for every kind of
+    model. For a flow, "velocity" is (v_e - v_s) + (1 - eta)(z - z_0), where v are velocities. With
+    eta 0 that is DDS weighted anew, with eta 1 FlowEdit (Kulikov et al., 2025, Alg. 1), with an eta
+    `rising` from 0 along the run DRFS (2509.05342). `eta` moves the noised edit by a part of the
+    edit; see `Draw.shift`.
+    """
 
     name: str = "delta denoising"
+    weighting: str = "eps"
+    eta: float | int = 0.0
+    rising: bool = False
     needs: ClassVar[Needs] = Needs(target=True, source=True)
+
+    def __post_init__(self) -> None:
+        if self.weighting not in WEIGHTINGS:
+            raise ValueError(
+                f"weighting is {self.weighting!r}; choose one of {', '.join(WEIGHTINGS)}."
+            )
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is {self.eta}; it must lie between 0 (DDS) and 1 (FlowEdit).")
+
+    def eta_at(self, share: float | int) -> float:
+        """Eta after a share of the steps."""
+        return self.eta * (share if self.rising else 1.0)
 
     def __call__(
         self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
     ) -> Result:
-        gradient = delta_denoising_gradient(predictions.target.eps, predictions.source.eps)
+        weight = weight_of(draw.level, self.weighting)
+        gradient = weight * residual(predictions.target, predictions.source, z, z_source)
         return Result(gradient, float(gradient.square().mean().sqrt()))

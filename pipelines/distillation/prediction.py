@@ -45,6 +45,8 @@ def predict(
     *,
     keys: Sequence[Site] = (),
     controls: Sequence[Acting] = (),
+    source_cfg: float | int | None = None,
+    source_as_negative: bool = False,
 ) -> Seen:
     """The predictions that `needs` asks for, and the keys of the layers `keys`.
 
@@ -53,10 +55,16 @@ def predict(
     target read of the source is computed, too. All rows are one call of the model, but for the
     prompted target where keys are needed: that row is a call of its own, with a graph, which ends
     at the last layer needed. A call that serves keys only ends there too.
+
+    `source_cfg` is the guidance of the source, without one `cfg`. With `source_as_negative` the
+    source prompt stands in place of the negative one.
     """
-    kinds = [kind for kind, idle in (("uncond", 1), ("cond", 0)) if cfg != idle]
+    if source_as_negative:
+        prompts = prompts._replace(negative=prompts.source)
+    cfgs = {"target": cfg, "source": cfg if source_cfg is None else source_cfg}
+    idle = {"uncond": 1, "cond": 0}  # guidance with this cfg reads no such row
     wanted = {"target": needs.target, "source": needs.source}
-    asked = {row for row in ROWS if wanted[row[0]] and row[1] in kinds}
+    asked = {(clip, kind) for clip, kind in ROWS if wanted[clip] and cfgs[clip] != idle[kind]}
     rows = asked | {_SOURCE, _TARGET} if keys else set(asked)
     rows |= sources_read(rows, controls)
     if not rows:
@@ -69,7 +77,7 @@ def predict(
     output = len(controls) > 0 or not asked.isdisjoint(together)
     said = calls.run(together, draw.z_t, source, output=output)
     if not keys:
-        return Seen(Predictions(*_guided(said, wanted, cfg)))
+        return Seen(Predictions(*_guided(said, wanted, cfgs)))
     target = Recorder(keys, numbers_of(_TARGET, calls.clips))
     # There is no graph in inference mode, nor of tensors that come from it.
     with torch.inference_mode(False), torch.enable_grad():
@@ -77,7 +85,7 @@ def predict(
         said |= calls.run([_TARGET], leaf, target, output=_TARGET in asked)
         live = {site.name: target.at(site) for site in keys}
     predictions = Predictions(
-        *_guided(said, wanted, cfg),
+        *_guided(said, wanted, cfgs),
         {name: kept.detach().float() for name, kept in live.items()},
         {site.name: source.at(site).float() for site in keys},
     )
@@ -93,6 +101,9 @@ class _Calls:
         self.draw, self.denoiser, self.prompts = draw, denoiser, prompts
         self.clips = len(draw.z_t)
         self.plan = plan_of(controls, self.clips)
+        # An edit that has moved nothing and asks for nothing else is the source itself.
+        still = torch.equal(prompts.source, prompts.target)
+        self.still = still and torch.equal(draw.z_t, draw.z_t_source)
 
     def run(
         self, rows: Sequence[Row], z_t: Latents, recorder: Recorder | None, *, output: bool
@@ -100,6 +111,8 @@ class _Calls:
         """What the model says of some rows, `z_t` being the target's; nothing without `output`."""
         if not rows:
             return {}
+        if self.still and not self.plan and recorder is None:
+            return self._of_one_clip(rows)
         z = torch.cat([z_t if clip == "target" else self.draw.z_t_source for clip, _ in rows])
         texts = torch.cat([self._text(row).expand(self.clips, -1, -1) for row in rows])
         numbers = [number for row in rows for number in numbers_of(row, self.clips)]
@@ -115,13 +128,26 @@ class _Calls:
             return {}
         return dict(zip(rows, said.parts(self.clips), strict=True))
 
+    def _of_one_clip(self, rows: Sequence[Row]) -> dict[Row, Prediction]:
+        """Both clips and both prompts being one, rows that differ in nothing are one row.
+
+        Rows of a batch can differ in their last bit, and an edit that should move nothing would.
+        """
+        negative = torch.equal(self.prompts.negative, self.prompts.source)
+        text = {row: "cond" if negative else row[1] for row in rows}
+        kinds = list(dict.fromkeys(text.values()))
+        texts = torch.cat([self._text(("source", k)).expand(self.clips, -1, -1) for k in kinds])
+        z = torch.cat([self.draw.z_t_source] * len(kinds))
+        said = self.denoiser(z, self.draw.level, texts).parts(self.clips)
+        return {row: said[kinds.index(text[row])] for row in rows}
+
     def _text(self, row: Row) -> Tensor:
         clip, kind = row
         return getattr(self.prompts, clip) if kind == "cond" else self.prompts.negative
 
 
 def _guided(
-    said: Mapping[Row, Prediction], wanted: Mapping[str, bool], cfg: float | int
+    said: Mapping[Row, Prediction], wanted: Mapping[str, bool], cfgs: Mapping[str, float | int]
 ) -> tuple[Prediction | None, Prediction | None]:
     """The guided predictions for the target and for the source, None where it is not wanted."""
     both = []
@@ -129,7 +155,7 @@ def _guided(
         # A row that was not computed has weight 0 in guidance: the other one stands in for it.
         cond = said.get((clip, "cond"), said.get((clip, "uncond")))
         uncond = said.get((clip, "uncond"), cond)
-        both.append(guided(uncond, cond, cfg) if wanted[clip] else None)
+        both.append(guided(uncond, cond, cfgs[clip]) if wanted[clip] else None)
     return tuple(both)
 
 

@@ -1,9 +1,8 @@
 """The distillation loop: a clip's latents descend along whatever terms hang on the wire."""
 
 import logging
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -15,47 +14,14 @@ from ...attention.layers import Control, Site
 from ..controls import RunControls
 from ..models.denoiser import Denoiser, Prompts
 from ..models.grid import ClipGrid
-from ..models.process import Latents, Process, noised
+from ..models.process import Latents, Level, Process
 from ..windows import Spread, Windows, blended, one_by_one
+from .draws import draw_of, drawn_noise, eta_of, level_and_step, shares_of_draws
 from .prediction import predict
+from .settings import OPTIMISERS, Settings
 from .terms import Draw, Keys, Needs, Term, Weighted, mask_on_grid, shapings, summed
 
 logger = logging.getLogger(__name__)
-
-OPTIMISERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How far and how fast a clip is edited.
-
-    The defaults are DreamMotion's (Jeong et al., 2024, Sec. 4 and App. B): 200 steps of plain
-    gradient descent, levels within 5 to 95 % of the model's clock. Deviation: its Eq. 6 with w = 9
-    is a cfg of 1 + w = 10; its first author's code of another paper has 9 in the usual form.
-    """
-
-    steps: int = 200
-    step_size: float = 0.4
-    cfg: float = 9.0
-    seed: int = 0
-    t_min: float = 0.05  # share of the model's clock
-    t_max: float = 0.95
-    optimiser: str = "sgd"
-
-    def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ValueError(f"steps is {self.steps}; it must be 0 (no change) or more.")
-        if not (math.isfinite(self.step_size) and self.step_size > 0):
-            raise ValueError(f"step_size is {self.step_size}; it must be a number above 0.")
-        if not (math.isfinite(self.cfg) and self.cfg >= 0):
-            raise ValueError(f"cfg is {self.cfg}; it must be a number of 0 or more.")
-        if not 0 <= self.t_min <= self.t_max <= 1:
-            raise ValueError(
-                f"Levels are drawn from {self.t_min} to {self.t_max} of the schedule; the first "
-                "must not exceed the second, and both must lie within 0..1."
-            )
-        if self.optimiser not in OPTIMISERS:
-            raise ValueError(f"optimiser is {self.optimiser!r}; choose {' or '.join(OPTIMISERS)}.")
 
 
 @dataclass(frozen=True)
@@ -69,6 +35,9 @@ class State:
     moments: dict[str, Tensor]  # what the optimiser remembers; nothing with sgd
     values: tuple[dict[str, float], ...]  # per step: the number of each term that took part
     source: Latents  # of the clip that is edited
+    begun: int = 0  # the first step of a run that was stopped before its end
+    plan: Settings | None = None  # and its settings; None: nothing is unfinished
+    noise: Latents | None = None  # of the last step, where the next one remembers it
 
 
 class Progress(NamedTuple):
@@ -105,13 +74,14 @@ def distil(
     `mask` (0..1, one for the clip or one per frame, at any resolution) confines the edit: it scales
     the summed gradient, and where it is 0 the result equals `z_source` bit for bit. `grid` says how
     the clip lies on its latents; without one, all of them are shown.
-    With `state`, `settings.steps` more steps follow those it has made. `on_step` is called after
-    every step and may raise to stop the run.
+    With `state`, `settings.steps` more steps follow those it has made; or, if it was stopped by
+    `stop_after`, the rest of that run. `on_step` is called after every step and may raise to stop
+    the run.
 
     Raises:
         ValueError: without terms, with values in `z_source` that are not finite, with a `state` of
-            another clip or optimiser, if a term does not go with the model, or if layers that are
-            asked for do not exist.
+            another clip, optimiser or unfinished run, if a term does not go with the model, if
+            terms do not agree on eta, or if layers that are asked for do not exist.
         FloatingPointError: at the first term whose gradient is not finite, by name and step.
     """
     _check(z_source, terms, settings, state)
@@ -129,12 +99,23 @@ def distil(
     confined = None if mask is None else mask_on_grid((mask,), z, grid)
     descent = Descent(terms, denoiser, prompts, settings, z, controls, windows, grid, spread)
 
-    values, last = list(state.values), state.step + settings.steps
-    for step in range(state.step, last):
-        active = [i for i, entry in enumerate(terms) if entry.active(step, last)]
-        draw = draw_step(z, z_source, denoiser.process, settings, generator)
-        total, numbers, _ = descent.gradient(draw, z, z_source, active, step, last)
+    begun = state.step if state.plan is None else state.begun
+    values, last, noise = list(state.values), begun + settings.steps, state.noise
+    stop = min(last, state.step + settings.stop_after) if settings.stop_after else last
+    for step in range(state.step, stop):
+        level, length = level_and_step(
+            step - begun, settings.steps, denoiser.process, settings, generator
+        )
+        eta = eta_of(terms, (step - begun) / settings.steps)
+        found = []
+        for _ in range(settings.draws_at(step - begun)):
+            fresh = drawn_noise(z, settings.noise_memory, noise, generator)
+            draw = draw_of(z, z_source, level, fresh, eta=eta, step=length)
+            active = [i for i, entry in enumerate(terms) if entry.active(step, last)]
+            found.append((fresh, descent.gradient(draw, z, z_source, active, step, last)))
+        noise, (total, numbers, _) = _together(found, z, z_source, level, settings)
         z.grad = total if confined is None else confined * total
+        optimiser.param_groups[0]["lr"] = length
         optimiser.step()
         values.append(numbers)
         if on_step is not None:
@@ -144,9 +125,13 @@ def distil(
     if confined is not None:
         # A resumed state may have been edited without this mask.
         z = torch.where(confined > 0, z, z_source)
+    unfinished = stop < last
     return State(
-        z, last, generator.get_state(), settings.optimiser, moments, tuple(values), z_source
-    )
+        z, stop, generator.get_state(), settings.optimiser, moments, tuple(values), z_source,
+        begun if unfinished else 0,
+        replace(settings, stop_after=0) if unfinished else None,
+        noise if settings.noise_memory else None,
+    )  # fmt: skip
 
 
 class Gradient(NamedTuple):
@@ -203,7 +188,7 @@ class Descent:
         smoothed: list[Latents] = []
         calls = (
             (
-                Draw(draw.level, *(part[:, :, span] for part in draw[1:])),
+                draw.over(span),
                 z[:, :, span],
                 z_source[:, :, span],
                 active,
@@ -247,6 +232,8 @@ class Descent:
         seen = predict(
             together, draw, self.denoiser, self.prompts, self.settings.cfg,
             keys=keys, controls=self.controls.at(step, steps, span),
+            source_cfg=self.settings.cfg_of_source,
+            source_as_negative=self.settings.guidance == "source as negative",
         )  # fmt: skip
         results = {}
         for i, needed in zip(active, needs, strict=True):
@@ -254,8 +241,8 @@ class Descent:
             results[i] = self.terms[i].term(draw, predictions, z, z_source)
 
         def pull_back(on_keys: Keys) -> Latents:
-            """The gradient on z: through the model to z_t, and d z_t / d z = s."""
-            return draw.level.signal * seen.pull_back(on_keys)
+            """The gradient on z: through the model to z_t, and d z_t / d z = s + shift."""
+            return (draw.level.signal + draw.shift) * seen.pull_back(on_keys)
 
         check = partial(_check_finite, step=step, settings=self.settings)
         sums = summed(self.terms, results, self.shapes, pull_back, check)
@@ -270,10 +257,28 @@ def draw_step(
     settings: Settings,
     generator: torch.Generator,
 ) -> Draw:
-    """The level and the noise of a step, drawn on the CPU: a seed means the same anywhere."""
+    """The level and the noise of the only step of a look at a clip, drawn at random."""
     level = process.drawn(settings.t_min, settings.t_max, generator)
-    noise = torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device)
-    return Draw(level, noise, noised(z, noise, level), noised(z_source, noise, level))
+    return draw_of(z, z_source, level, drawn_noise(z, 0, None, generator))
+
+
+def _together(
+    found: Sequence[tuple[Latents, Gradient]],
+    z: Latents,
+    z_source: Latents,
+    level: Level,
+    settings: Settings,
+) -> tuple[Latents, Gradient]:
+    """The noise and the gradient of a step, of all its draws; of several the last noise is kept."""
+    if len(found) == 1:
+        return found[0]
+    ahead = [z - level.noise * gradient.total for _, gradient in found]
+    shares = shares_of_draws(settings.draws, ahead, z_source)
+    total = sum(share * gradient.total for share, (_, gradient) in zip(shares, found, strict=True))
+    names = found[0][1].numbers
+    numbers = {name: sum(g.numbers[name] for _, g in found) / len(found) for name in names}
+    noise, last = found[-1]
+    return noise, Gradient(total, numbers, last.smoothed)
 
 
 def _cloned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -301,8 +306,15 @@ def _check(
         for part in (part for entry in terms for part in (entry.term, *entry.refinements)):
             if getattr(part, "compares_frames", False):
                 logger.warning("%s: the clip has one frame, so this does nothing.", part.name)
+    eta_of(terms, 1.0)
     if state is None:
         return
+    if state.plan is not None and state.plan != replace(settings, stop_after=0):
+        raise ValueError(
+            f"The state was stopped after {state.step - state.begun} of {state.plan.steps} steps, "
+            "and it goes on with the settings of that run alone. Set them as they were; stop_after "
+            "may be another."
+        )
     if state.z.shape != z_source.shape:
         raise ValueError(
             f"The state belongs to latents of shape {list(state.z.shape)} and the clip's are "

@@ -25,6 +25,13 @@ class Draw(NamedTuple):
     noise: Latents
     z_t: Latents  # the edited latents, noised
     z_t_source: Latents  # the source latents, noised alike
+    shift: float = 0.0  # of the edit, c: z_t = s z + n eps + c (z - z_source)
+    step: float = 1.0  # how far the loop goes along the gradient
+
+    def over(self, span: slice) -> "Draw":
+        """The same for some of the frames."""
+        parts = (part[:, :, span] for part in (self.noise, self.z_t, self.z_t_source))
+        return Draw(self.level, *parts, self.shift, self.step)
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,8 @@ class Term(Protocol):
 
     A term that does nothing on a single frame has an attribute `compares_frames`, which is true.
     One that does not work with every model has a method `check(denoiser)`, which raises a
-    ValueError.
+    ValueError. One that wants the noised edit shifted has a method `eta_at(share of the steps)`,
+    from 0 to 1, on which all terms of a run must agree.
     """
 
     name: str

@@ -1,0 +1,77 @@
+"""How far, how fast and in which order a clip is edited."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from .draws import DRAWS, ORDERS
+
+OPTIMISERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+GUIDANCE = ("usual", "source as negative")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How far and how fast a clip is edited.
+
+    The defaults are DreamMotion's (Jeong et al., 2024, Sec. 4 and App. B): 200 steps of plain
+    gradient descent, levels within 5 to 95 % of the model's clock. Deviation: its Eq. 6 with w = 9
+    is a cfg of 1 + w = 10; its first author's code of another paper has 9 in the usual form.
+    """
+
+    steps: int = 200
+    step_size: float = 0.4
+    cfg: float = 9.0
+    seed: int = 0
+    t_min: float = 0.05  # share of the model's clock
+    t_max: float = 0.95
+    optimiser: str = "sgd"
+    order: str = "random"  # see `draws.level_and_step`
+    source_cfg: float | None = None  # guidance of the source's prediction; None: as `cfg`
+    # "source as negative" (FlowAlign, 2505.23145): the source's prediction is unguided, and the
+    # edit's is guided away from the source prompt, where the negative one stood.
+    guidance: str = "usual"
+    noise_memory: float = 0.0  # see `draws.drawn_noise`
+    draws: str = "one"  # see `draws.shares_of_draws`
+    draw_count: int = 4  # of a step with several draws
+    draw_steps: int = 0  # such steps, from the first on; 0: all
+    stop_after: int = 0  # end after so many of the steps; 0: after all
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "draw_steps", "stop_after"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        if not (math.isfinite(self.step_size) and self.step_size > 0):
+            raise ValueError(f"step_size is {self.step_size}; it must be a number above 0.")
+        for name in ("cfg", "source_cfg"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is {value}; it must be a number of 0 or more.")
+        if not 0 <= self.t_min <= self.t_max <= 1:
+            raise ValueError(
+                f"Levels are drawn from {self.t_min} to {self.t_max} of the schedule; the first "
+                "must not exceed the second, and both must lie within 0..1."
+            )
+        if not 0 <= self.noise_memory <= 1:
+            raise ValueError(f"noise_memory is {self.noise_memory}; it must lie within 0..1.")
+        if self.draw_count < 2:
+            raise ValueError(f"draw_count is {self.draw_count}; several draws are 2 or more.")
+        for name, known in (
+            ("optimiser", OPTIMISERS), ("order", ORDERS), ("guidance", GUIDANCE), ("draws", DRAWS),
+        ):  # fmt: skip
+            if getattr(self, name) not in known:
+                choices = " or ".join(known)
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose {choices}.")
+
+    @property
+    def cfg_of_source(self) -> float:
+        """The guidance of the source's prediction."""
+        if self.guidance == "source as negative":
+            return 1.0
+        return self.cfg if self.source_cfg is None else self.source_cfg
+
+    def draws_at(self, step: int) -> int:
+        """How many draws step number `step` makes."""
+        several = self.draws != "one" and (self.draw_steps == 0 or step < self.draw_steps)
+        return self.draw_count if several else 1
