@@ -53,14 +53,15 @@ def packets(container: av.container.InputContainer, name: str = "") -> Iterator[
         name: the file, for what is said in the log; nothing is said without it.
     """
     try:
+        found = container.demux()
         if container.format.name in JOINABLE:
-            found = _on_one_clock(container.demux(), name)
-        else:
-            found = container.demux()
+            found = _on_one_clock(found, name)
         yield from (packet for packet in found if packet.size or packet.dts is None)
     except av.error.FFmpegError as error:
         if name:
             logger.warning("%s cannot be read to its end: %s.", name, error.strerror)
+    except IndexError:
+        return  # PyAV's, once all is read, where a stream began on the way
 
 
 def _on_one_clock(found: Iterable[av.Packet], name: str) -> Iterator[av.Packet]:

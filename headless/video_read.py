@@ -101,7 +101,7 @@ class _Clip:
     broken: int = 0
     guessed: int = 0
     end: Fraction = Fraction(0)  # seconds at which the last packet of any stream ends
-    first: av.Packet | None = None  # the packet that is shown first
+    first: tuple[int, int, int] | None = None  # pts, stream and place of what is shown first
     hidden: bool = False  # whether an edit list hides some
 
 
@@ -119,7 +119,8 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream, name
         clip.packets += bool(packet.size)
         clip.hidden |= packet.is_discard
         if packet.pts is not None and not packet.is_discard:
-            clip.first = min(clip.first or packet, packet, key=lambda one: one.pts)
+            this = packet.pts, packet.stream_index, packet.pos or 0
+            clip.first = min(clip.first or this, this)
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
@@ -149,11 +150,11 @@ def _cut_within_a_frame(path: Path, clip: _Clip) -> Fraction:
     """
     if not clip.hidden or clip.first is None:
         return Fraction(0)
+    pts, stream, place = clip.first
     with open_media(path, advanced_editlist="0") as container:
         for packet in packets(container):
-            place = packet.stream_index, packet.pos
-            if packet.pts is not None and place == (clip.first.stream_index, clip.first.pos):
-                late = packet.pts - clip.first.pts
+            if packet.pts is not None and (packet.stream_index, packet.pos) == (stream, place):
+                late = packet.pts - pts
                 within = 0 <= late <= (packet.duration or 0)  # or else there are further edits
                 return late * packet.time_base if within else Fraction(0)
     return Fraction(0)

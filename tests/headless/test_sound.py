@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from rescore.headless.media import packets
 from rescore.headless.sound import sound_frame
 from rescore.headless.video import VideoComponents
 from rescore.headless.video_read import read_video
@@ -361,6 +362,22 @@ def test_joined_recordings_go_on_where_the_clock_jumps(tmp_path, start, caplog):
         assert clicked == pytest.approx(float(video.times[frame]), abs=TOLERANCE)
     assert float(video.times[15]) == pytest.approx(1.5, abs=0.1)  # sound ends later than pictures
     assert caplog.text.count("its clock jumps") == 1
+
+
+def test_a_track_that_begins_on_the_way(tmp_path):
+    """PyAV then fails when all is read, if the bytes after a list of its own happen not to be 0."""
+    sound = "aac", RATE, "mono", [packed(click(1.0, at=0.5), "mono")]
+    with av.open(str(write_with_sound(tmp_path / "a.ts", [sound]))) as container:
+
+        class Failing:
+            format = container.format
+
+            def demux(self):
+                yield from container.demux()
+                raise IndexError("list index out of range")
+
+        pictures = [p for p in packets(Failing()) if p.stream.type == "video" and p.size]
+        assert len(pictures) == 10
 
 
 def test_damaged_packets_are_skipped_and_the_rest_stays_in_place(tmp_path, caplog):
