@@ -76,6 +76,12 @@ class EditGuider(Node):
         return (editing.EditGuider(model, given, cfg),)
 
 
+# What Score Distillation draws, and how it guides; here the SIGMAS say between which levels.
+_DRAWING = (
+    "order", "source_cfg", "guidance", "noise_memory", "draws", "draw_count", "draw_steps",
+)  # fmt: skip
+
+
 class DistillationSampler(Node):
     TITLE = "Distillation Sampler"
     SEARCH_ALIASES = ["DDS sampler", "edit video", "video to video", "SAMPLER", "Wan edit"]
@@ -95,12 +101,13 @@ class DistillationSampler(Node):
         "step_size": ScoreDistillation.REQUIRED["step_size"],
         "optimiser": ScoreDistillation.REQUIRED["optimiser"],
     }
-    OPTIONAL = {"fusion": ScoreDistillation.OPTIONAL["fusion"]}
+    OPTIONAL = {name: ScoreDistillation.OPTIONAL[name] for name in ("fusion", *_DRAWING)}
 
-    def build(self, terms, steps: int, step_size: float, optimiser: str, fusion=()):
+    def build(self, terms, fusion=(), source_cfg: float = -1.0, **settings):
         from .host import editing
 
-        return (editing.Distilling(terms, steps, step_size, optimiser, fusion),)
+        settings["source_cfg"] = None if source_cfg < 0 else source_cfg
+        return (editing.Distilling(terms, settings, fusion),)
 
 
 class ShapeWorldConditioning(Node):

@@ -14,9 +14,9 @@ class EditStrength(Node):
     CATEGORY = f"{host.CATEGORY}/distillation"
     FUNCTION = "settings"
     RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
-        cfg=("FLOAT", "Guidance: 3 to 9."),
-        t_max=("FLOAT", "The highest level of noise, as a share of the clock: 0.6 to 0.98."),
-        step_size=("FLOAT", "The step: 0.2 to 0.6."),
+        cfg=("FLOAT", "Guidance: 3 to 8."),
+        t_max=("FLOAT", "The highest level of noise, as a share of the clock: 0.92 to 0.98."),
+        step_size=("FLOAT", "The step: 0.1 to 0.4."),
     )
     REQUIRED = {
         "strength": FLOAT(0.5, 0, 1, 0.01,
@@ -28,7 +28,7 @@ class EditStrength(Node):
         def between(low: float, high: float) -> float:
             return round(low + strength * (high - low), 4)
 
-        return (between(3, 9), between(0.6, 0.98), between(0.2, 0.6))
+        return (between(3, 8), between(0.92, 0.98), between(0.1, 0.4))
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreEditStrength": EditStrength}

@@ -57,18 +57,16 @@ class Distilling(comfy.samplers.Sampler):
     def __init__(
         self,
         terms: Sequence[Weighted],
-        steps: int,
-        step_size: float,
-        optimiser: str,
+        settings: dict[str, Any],
         controls: Sequence[Control] = (),
         mask: Tensor | None = None,
     ) -> None:
-        self.terms, self.controls, self.mask = terms, controls, mask
-        self.settings = {"steps": steps, "step_size": step_size, "optimiser": optimiser}
+        """`settings` are those of the loop but for guidance, seed and levels, by their names."""
+        self.terms, self.settings, self.controls, self.mask = terms, settings, controls, mask
 
     def masked(self, mask: Tensor | None) -> "Distilling":
         """The same loop, confined to the noise mask of a LATENT."""
-        return Distilling(self.terms, **self.settings, controls=self.controls, mask=mask)
+        return Distilling(self.terms, self.settings, self.controls, mask)
 
     def check(self, patcher: Any, latent: Tensor, sigmas: Tensor) -> None:
         """Refuse what cannot be edited, before the model is loaded.

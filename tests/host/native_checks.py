@@ -290,9 +290,11 @@ def sampled_by_the_host(sampler, sigmas, latent_image=None, guider=None, seed: i
     return node.execute(noise, guider, sampler, sigmas, latent_image).args[0]["samples"]
 
 
-def distilling(steps: int = 2):
-    (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0)
-    return DistillationSampler().build(terms, steps, 0.4, "sgd")[0]
+def distilling(steps: int = 2, terms=None, **settings):
+    if terms is None:
+        (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0)
+    settings = {"step_size": 0.4, "optimiser": "sgd", **settings}
+    return DistillationSampler().build(terms=terms, steps=steps, **settings)[0]
 
 
 def all_sigmas():
@@ -343,6 +345,20 @@ def check_levels_are_drawn_from_the_sigmas():
     sigmas = torch.tensor([0.9, 0.6, 0.3, 0.0])
     sampled_by_the_host(distilling(12), sigmas, guider=guider)
     assert asked == {0.9, 0.6, 0.3}
+
+
+def check_flowedit_runs_on_a_native_model_by_both_nodes():
+    """Descending order, weights of velocities and eta 1: the same by the loop and the sampler."""
+    model, prompts = taken()
+    (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0, weighting="velocity", eta=1.0)
+    flow = {"order": "descending", "source_cfg": 3.0}
+    expected, *_ = ScoreDistillation().run(
+        model, prompts, latent(), terms, 3, 1.0, 5.0, 7, 0.0, 1.0, "sgd", **flow
+    )
+    sampler = distilling(3, terms, step_size=1.0, **flow)
+    found = sampled_by_the_host(sampler, all_sigmas(), seed=7)
+    torch.testing.assert_close(found, expected["samples"], rtol=0, atol=1e-4)
+    assert not torch.allclose(found, latent()["samples"], atol=1e-2)
 
 
 # --- what may hang on a MODEL and a CONDITIONING ------------------------------------------------

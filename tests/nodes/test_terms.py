@@ -183,3 +183,9 @@ def test_a_clip_of_one_frame_leaves_terms_in_time_without_effect(run, load, clip
     # The row whose keys are read is a call of its own, which rounds in its own way.
     torch.testing.assert_close(plain["samples"], same["samples"], rtol=0, atol=1e-3)
     assert "the clip has one frame" in caplog.text
+
+
+def test_one_number_sets_guidance_level_and_step(run):
+    assert run("ReScoreEditStrength", strength=0.0) == (3, 0.92, 0.1)
+    assert run("ReScoreEditStrength", strength=0.5) == (5.5, 0.95, 0.25)
+    assert run("ReScoreEditStrength", strength=1.0) == (8, 0.98, 0.4)
