@@ -39,7 +39,7 @@ def level_and_step(
 
 
 def drawn_noise(
-    z: Latents, memory: float, before: Latents | None, generator: torch.Generator
+    z: Latents, memory: float | int, before: Latents | None, generator: torch.Generator
 ) -> Latents:
     """Noise like `z`, drawn on the CPU: a seed means the same anywhere.
 
