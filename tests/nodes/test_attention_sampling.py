@@ -34,9 +34,9 @@ def test_an_edit_for_every_kind_of_model(run, inverted, kind):
     mask = torch.zeros(2, 5, 9)
     mask[:, 2:4, 3:6] = 1
     latent, report = sample(run, given, mask=mask, word_weights="blue: 2")
-    assert "SA-I (layout): steps 1 to 2." in report
-    assert "SA-II (background): steps 3 to 4." in report
-    assert "Prompt control: steps 1 to 4." in report
+    assert "SA-I (layout): steps 1 to 1." in report
+    assert "SA-II (background): steps 2 to 4." in report
+    assert "Prompt control: steps 1 to 3." in report
     edited = run("ReScoreVideoVAEDecode", model=given["model"], latent=latent)[0]
     assert edited.shape == (2, 12, 14, 3)
     off, report = sample(run, given, **OFF)

@@ -151,7 +151,7 @@ def test_losses_go_back_through_the_model_together(kind, monkeypatch):
 def test_clips_of_a_batch_do_not_know_each_other(kind):
     """Predictions, losses and gradients of two clips at once are those of one after the other."""
     whole = draw_of(clip(2), clip(2, seed=5))
-    parts = [Draw(LEVEL, *(part[i : i + 1] for part in whole[1:])) for i in range(2)]
+    parts = [Draw(LEVEL, *(part[i : i + 1] for part in whole[1:4])) for i in range(2)]
     sites = find_sites(unet(kind), "decoder", "spatial")
     model = backbone(kind).denoiser
     controls = RunControls([Fusion(2, 0.3)], model, ClipGrid.of(clip())).at(0, 1, slice(None))
