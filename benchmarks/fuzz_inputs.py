@@ -345,10 +345,9 @@ def _gone(random: Random, file: Path, place: Place) -> str:
 
 
 def _linked(random: Random, file: Path, place: Place) -> str:
+    """A link to what is no file. One to another file is that file, as in huggingface's cache."""
     file.unlink()
-    target = random.choice([str(place.outside), "/dev/zero", "/dev/random", file.name, "nowhere"])
-    if file.suffix in (".ckpt", ".safetensors") and file.parent.parent == place.models:
-        target = file.name  # a checkpoint is linked by users themselves, to wherever they like
+    target = random.choice(["/dev/zero", "/dev/random", file.name, "nowhere"])
     os.symlink(target, file)
     return f"a link to {target}"
 

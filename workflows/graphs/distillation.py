@@ -82,7 +82,7 @@ def assd() -> Graph:
         cfg=LOOP["cfg"],
     )
     graph.add("PreviewImage", "Edit", "Where the terms act", images=seen["energy"])
-    start.finish(distil(start, terms, fusion=fusion)["latent"])
+    start.finish(distil(start, terms, fusion=fusion)["latent"], restore=True)
     return graph
 
 
@@ -104,7 +104,7 @@ def dreammotion() -> Graph:
     ]
     terms = graph.add("ReScoreDeltaDenoising", "Edit")["terms"]
     terms = graph.add("ReScoreGradientMask", "Edit", terms=terms, mask=box)["terms"]
-    start.finish(distil(start, _structure(start, terms))["latent"])
+    start.finish(distil(start, _structure(start, terms))["latent"], restore=True)
     return graph
 
 
