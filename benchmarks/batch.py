@@ -2,6 +2,8 @@
 
 python benchmarks/batch.py                  all parts
 python benchmarks/batch.py --parts memory   one of throughput, start, kills, memory
+
+Ray tells of its object store with the help of grpcio: pip install grpcio.
 """
 
 import argparse
@@ -296,6 +298,8 @@ def memory(run: Run) -> tuple[list[str], dict[str, Any]]:
         finally:
             over.set()
             thread.join()
+    if marks:
+        raise RuntimeError(f"Memory was looked at {len(samples)} times only; is grpcio installed?")
     rows = [
         [str(done), f"{driver:.0f}", f"{store:.1f}", str(count)]
         for done, driver, store, count in samples
