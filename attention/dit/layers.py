@@ -9,12 +9,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from ..checkpointing import checkpointed
 from ..layers import Attend, Change, Entry, Layer, Plan, Site
 from .sites import Family, find_sites
 
@@ -79,32 +78,11 @@ class TransformerLayers:
             for hook in hooks:
                 hook.remove()
 
-    @contextmanager
-    def checkpointed(self) -> Iterator[None]:
-        blocks = [*getattr(self.model, self.family.block)]
-        before = [vars(block).get("forward") for block in blocks]
-        try:
-            for block in blocks:
-                block.forward = partial(self._run, block.forward)
-            yield
-        finally:
-            for block, forward in zip(blocks, before, strict=True):
-                if forward is not None:
-                    block.forward = forward
-                else:
-                    vars(block).pop("forward", None)
-
-    def _run(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        # The models are in eval mode: there is no random state to bring back.
-        return checkpoint(
-            forward,
-            *args,
-            use_reentrant=False,
-            preserve_rng_state=False,
-            context_fn=lambda: (nullcontext(), self._again(self._plan, self._rows, self._grid)),
-            **kwargs,
+    def checkpointed(self) -> AbstractContextManager[None]:
+        # Looked up as a block runs, in the forward pass: its call's plan, not that of the moment.
+        return checkpointed(
+            [*getattr(self.model, self.family.block)],
+            lambda _: self._again(self._plan, self._rows, self._grid),
         )
 
     @contextmanager

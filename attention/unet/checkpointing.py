@@ -1,20 +1,16 @@
 """Gradients of a whole UNet in less memory: layers run again in the backward pass."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from diffusers.models.attention_processor import Attention
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
+from .. import checkpointing
 from .install import Installed
 
 
-@contextmanager
-def checkpointed(unet: nn.Module) -> Iterator[None]:
+def checkpointed(unet: nn.Module) -> AbstractContextManager[None]:
     """Within the `with`, the layers of a UNet's blocks keep no activations for their gradients.
 
     They run again in the backward pass. That takes about a third more time, and the memory of one
@@ -25,33 +21,11 @@ def checkpointed(unet: nn.Module) -> Iterator[None]:
     blocks += [unet.mid_block] if unet.mid_block is not None else []
     lists = [part for block in blocks for part in block.children()]
     layers = [layer for part in lists if isinstance(part, nn.ModuleList) for layer in part]
-    before = [vars(layer).get("forward") for layer in layers]
-    try:
-        for layer in layers:
-            layer.forward = partial(_run, layer, layer.forward)
-        yield
-    finally:
-        for layer, forward in zip(layers, before, strict=True):
-            if forward is not None:
-                layer.forward = forward
-            else:
-                vars(layer).pop("forward", None)
+    return checkpointing.checkpointed(layers, _again)
 
 
-def _run(layer: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    if not torch.is_grad_enabled():
-        return forward(*args, **kwargs)
-    attentions = [module for module in layer.modules() if isinstance(module, Attention)]
-    again = _Again(attentions)
-    # The models are in eval mode: there is no random state to restore.
-    return checkpoint(
-        forward,
-        *args,
-        use_reentrant=False,
-        preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), again),
-        **kwargs,
-    )
+def _again(layer: nn.Module) -> "_Again":
+    return _Again([module for module in layer.modules() if isinstance(module, Attention)])
 
 
 class _Again:
