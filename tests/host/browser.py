@@ -23,6 +23,14 @@ BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-c
 SCREENSHOTS = os.environ.get("RESCORE_SCREENSHOTS")
 READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types?.LoadVideo)"
 PATIENCE = 60_000  # milliseconds that a page may take to become what a test awaits
+# Queues the graph that is open; how its run ends is then in `end`.
+RUN = """() => {
+    window.end = null
+    for (const end of ["execution_success", "execution_error"]) {
+        window.comfyAPI.api.api.addEventListener(end, () => (window.end = end), { once: true })
+    }
+    app.queuePrompt(0)
+}"""
 
 
 def find_browser() -> str | None:

@@ -3,7 +3,7 @@
 from itertools import combinations, product
 
 import pytest
-from rescore.tests.host.browser import open_front_end
+from rescore.tests.host.browser import RUN, open_front_end
 from rescore.tests.host.graph import running_nodes, widgets
 from rescore.tests.host.test_front_end import GRAPHS, graph
 
@@ -47,13 +47,6 @@ RENDER = "(vue) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', vu
 SEE_ALL = """() => {
     app.canvas.ds.scale = 0.2
     app.canvas.ds.offset = [300, 900]
-}"""
-RUN = """() => {
-    window.end = null
-    for (const end of ["execution_success", "execution_error"]) {
-        window.comfyAPI.api.api.addEventListener(end, () => (window.end = end), { once: true })
-    }
-    app.queuePrompt(0)
 }"""
 
 

@@ -4,7 +4,7 @@ import re
 import time
 
 import pytest
-from rescore.tests.host.browser import open_front_end
+from rescore.tests.host.browser import RUN, open_front_end
 from rescore.tests.host.test_view import HELPERS, PLAYER, RENDERERS, VIEW, look_at
 
 pytestmark = pytest.mark.host
@@ -34,13 +34,6 @@ BUILD = """(clip) => {
         wire(from, 0, view, input)
     }
     view.pos = [900, 0]
-}"""
-RUN = """() => {
-    window.end = null
-    for (const end of ["execution_success", "execution_error"]) {
-        window.comfyAPI.api.api.addEventListener(end, () => (window.end = end), { once: true })
-    }
-    app.queuePrompt(0)
 }"""
 PIXELS = """(canvas) => {
     const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height)
