@@ -1,5 +1,5 @@
-"""The algorithms, a room for each family: loops (what happens next) over formulas.
+"""The algorithms: loops (the order of steps) and the formulas that they use.
 
-Loops may look into `attention`; formulas know neither loops nor attention. Nothing here knows
-ComfyUI, files of a graph or progress bars.
+Loops may use `attention`; formulas use neither loops nor attention. Nothing here uses ComfyUI,
+graph files or progress bars.
 """

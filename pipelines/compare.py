@@ -1,4 +1,4 @@
-"""Clips put together for the eye."""
+"""Clips side by side in one picture."""
 
 import torch
 from jaxtyping import Float
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def require_alike(first: Float[Tensor, "... f H W"], second: Float[Tensor, "... f2 H2 W2"]) -> None:
-    """Raise unless two clips can be compared frame by frame, pixel by pixel.
+    """Check that two clips can be compared frame by frame and pixel by pixel.
 
     Raises:
         ValueError: if they differ in length or size, or have no frames.

@@ -1,4 +1,4 @@
-"""Controls in a run: which act at a step, and what they do to the model's attention then."""
+"""Controls during a run: which of them act in a step, and how they change attention there."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from .steps import acts
 
 
 class Acting(NamedTuple):
-    """A control in one call of the model: which clips of the edit read, and which frames."""
+    """A control in one call of the model: which rows of the edit it changes, and which frames."""
 
     reads: tuple[str, ...]
     held: Held
@@ -18,7 +18,7 @@ class Acting(NamedTuple):
 
 
 class RunControls:
-    """The controls of a run, in its model.
+    """The controls of a run, prepared for its model and its clip.
 
     Raises:
         ValueError: if the model does not have the layers that a control needs.
@@ -28,7 +28,7 @@ class RunControls:
         self.controls = [(c, c.on(denoiser.inside(c.name), grid)) for c in controls]
 
     def at(self, step: int, steps: int, frames: slice) -> list[Acting]:
-        """Those that act in step number `step` of `steps`, in a call that sees some frames."""
+        """The controls that act in step number `step` of `steps`, for a call on these frames."""
         return [
             Acting(control.reads, held, frames)
             for control, held in self.controls
@@ -37,7 +37,7 @@ class RunControls:
 
 
 def sources_read(rows: Collection[Row], acting: Sequence[Acting]) -> set[Row]:
-    """The rows of the source that those of the edit among `rows` read."""
+    """The source rows that the target rows among `rows` read."""
     return {
         ("source", kind)
         for control in acting
@@ -47,12 +47,12 @@ def sources_read(rows: Collection[Row], acting: Sequence[Acting]) -> set[Row]:
 
 
 def plan_of(acting: Sequence[Acting], clips: int = 1) -> list[Entry]:
-    """What controls do to the model's attention, each row being a number of clips."""
+    """The plan of the acting controls, for a call with `clips` clips in each row."""
     return [control.held(_pairs(control.reads, clips), control.frames) for control in acting]
 
 
 def _pairs(kinds: Collection[str], clips: int) -> dict[int, int]:
-    """The edit's clips of some kinds, each with its like of the source."""
+    """For the clips of the edit in these rows, the number of the source clip that each reads."""
     pairs = {}
     for kind in kinds:
         edits, sources = (numbers_of((clip, kind), clips) for clip in ("target", "source"))

@@ -1,4 +1,4 @@
-"""A short name for whatever shapes a result: equal for equal settings, words and tensors."""
+"""A short name for the inputs of a run: equal for equal settings, words and tensors."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -9,12 +9,12 @@ import torch
 
 
 def fingerprint(*parts: Any) -> str:
-    """The name of some numbers, words, tensors, and of dataclasses and containers of them.
+    """A short name of numbers, words, tensors, and dataclasses and containers of them.
 
-    Tensors are equal only bit for bit, and in the same format and shape; where they lie is one.
+    Tensors count as equal only if format, shape and every bit are equal, on whatever device.
 
     Raises:
-        TypeError: for anything else, which could differ without being seen.
+        TypeError: for anything else, whose changes could go unnoticed.
     """
     digest = sha256()
     for piece in _pieces(parts):
@@ -23,7 +23,7 @@ def fingerprint(*parts: Any) -> str:
 
 
 def _pieces(part: Any) -> Iterator[bytes]:
-    """The bytes of a part. A container tells its length first: none runs into what follows it."""
+    """The bytes of a part. A container begins with its length, so that no two can look the same."""
     if isinstance(part, torch.Tensor):
         yield repr((str(part.dtype), tuple(part.shape))).encode()
         yield part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

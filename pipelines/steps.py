@@ -1,4 +1,4 @@
-"""During which of a run's steps something acts."""
+"""The steps of a run in which a term or a control acts."""
 
 import math
 
@@ -6,8 +6,8 @@ import math
 def whole_steps(share: float | int, steps: int) -> int:
     """How many whole steps a share of a run's `steps` is.
 
-    A share is what a user typed: 0.55 of 100 steps are 55 and 0.29 are 29, though neither product
-    of floating-point numbers is exact.
+    Users type shares as decimals: 0.55 of 100 steps are 55 and 0.29 are 29, although these
+    products of floating-point numbers are not exact.
     """
     return math.floor(round(share * steps, 6))
 

@@ -1,4 +1,4 @@
-"""Clips longer than a model takes, in overlapping windows of frames that are blended."""
+"""Long clips in overlapping windows of frames, whose results are blended."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from torch import Tensor
 from .models.denoiser import Cond, Predict
 from .models.process import Latents, Level, Prediction
 
-# Turns a function that computes one window into one that computes several, in order.
+# Makes a function of one window into a function of many windows, with results in their order.
 Spread: TypeAlias = Callable[[Callable[..., Any]], Callable[[Iterable[tuple]], Iterable[Any]]]
 
 
 def one_by_one(work: Callable[..., Any]) -> Callable[[Iterable[tuple]], Iterable[Any]]:
-    """One window after the other, each computed when the one before is no longer needed."""
+    """Compute one window after another, each only when its result is asked for."""
     return partial(starmap, work)
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of `length` frames, of which neighbours share `overlap` or a few more."""
+    """Windows of `length` frames. Neighbours share `overlap` frames, or a few more."""
 
     length: int
     overlap: int
@@ -37,7 +37,7 @@ class Windows:
             )
 
     def over(self, frames: int) -> list[slice]:
-        """The windows over a clip, evenly spread; a clip no longer than one has one."""
+        """The windows of a clip, evenly spread; one window if the clip is no longer than that."""
         if frames <= self.length:
             return [slice(0, frames)]
         last = frames - self.length
@@ -49,10 +49,10 @@ class Windows:
 def blended(
     parts: Sequence[Float[Tensor, "b c _ h w"]], spans: Sequence[slice], frames: int
 ) -> Float[Tensor, "b c {frames} h w"]:
-    """What was computed for each window, blended to one clip; a single window is returned as it is.
+    """Blend the results of all windows to one clip; a single result is returned as it is.
 
-    Where windows overlap, the weight of a frame grows with its distance from a window's ends, so
-    that nothing jumps there.
+    Where windows overlap, each counts more, the further a frame is from its ends. So there is no
+    jump from window to window.
     """
     if len(parts) == 1:
         return parts[0]
@@ -68,10 +68,10 @@ def blended(
 
 
 def windowed(predict: Predict, windows: Windows | None) -> Predict:
-    """A prediction for clips of any length from one that takes windows of them.
+    """`predict` for clips of any length: it is called for each window, and the results are blended.
 
-    The text embedding is one for the clip `[b, l, d]`, which all windows read, or one for each
-    frame `[b, f, l, d]`. Without windows it is `predict` itself.
+    The text embedding is one for the clip `[b, l, d]`, read by all windows, or one for each frame
+    `[b, f, l, d]`. Without windows the result is `predict` itself.
     """
     if windows is None:
         return predict
@@ -87,7 +87,7 @@ def windowed(predict: Predict, windows: Windows | None) -> Predict:
 def blended_predictions(
     parts: Sequence[Prediction], spans: Sequence[slice], frames: int
 ) -> Prediction:
-    """Predictions for windows, as one for the clip."""
+    """Blend the predictions of all windows to one for the clip."""
     return Prediction(*(blended(part, spans, frames) for part in zip(*parts, strict=True)))
 
 

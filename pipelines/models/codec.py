@@ -1,4 +1,4 @@
-"""A clip through an image autoencoder, a few frames at a time, whatever its length and size."""
+"""Encode and decode a clip of any length and size with an image autoencoder, in small chunks."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -26,11 +26,11 @@ def encode_video(
 ) -> Float[Tensor, "b c f h w"]:
     """Latents of a clip with pixels in 0..1, as the encoder gives them (unscaled), float32.
 
-    Frames are encoded `frames_per_chunk` at a time, and mapped to -1..1 only there: beside the clip
-    and its latents, the memory needed does not depend on the number of frames. Sizes that are no
-    multiple of `factor` (pixels per latent pixel) are padded by repeating the right and lower edge;
-    `decode_video` crops them back. Latents are the mean of the posterior, or with a `generator` a
-    sample of it, drawn on the CPU frame by frame, so that chunks do not change it.
+    `frames_per_chunk` frames are encoded at a time, and only these are mapped to -1..1. So memory
+    grows with the clip only by the clip and its latents. If a side is no multiple of `factor`
+    (pixels per latent pixel), the right or lower edge is repeated; `decode_video` crops it again.
+    Latents are the mean of the posterior. With a `generator` they are a sample of it, with noise
+    drawn on the CPU frame by frame: the size of the chunks does not change the result.
 
     Raises:
         ValueError: if the clip has no frame, or a pixel is not a finite number.
@@ -64,11 +64,11 @@ def decode_video(
 ) -> Float[Tensor, "b 3 f H W"]:
     """The clip of unscaled latents, pixels in 0..1, float32 on the CPU, where clips are kept.
 
-    `size` (height, width) crops what `encode_video` padded. Frames are decoded `frames_per_chunk`
-    at a time straight into the clip.
+    `size` (height, width) crops what `encode_video` padded. `frames_per_chunk` frames are decoded
+    at a time, directly into the result.
 
     Raises:
-        ValueError: if `size` is larger than what the latents show.
+        ValueError: if `size` is larger than the decoded frames.
         FloatingPointError: if a decoded frame is not finite.
     """
     b, _, f = latents.shape[:3]
@@ -79,7 +79,7 @@ def decode_video(
         check_decoded(pixels, first)
         if clip is None:
             height, width = shown_size(pixels, size)
-            # Channels last, as the host keeps images: its view of the clip then needs no copy.
+            # Channels last, as ComfyUI keeps images: no copy is needed to hand them over.
             clip = torch.empty(len(frames), height, width, pixels.shape[1])
         chunk = rearrange(pixels[..., :height, :width], "n c h w -> n h w c")
         clip[first : first + len(chunk)] = (chunk / 2 + 0.5).clamp(0, 1)
@@ -116,10 +116,10 @@ def check_decoded(pixels: Float[Tensor, "n 3 H W"], first: int) -> None:
 
 
 def shown_size(pixels: Float[Tensor, "n 3 H W"], size: tuple[int, int] | None) -> tuple[int, int]:
-    """The height and width to crop decoded frames to: `size`, or all of them.
+    """The height and width to crop decoded frames to: `size`, or their own without one.
 
     Raises:
-        ValueError: if they are smaller than that.
+        ValueError: if the frames are smaller than `size`.
     """
     height, width = size or pixels.shape[-2:]
     if height > pixels.shape[-2] or width > pixels.shape[-1]:

@@ -1,4 +1,4 @@
-"""What a loop holds of a model: its levels, its predictions, and the layers in it."""
+"""The model as a loop sees it: its noise levels, its predictions and its attention layers."""
 
 import logging
 import math
@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 
 # A text embedding for each clip `[b, l, d]`, or for each frame `[b, f, l, d]`.
 Cond: TypeAlias = Float[Tensor, "..."]
-# What is said of clips at a level, under their prompts: (z, level, cond), as a `Denoiser` does.
+# Predicts noised clips: (z, level, cond), as a `Denoiser` does.
 Predict: TypeAlias = Callable[[Latents, Level, Cond], Prediction]
-Ask: TypeAlias = Callable[[Latents, Level], Prediction]  # the same under one prompt
+Ask: TypeAlias = Callable[[Latents, Level], Prediction]  # the same, with the prompt fixed
 
 
 class Prompts(NamedTuple):
@@ -31,9 +31,9 @@ class Prompts(NamedTuple):
     negative: Float[Tensor, "1 l d"]
 
 
-# A clip of a step's batch: whose, and whether under its prompt.
+# A row of a step's batch: the clip ("source" or "target"), and with its prompt ("cond") or without.
 Row: TypeAlias = tuple[str, str]
-# Sources first: the edit reads them, also where a model short of memory takes the batch in slices.
+# Sources first: target rows read them, even when little memory forces the batch into slices.
 ROWS: tuple[Row, ...] = (
     ("source", "uncond"),
     ("source", "cond"),
@@ -43,7 +43,7 @@ ROWS: tuple[Row, ...] = (
 
 
 def numbers_of(row: Row, clips: int = 1) -> range:
-    """The numbers by which attention knows the clips of a row."""
+    """The numbers that name the clips of a row in attention plans."""
     first = ROWS.index(row) * clips
     return range(first, first + clips)
 
@@ -61,8 +61,8 @@ class LatentSpace(NamedTuple):
 class Denoiser:
     """A model as a loop sees it, whatever its architecture.
 
-    `output(z, t, cond)` is what the model itself says, float32 on the device of `z`; what that
-    means is its `kind`, one of `process.KINDS`.
+    `output(z, t, cond)` is the raw output of the model, float32 on the device of `z`. `kind`, one
+    of `process.KINDS`, says what this output is.
     """
 
     name: str  # of its folder or file, for messages
@@ -70,8 +70,8 @@ class Denoiser:
     kind: str
     output: Callable[[Latents, float, Cond], Latents]
     space: LatentSpace | None = None
-    layers: Layers | None = None  # None: nothing can be seen or changed inside the model
-    rows_per_call: int | None = None  # clips the model gets at once; None: all
+    layers: Layers | None = None  # None: attention cannot be read or changed
+    rows_per_call: int | None = None  # clips in one call of the model; None: all
 
     def __call__(
         self,
@@ -82,13 +82,13 @@ class Denoiser:
         plan: Plan = (),
         rows: Sequence[int] | None = None,
     ) -> Prediction:
-        """What the model says about noised clips, float32, on the device of `z`.
+        """The prediction for noised clips, float32, on the device of `z`.
 
-        Differentiable in `z` and `cond` where gradients are enabled. `plan` changes the model's
-        attention meanwhile, to which the clips are known by the numbers in `rows` (0, 1, ...).
+        Differentiable in `z` and `cond` where gradients are enabled. `plan` changes the attention
+        during this call; `rows` are the numbers of the clips in the plan (by default 0, 1, ...).
 
-        At most `rows_per_call` clips go through the model at once. Where no gradient is asked for
-        and memory runs out, that number is halved for good and the call is repeated.
+        At most `rows_per_call` clips go through the model at once. If memory runs out in a call
+        without gradients, this number is halved, also for later calls, and the call is repeated.
 
         Raises:
             ValueError: if the shapes do not fit each other or the model.
@@ -115,17 +115,17 @@ class Denoiser:
     def guided(
         self, z: Latents, level: Level, cond: Cond, uncond: Cond, cfg: float | int
     ) -> Prediction:
-        """The guided prediction; with cfg 1 or 0 it is one of the two, and only that is made."""
+        """The guided prediction. With cfg 1 or 0 only the one prediction that counts is made."""
         if cfg in (0, 1):
             return self(z, level, cond if cfg == 1 else uncond)
         both = self(torch.cat([z, z]), level, torch.cat([uncond, cond]))
         return guided(*both.parts(len(z)), cfg)
 
     def inside(self, what: str) -> Layers:
-        """The model's layers, for something that looks into the model.
+        """The attention layers, for `what` (a term or a control) that reads or changes them.
 
         Raises:
-            ValueError: naming it, if nothing can look into the model.
+            ValueError: if this model does not give access to its layers; the message names `what`.
         """
         if self.layers is None:
             raise ValueError(
@@ -135,9 +135,9 @@ class Denoiser:
         return self.layers
 
     def checkpointed(self, on: bool = True) -> AbstractContextManager[None]:
-        """Within the `with`, gradients take less memory and more time: layers run again for them.
+        """Within the `with`, gradients take less memory and more time: layers are run twice.
 
-        Nothing changes unless `on`, or in a model into which nothing can look.
+        Does nothing unless `on`, and nothing in a model without access to its layers.
         """
         return self.layers.checkpointed() if on and self.layers else nullcontext()
 
@@ -191,15 +191,16 @@ def guided(without: Prediction, prompted: Prediction, cfg: float | int) -> Predi
 def pull_back(
     gradients: Sequence[Tensor], outputs: Sequence[Tensor], leaf: Tensor, *, keep: bool = False
 ) -> Tensor:
-    """The gradient on `leaf` of given gradients on what was computed from it; `keep` its graph.
+    """The vector-Jacobian product: from gradients on `outputs` to the gradient on `leaf`.
 
-    Where losses average over a clip their gradients are tiny, and would vanish in float16: they go
-    through the model enlarged to a size around 1, by a power of two, so that nothing is rounded.
+    `keep` keeps the graph for another product. A loss that is a mean over a clip has tiny
+    gradients, which would become 0 in float16. So they are scaled to about 1 on their way through
+    the model, by a power of two, which rounds nothing.
     """
     largest = max((float(gradient.abs().max()) for gradient in gradients), default=0.0)
     if largest == 0:
         return torch.zeros_like(leaf)
-    # What is not finite stays so, for the caller to tell.
+    # NaN and infinity stay: the caller checks for them.
     scale = 2.0 ** -math.frexp(largest)[1] if math.isfinite(largest) else 1.0
     with torch.inference_mode(False):
         scaled = [

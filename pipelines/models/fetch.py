@@ -1,9 +1,9 @@
-"""Downloads a model: the one place that reaches the network, and only when a user runs it.
+"""Download a model. Nothing else uses the network, and this only when a user runs it.
 
     python -m rescore.pipelines.models.fetch NAME
     python /path/to/this/file/fetch.py NAME --into /path/to/ComfyUI/models/diffusers
 
-Nothing here is imported from the pack, so that the second form works wherever the pack lies.
+This file imports nothing of the pack, so that the second form works wherever the pack lies.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 
 class Source(NamedTuple):
-    """Where a model is published, and which of ComfyUI's model folders it belongs in."""
+    """Where a model is published, and the folder of ComfyUI's models it belongs to."""
 
     repository: str
     category: str
@@ -45,7 +45,7 @@ CATALOGUE = {
 
 _PARTS = ("", "unet", "transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 _SETTINGS = (".json", "merges.txt", "vocab.txt")
-# Stem, variant, number of shards, variant (where older releases put it), ending.
+# Stem, variant, number of shards, variant (in names of older releases), ending.
 _WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|pytorch_model|model)(?:\.(\w+))?(?:-\d+-of-(\d+))?(?:\.(\w+))?"
     r"\.(safetensors|bin)"
@@ -60,11 +60,11 @@ def command(name: str, into: Path) -> str:
 
 
 def chosen_weights(names: Iterable[str], *, half: bool = False) -> list[str]:
-    """Of a part's file names, the weights to use: one file, or all shards of one set.
+    """The weights to use among a part's file names: one file, or all shards of one set.
 
-    Whole sets go before those that lack a shard, and averaged weights before non-EMA ones; then
-    safetensors before pickles; then full precision before bfloat16 and float16, or with `half` the
-    other way, and other variants after them; then one file before shards.
+    Preferred are, in this order: sets with all their shards; averaged weights over non-EMA ones;
+    safetensors over pickles; full precision over bfloat16 and float16 (with `half` the reverse),
+    and other variants last; one file over shards.
     """
     order = (*reversed(_VARIANTS),) if half else _VARIANTS
     sets: dict[tuple[Any, ...], list[str]] = {}
@@ -81,7 +81,7 @@ def chosen_weights(names: Iterable[str], *, half: bool = False) -> list[str]:
 
 
 def wanted_files(names: Iterable[str], *, half: bool = False) -> list[str]:
-    """Of a repository's file names, those the loaders read."""
+    """The files of a repository that the loaders read."""
     folders: dict[str, list[str]] = {part: [] for part in _PARTS}
     for name in names:
         folder, _, file = name.rpartition("/")
@@ -96,7 +96,7 @@ def wanted_files(names: Iterable[str], *, half: bool = False) -> list[str]:
 
 
 def default_folder(category: str) -> Path:
-    """The host's own model folder when the pack lies in `custom_nodes`, else `models/` here."""
+    """ComfyUI's model folder if the pack lies in `custom_nodes`, otherwise `models/` here."""
     place = Path(__file__).resolve().parents[2].parent
     home = place.parent if place.name == "custom_nodes" else Path.cwd()
     return home / "models" / category

@@ -1,4 +1,4 @@
-"""Files from strangers: checked before they are opened, and read up to a limit of size.
+"""Files that may come from strangers: checked before they are opened, read up to a size limit.
 
 Every JSON file of a model is opened by `open_json`, every file of tensors by
 `tensor_file.open_tensors`.
@@ -16,18 +16,18 @@ _LONGEST = 400  # characters of a message
 
 
 def shown(text: str) -> str:
-    """A text for a message: invisible characters are escaped, and long texts are cut."""
+    """A text, ready for a message: invisible characters are escaped, and long texts are cut."""
     seen = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return seen if len(seen) <= _LONGEST else f"{seen[:_LONGEST]}..."
 
 
 def size_of(path: Path) -> int:
-    """The size of an ordinary file, or of what a link to one leads to.
+    """The size of an ordinary file; links are followed.
 
     Raises:
         FileNotFoundError: if there is none.
-        OSError: if it cannot be looked at.
-        ValueError: if it is a folder, a device, a pipe.
+        OSError: if it cannot be read.
+        ValueError: if it is a folder, a device or a pipe.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
@@ -36,10 +36,10 @@ def size_of(path: Path) -> int:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """What is in an ordinary file of at most `limit` bytes.
+    """The content of an ordinary file of at most `limit` bytes.
 
     Raises:
-        OSError, ValueError: as `size_of`, and if it is larger.
+        OSError, ValueError: as `size_of`, and if the file is larger.
     """
     if (size := size_of(path)) > limit:
         raise ValueError(f"has {size:,} bytes, and {limit:,} are the most that make sense")
@@ -47,7 +47,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def open_json(path: Path, limit: int = _SETTINGS) -> Any:
-    """What a JSON file holds: numbers are finite, and no name is given twice in one object.
+    """The content of a JSON file with finite numbers only, and no name twice in one object.
 
     Raises:
         OSError, ValueError: as `read_bytes`, and if it is no such JSON.

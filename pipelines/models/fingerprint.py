@@ -1,4 +1,4 @@
-"""What tells the weights of a model from those of another, at a glance."""
+"""A quick way to tell the weights of two models apart."""
 
 from collections.abc import Iterable, Iterator
 

@@ -13,12 +13,12 @@ from .process import Latents
 
 @dataclass(frozen=True)
 class ClipGrid:
-    """The latents of a clip: `latent` = (frames, height, width), and the pictures they show.
+    """The latents of a clip, `latent` = (frames, height, width), and the pictures they stand for.
 
-    A latent pixel is `factor` x `factor` pixels; pictures of another size are padded at their right
-    and lower edges. The first latent frame shows one picture, each later one `stride`: 1 of models
-    that encode picture by picture, 4 of Wan and HunyuanVideo. A clip of fewer `pictures` than the
-    latents show was padded at its end.
+    A latent pixel stands for `factor` x `factor` pixels. Pictures whose size is no multiple of it
+    were padded at the right and lower edges. The first latent frame stands for one picture, each
+    later one for `stride` pictures: 1 in models that encode each picture by itself, 4 in Wan and
+    HunyuanVideo. A clip with fewer `pictures` than that was padded at its end.
     """
 
     latent: tuple[int, int, int]
@@ -29,7 +29,7 @@ class ClipGrid:
 
     @classmethod
     def of(cls, z: Latents) -> "ClipGrid":
-        """The grid of latents all of which are shown, a pixel each."""
+        """The grid of latents without padding, of which each pixel stands for one pixel."""
         return cls(tuple(z.shape[2:]), tuple(z.shape[3:]))
 
     @property
@@ -39,16 +39,16 @@ class ClipGrid:
 
     @property
     def padded_frames(self) -> int:
-        """How many pictures the latents show, with those that pad the clip at its end."""
+        """How many pictures the latents stand for, with the padding at the end of the clip."""
         return 1 + self.stride * (self.latent[0] - 1)
 
     def latent_frames(self, pictures: int) -> int:
-        """The latent frames that so many pictures take."""
+        """How many latent frames a number of pictures needs."""
         return 1 - (1 - pictures) // self.stride
 
     @property
     def shown(self) -> tuple[float, float]:
-        """The share of the grid, vertical and horizontal, that pictures fill; the rest pads."""
+        """The share of the grid, vertical and horizontal, that is no padding (the valid region)."""
         height, width = (
             size / (cells * self.factor)
             for size, cells in zip(self.pixels, self.latent[1:], strict=True)
@@ -58,7 +58,7 @@ class ClipGrid:
     def covered(self, mask: Float[Tensor, "n H W"]) -> Float[Tensor, "1 1 f h w"]:
         """The share of each latent pixel that a mask covers, 0..1; see `latent_mask`.
 
-        Of a latent frame that shows several pictures, the most that the mask covers in any of them.
+        Where a latent frame stands for several pictures, the largest of their shares.
 
         Raises:
             ValueError: if the number of masks is neither 1 nor the number of pictures, or a value
@@ -69,17 +69,17 @@ class ClipGrid:
     def covered_tokens(
         self, mask: Float[Tensor, "n H W"], height: int, width: int
     ) -> Float[Tensor, "f tokens"]:
-        """The same of the tokens of an attention layer, a map of `height` x `width` a frame."""
+        """As `covered`, for the tokens of an attention layer: `height` x `width` in each frame."""
         shares = self._per_latent(latent_mask(mask, self.frames, height, width, shown=self.shown))
         return rearrange(shares, "1 1 f h w -> f (h w)")
 
     def cells(self, values: Float[Tensor, "f h w"]) -> Float[Tensor, "F H W"]:
-        """A map of latent pixels as blocks of the pixels of the pictures, without the padding."""
+        """A map of latent pixels enlarged to pixels, in blocks of equal values, without padding."""
         blocks = repeat(values, "f h w -> f (h a) (w b)", a=self.factor, b=self.factor)
         return self._as_pictures(blocks)
 
     def on_pixels(self, values: Float[Tensor, "f h w"]) -> Float[Tensor, "F H W"]:
-        """A map of latent pixels on the pixels of the pictures, bilinear, without the padding."""
+        """A map of latent pixels enlarged to pixels, bilinear, without padding."""
         whole = functional.interpolate(
             rearrange(values, "f h w -> f 1 h w"), scale_factor=float(self.factor), mode="bilinear"
         )
@@ -93,7 +93,7 @@ class ClipGrid:
     def _per_latent(self, shares: Float[Tensor, "1 1 F h w"]) -> Float[Tensor, "1 1 f h w"]:
         if self.stride == 1:
             return shares
-        # What pads the clip repeats its last picture.
+        # Padding at the end repeats the last picture.
         padding = shares[:, :, -1:].expand(-1, -1, self.padded_frames - self.frames, -1, -1)
         shares = torch.cat([shares, padding], dim=2)
         later = rearrange(shares[:, :, 1:], "1 1 (f n) h w -> 1 1 f n h w", n=self.stride)
@@ -110,10 +110,10 @@ def latent_mask(
 ) -> Float[Tensor, "1 1 f h w"]:
     """The share of each latent pixel that a mask covers, 0..1.
 
-    `mask` holds 0..1, for the whole clip (n = 1) or for each frame, at any resolution. Covered area
-    is averaged, so nothing that the mask touches is lost, however small, and a latent pixel that it
+    `mask` holds 0..1, for the whole clip (n = 1) or for each frame, at any resolution. The covered
+    area is averaged: even the smallest spot of the mask counts, and a latent pixel that the mask
     does not touch is exactly 0. `shown` is the share of the latent grid, (vertical, horizontal),
-    that the visible clip fills: less than 1 where the clip was padded to whole latent pixels.
+    that the clip fills: less than 1 where it was padded to whole latent pixels.
 
     Raises:
         ValueError: if the number of masks is neither 1 nor the number of frames, or a value lies
@@ -133,7 +133,7 @@ def latent_mask(
 
 
 def _overlaps(pixels: int, cells: int, shown: float) -> Float[Tensor, "{cells} {pixels}"]:
-    """The share of each cell that each pixel covers, where the pixels fill `shown` of the cells."""
+    """The share of each cell that each pixel covers; the pixels fill the share `shown` of them."""
     edges = torch.linspace(0, cells * shown, pixels + 1, dtype=torch.float64)
     cell = rearrange(torch.arange(cells, dtype=torch.float64), "cells -> cells 1")
     return (torch.minimum(edges[1:], cell + 1) - torch.maximum(edges[:-1], cell)).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Whole models of transformers from a folder: settings and safetensors, nothing that runs code."""
+"""Whole transformers models from a folder: only settings and weights are read, never code."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,11 +19,11 @@ def load_pretrained(
 ) -> Model:
     """A model of the class `make`, in float32, in eval mode and not trainable.
 
-    Everything is read from `folder`, weights from safetensors; with `pickles` also from those, as
-    data only. `options` are the class's own.
+    Everything is read from `folder`: weights from safetensors, and with `pickles` also from
+    pickles, of which only tensors are read. `options` go to the class.
 
     Raises:
-        ModelError: if something else, too little or damaged files lie there, or pickles.
+        ModelError: if files are missing, damaged, of another model, or refused pickles.
     """
     settings, files = check_model_type(folder, kind), weight_files(folder, kind, folder)
     refused = [file.name for file in files if file.suffix in PICKLES and not pickles]
@@ -34,7 +34,7 @@ def load_pretrained(
     try:
         config = make.config_class.from_dict(settings)
         with limited(len(weights)):
-            # Without a folder, so that transformers reads nothing by itself.
+            # No folder is given, so that transformers itself reads no file.
             model, report = make.from_pretrained(
                 None, config=config, state_dict=weights, output_loading_info=True, **options
             )
@@ -50,10 +50,10 @@ def load_pretrained(
 
 
 def check_model_type(folder: Path, kind: str) -> dict[str, Any]:
-    """The `config.json` of a folder, if it is of a kind and holds all of its model.
+    """The `config.json` of a folder with a model of this kind.
 
     Raises:
-        ModelError: if it is another model's, or one that `read_config` refuses.
+        ModelError: if it belongs to another kind of model, or `read_config` refuses it.
     """
     if not folder.is_dir():
         raise problem(kind, folder, "is a file." if folder.exists() else "does not exist.")

@@ -15,14 +15,14 @@ Preview: TypeAlias = Callable[[Tensor], Tensor]  # latents [c, h, w] to pixels [
 def fit_preview(latent: Float[Tensor, "c h w"], pixels: Float[Tensor, "3 H W"]) -> Preview:
     """The best linear map from latents to colours, by least squares on one decoded frame.
 
-    `latent` is the frame in the space that previews will be asked for, `pixels` what it decodes to,
-    0..1. A latent pixel's colour is nearly linear in its channels, with coefficients that depend on
-    the VAE: fitting them to the clip itself works for every model and costs one decoded frame.
+    `latent` is one frame of model latents, `pixels` the same frame decoded, in 0..1. The colour of
+    a latent pixel is nearly linear in its channels. The coefficients depend on the VAE; fitting
+    them to the clip itself works for every model and costs one decoded frame.
     """
     small = functional.interpolate(pixels[None], latent.shape[1:], mode="area")[0]
     channels = rearrange(_with_constant(latent), "c h w -> (h w) c").double().cpu()
     colours = rearrange(small, "c h w -> (h w) c").double().cpu()
-    # A slight ridge term: a frame of a single colour would not determine the map.
+    # A small ridge term: without it a frame of one colour has no unique map.
     gram = channels.T @ channels + 1e-3 * torch.eye(channels.shape[1], dtype=torch.float64)
     weights = torch.linalg.solve(gram, channels.T @ colours)
 

@@ -1,4 +1,4 @@
-"""Levels of noise: their signal and noise, what a model says there, and the step to another level.
+"""Noise levels: how much signal and noise they hold, what a model predicts there, and steps.
 
 With z_t = s z_0 + n eps, every parametrisation of a diffusion model is a line through the same two
 unknowns, and every deterministic step is one line back:
@@ -27,7 +27,7 @@ _BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 
 class Level(NamedTuple):
-    """One level of noise: z_t = signal * z_0 + noise * eps. `t` is how the model is told of it."""
+    """One level of noise: z_t = signal * z_0 + noise * eps. `t` is its number for the model."""
 
     t: float
     signal: float
@@ -35,19 +35,19 @@ class Level(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a model says about noised latents: the clip in them, and the noise."""
+    """The clean latents and the noise that a model predicts for noised latents."""
 
     z_0: Values
     eps: Values
 
     def parts(self, size: int) -> "list[Prediction]":
-        """The predictions for the first `size` clips of the batch, the next `size`, and so on."""
+        """The predictions in parts of `size` clips, in the order of the batch."""
         return [Prediction(*part) for part in zip(*(p.split(size) for p in self), strict=True)]
 
 
 @runtime_checkable
 class Process(Protocol):
-    """The levels a model knows, from the clip (share 0) to noise (share 1), on its own clock."""
+    """The noise levels of a model. Its clock runs from the clean clip (0) to pure noise (1)."""
 
     def at(self, share: float | int) -> Level:
         """The level at a share of the clock."""
@@ -58,7 +58,7 @@ class Process(Protocol):
         ...
 
     def drawn(self, low: float | int, high: float | int, generator: torch.Generator) -> Level:
-        """A level between two shares of the clock, all of them equally likely."""
+        """A random level between two shares of the clock, all equally likely."""
         ...
 
 
@@ -127,9 +127,10 @@ class VariancePreserving:
         return tuple(map(self.level, times))
 
     def drawn(self, low: float | int, high: float | int, generator: torch.Generator) -> Level:
-        """The level of a timestep between two shares of the schedule, both included.
+        """The level of a random timestep between two shares of the schedule, both included.
 
-        Deviation: the notebook of DDS (Hertz et al., 2023) leaves out the last: 948 for ours 949.
+        Deviation: the notebook of DDS (Hertz et al., 2023) never draws the last one: its largest
+        timestep is 948, ours 949.
         """
         first, last = (round(share * (len(self) - 1)) for share in (low, high))
         return self.level(int(torch.randint(first, last + 1, (), generator=generator)))
@@ -137,7 +138,7 @@ class VariancePreserving:
 
 @dataclass(frozen=True)
 class Tabled:
-    """The levels of a model that lists them, from nearly the clip to noise, evenly on its clock."""
+    """A process given as a list of levels, from little noise to much, evenly on its clock."""
 
     levels: tuple[Level, ...]
 
@@ -160,7 +161,7 @@ class Tabled:
         return tuple(self.at(i / steps) for i in range(steps + 1))
 
     def drawn(self, low: float | int, high: float | int, generator: torch.Generator) -> Level:
-        """A level of the list between two shares of the clock, both included."""
+        """A random level of the list between two shares of the clock, both included."""
         first, last = (round(share * (len(self.levels) - 1)) for share in (low, high))
         return self.levels[int(torch.randint(first, last + 1, (), generator=generator))]
 
@@ -169,8 +170,8 @@ class Tabled:
 class RectifiedFlow:
     """A flow along straight lines, in which s + n = 1 (Liu et al., 2023; Lipman et al., 2023).
 
-    At a share u of the clock, n = shift u / (1 + (shift - 1) u) (Esser et al., 2024, Eq. 23): the
-    larger the `shift`, the more of the clock is spent at high noise. The model is told 1000 n.
+    At a share u of the clock, n = shift u / (1 + (shift - 1) u) (Esser et al., 2024, Eq. 23): with
+    a larger `shift`, more of the clock lies at high noise. The model takes t = 1000 n.
     """
 
     shift: float | int = 1.0
@@ -196,7 +197,7 @@ class RectifiedFlow:
         return tuple(self.at(i / steps) for i in range(steps + 1))
 
     def drawn(self, low: float | int, high: float | int, generator: torch.Generator) -> Level:
-        """A level between two shares of the shifted clock."""
+        """A random level between two shares of the shifted clock."""
         share = torch.rand((), generator=generator, dtype=torch.float64).item()
         return self.at(low + share * (high - low))
 
@@ -217,13 +218,14 @@ def noised(z_0: Values, eps: Values, level: Level) -> Values:
 
 
 def split(output: Values, z_t: Values, level: Level, kind: str) -> Prediction:
-    """What a model's output at `z_t` says about the clip and the noise, `kind` being one of KINDS.
+    """The clean latents and the noise that a model's output at `z_t` stands for.
 
-    Only two kinds need a division: epsilon by the signal, denoised by the noise.
+    `kind`, one of KINDS, says what the output is. Only two kinds need a division: epsilon by the
+    signal, denoised by the noise.
 
     Raises:
-        ValueError: for another kind, or where the output does not determine both: epsilon where no
-            signal is left, denoised where there is no noise.
+        ValueError: for another kind, and where the division is by 0: epsilon at a level without
+            signal, denoised at a level without noise.
     """
     s, n = level.signal, level.noise
     if kind == "v":
@@ -249,7 +251,7 @@ def split(output: Values, z_t: Values, level: Level, kind: str) -> Prediction:
 
 
 def target(z_0: Values, eps: Values, level: Level, kind: str) -> Values:
-    """What a model of a kind should say at a level: the inverse of `split`, for training.
+    """The output that a model of a kind is trained towards at a level: the inverse of `split`.
 
     Raises:
         ValueError: for a kind that is not in KINDS.
@@ -267,10 +269,10 @@ def target(z_0: Values, eps: Values, level: Level, kind: str) -> Values:
 
 
 def move(prediction: Prediction, to: Level) -> Values:
-    """Latents at another level, along what was predicted: s_to z_0 + n_to eps.
+    """One deterministic step: the predicted latents at another level, s_to z_0 + n_to eps.
 
     For a variance-preserving process this is a DDIM step (Song et al., 2021, Eq. 12, eta = 0), for
-    a flow an Euler step; towards more signal it denoises, towards less it inverts.
+    a flow an Euler step. To a level with more signal it denoises, to one with less it inverts.
     """
     return noised(*prediction, to)
 
@@ -301,7 +303,7 @@ def _betas(config: Mapping[str, Any]) -> Tensor:
 
 
 def _rescaled_to_zero_snr(alphas_bar: Tensor) -> Tensor:
-    """Shift and scale sqrt(alphas_bar) so that nothing is left at T (Lin et al., 2024, Alg. 1)."""
+    """Shift and scale sqrt(alphas_bar): no signal is left at T (Lin et al., 2024, Alg. 1)."""
     root = alphas_bar.sqrt()
     first, last = root[0].clone(), root[-1].clone()
     return ((root - last) * first / (first - last)) ** 2

@@ -1,4 +1,4 @@
-"""Files of named tensors: those of any model are opened here, and results are written and read."""
+"""Files of named tensors: opened for every model; written and read for saved results."""
 
 import os
 import tempfile
@@ -16,22 +16,22 @@ from .files import MIB, shown, size_of
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _HEADER = 16 * MIB  # the longest list of the tensors in a file
-# What training scripts put the weights under.
+# Entries under which training scripts store the weights.
 _WRAPPERS = ("state_dict", "model_state_dict", "module", "model")
 
 
 def open_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors file or a pickle, on the CPU, and a safetensors file's metadata.
 
-    Data is mapped and not read: a tensor takes memory when it is used. Pickles are read as tensors
-    and nothing else.
+    The file is memory-mapped: a tensor takes memory only when it is used. From pickles only
+    tensors are loaded.
 
     Raises:
-        ValueError: if it is no such file, or not all of it is there, with what is wrong.
+        ValueError: if it is no such file or is incomplete; the message says what is wrong.
     """
     try:
         size = size_of(path)
-        # Blocks of 512 bytes, where they are counted. Downloads that were cut off can have holes.
+        # In blocks of 512 bytes, if the system counts them. A broken download can have holes.
         on_disk = 512 * getattr(path.stat(), "st_blocks", 0)
         if 0 < on_disk < size // 8:
             raise ValueError(f"has {size:,} bytes, of which only {on_disk:,} are on the disk")
@@ -52,7 +52,7 @@ def _open_safetensors(path: Path, size: int) -> tuple[dict[str, Tensor], dict[st
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    # The library has its own exception for bad contents, and plain ones for mapping a file.
+    # The library raises its own exception for bad contents, and built-in ones for mapping a file.
     except Exception as error:
         raise ValueError(f"({size:,} bytes) is damaged ({error})") from error
 
@@ -74,7 +74,7 @@ def _open_pickle(path: Path, size: int) -> dict[str, Tensor]:
 
 
 def _is_stored(path: Path, size: int) -> bool:
-    """Whether an archive's files are not compressed, and together no larger than the archive."""
+    """Whether the files of an archive are uncompressed, and together no larger than it."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
@@ -82,7 +82,7 @@ def _is_stored(path: Path, size: int) -> bool:
 
 
 def _unwrapped(found: Any) -> dict[Any, Any]:
-    """The weights themselves, which may lie a level or two deep."""
+    """The weights themselves, which may be one or two dictionaries deep."""
     for _ in range(3):
         if not isinstance(found, dict):
             raise ValueError(f"holds a {type(found).__name__} and no weights by name")
@@ -94,7 +94,7 @@ def _unwrapped(found: Any) -> dict[Any, Any]:
 
 
 def _whole(name: str, tensor: Tensor) -> Tensor:
-    """A tensor of which every number is in the file."""
+    """The tensor, if all of its numbers are stored in the file."""
     tensor = tensor.detach()
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         raise ValueError(f"has {name} as no plain tensor")
@@ -108,8 +108,8 @@ def write_tensors(
 ) -> None:
     """Write tensors and metadata to a safetensors file that holds `what`, such as "embeddings".
 
-    The file is written beside the old one and replaces it when all of it is on the disk. If
-    anything fails before, the old file stays as it was.
+    A temporary file is written first, and replaces the old file when all of it is on the disk. If
+    anything fails before that, the old file stays as it was.
 
     Raises:
         OSError: if it cannot be written, with what to do.

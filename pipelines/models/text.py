@@ -1,4 +1,4 @@
-"""Prompts to text embeddings, and the part of a prompt that did not fit."""
+"""From prompts to text embeddings, and the part of a prompt that is too long."""
 
 import logging
 import unicodedata
@@ -15,18 +15,18 @@ class EncodedPrompt(NamedTuple):
     """A prompt as a model sees it."""
 
     embedding: Float[Tensor, "1 l d"]  # float32, padded to the encoder's window
-    tokens: tuple[str, ...]  # what the embedding stands for, start and end included, no padding
-    cut: str  # the end of the text that the window had no room for, "" if all of it fitted
+    tokens: tuple[str, ...]  # with start and end, without padding
+    cut: str  # the end of the text that did not fit the window, "" if all of it fitted
     text: str  # the whole prompt, its letters composed (NFC)
-    spans: tuple[tuple[int, int], ...]  # where each token's characters begin and end in the text
+    spans: tuple[tuple[int, int], ...]  # first and last character of each token in the text
 
 
 @torch.no_grad()
 def encode_prompt(tokenizer: Any, text_encoder: nn.Module, text: str) -> EncodedPrompt:
     """The last hidden states of the text encoder, `[1, window, d]`, for one prompt.
 
-    A text longer than the window is cut, which is logged and told in the result. The tokenizer is
-    one of the tokenizers package, which knows what each token stands for.
+    A text longer than the window is cut; the log and the result say so. The tokenizer must be a
+    fast one (of the tokenizers package), which knows the characters of each token.
     """
     text = unicodedata.normalize("NFC", text)
     window = text_encoder.config.max_position_embeddings

@@ -1,4 +1,4 @@
-"""Tokenizers of model folders, whichever release of transformers has written them."""
+"""Tokenizers from model folders, written by any release of transformers."""
 
 import json
 from pathlib import Path
@@ -17,16 +17,17 @@ from .unet.layout import problem, read_json
 
 Tokenizer = TypeVar("Tokenizer", bound=PreTrainedTokenizerBase)
 
-# Releases from 5 on write tokenizer.json alone; older ones the vocabulary as each class has it.
+# Release 5 and later write only tokenizer.json; older ones the vocabulary files of each class.
 _NEW = "tokenizer.json"
 _VOCABULARY = {
     CLIPTokenizerFast: ("vocab.json", "merges.txt"),
     BertTokenizerFast: ("vocab.txt",),
-    PreTrainedTokenizerFast: (),  # of any kind, by tokenizer.json alone
+    PreTrainedTokenizerFast: (),  # any kind of tokenizer, from tokenizer.json only
 }
 _BESIDE = ("added_tokens.json", "special_tokens_map.json")
 _SPECIAL = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
-# What of tokenizer_config.json is used: the rest names files and classes, or is of one release.
+# The entries of tokenizer_config.json that are used. Others name files or classes, or depend on
+# the release.
 _SETTINGS = {
     "model_max_length",
     "do_lower_case",
@@ -36,7 +37,7 @@ _SETTINGS = {
     *(f"{name}_token" for name in _SPECIAL),
 }
 _LARGEST = 32 * MIB  # a file of a tokenizer
-_FEWEST_TOKENS = 3  # of a prompt: its start, something, its end
+_FEWEST_TOKENS = 3  # of a prompt: its start, one token, its end
 
 
 def has_tokenizer(make: type[PreTrainedTokenizerBase], place: Path) -> bool:
@@ -49,9 +50,9 @@ def has_tokenizer(make: type[PreTrainedTokenizerBase], place: Path) -> bool:
 def load_tokenizer(
     make: type[Tokenizer], place: Path, vocabulary: int, kind: str, folder: Path
 ) -> Tokenizer:
-    """The tokenizer that lies in `place`, for a model from `folder` that knows `vocabulary` tokens.
+    """The tokenizer in the folder `place`, for a model from `folder` with `vocabulary` tokens.
 
-    Only files of `place` are read, whatever other files its settings name.
+    Only files in `place` are read, even if its settings name others.
 
     Raises:
         ModelError: if there is none, its files are damaged, or it has more tokens than the model.
@@ -64,7 +65,7 @@ def load_tokenizer(
     if (place / "tokenizer_config.json").exists():
         settings = read_json(place / "tokenizer_config.json", kind, folder)
     try:
-        # transformers follows what is in a folder to others: it gets one with nothing else in it.
+        # transformers may follow settings to other folders: it gets a folder with these files only.
         with TemporaryDirectory() as bare:
             for name in (_NEW, *old, *_BESIDE):
                 if (place / name).exists():

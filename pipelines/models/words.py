@@ -20,9 +20,9 @@ _BEGIN, _END = f"(?<![^ {_UNSPACED}])", f"(?![^ {_UNSPACED}])"
 
 
 def words_of(prompt: EncodedPrompt) -> list[tuple[str, Positions]]:
-    """The words that are read of a prompt, in lower case, and the tokens of each.
+    """The words of a prompt that the text encoder reads, in lower case, and the tokens of each.
 
-    Words are separated by spaces and punctuation. A word may be several tokens, such as "1990s".
+    Words are separated by spaces and punctuation. A word can be several tokens, such as "1990s".
     """
     letters = _letters(prompt.text)
     return [
@@ -33,13 +33,13 @@ def words_of(prompt: EncodedPrompt) -> list[tuple[str, Positions]]:
 
 
 def find_word(prompt: EncodedPrompt, wanted: str) -> tuple[Positions, ...]:
-    """Where a word, or several words in a row, stands in a prompt: each of its occurrences.
+    """The tokens of each place where a word, or several words in a row, stands in a prompt.
 
-    Upper and lower case are the same, and punctuation is nothing, so "trees" is found in "trees,".
+    Upper and lower case are the same, and punctuation is ignored: "trees" is found in "trees,".
 
     Raises:
-        ValueError: if `wanted` holds no letters, or does not stand in the prompt; the message lists
-            the words that do, and says if the word was cut off.
+        ValueError: if `wanted` has no letters or is not in the prompt. The message lists the words
+            that are, and says if the word was cut off.
     """
     sought = _letters(wanted).split()
     if not sought:
@@ -65,7 +65,7 @@ def find_word(prompt: EncodedPrompt, wanted: str) -> tuple[Positions, ...]:
 
 
 def _letters(text: str) -> str:
-    """A text in lower case with blanks for all that belongs to no word, as long as it was (NFC)."""
+    """The text (NFC) in lower case, of the same length, with a blank for all but word letters."""
     return "".join(
         _lower(c) if _belongs_to_a_word(c) else " " for c in unicodedata.normalize("NFC", text)
     )
@@ -77,28 +77,28 @@ def _lower(c: str) -> str:
 
 
 def _belongs_to_a_word(c: str) -> bool:
-    """Letters, the marks on them, numbers, pictures, and what joins several pictures to one."""
+    """Whether it is a letter, a mark, a number, an emoji, or joins several emoji to one."""
     kind = unicodedata.category(c)
     joins = c in "\u200c\u200d" or "\U0001f3fb" <= c <= "\U0001f3ff"
     return kind[0] in "LMN" or kind == "So" or joins
 
 
 def _tokens(prompt: EncodedPrompt, letters: str, first: int, end: int) -> Positions:
-    """The tokens that stand for any letter from the character `first` to `end`."""
+    """The tokens that hold a letter between the characters `first` and `end`."""
     spans = enumerate(prompt.spans)
     return tuple(at for at, (a, b) in spans if letters[max(a, first) : min(b, end)].strip())
 
 
 def _read(prompt: EncodedPrompt) -> int:
-    """How many characters of a prompt are read."""
+    """How many characters of a prompt the text encoder reads."""
     return max(stop for _, stop in prompt.spans)
 
 
 def parse_weights(text: str) -> dict[str, float]:
-    """Words and their weights from lines such as "white: 2", or several on a line, by commas.
+    """Words and their weights, from lines such as "white: 2" or separated by commas.
 
     Raises:
-        ValueError: for anything else, and for a word that is given twice.
+        ValueError: for any other text, and for a word that is given twice.
     """
     weights: dict[str, float] = {}
     for entry in filter(str.strip, re.split(r"[,;\n]", text)):

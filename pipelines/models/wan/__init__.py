@@ -1,1 +1,1 @@
-"""Diffusers' Wan: the transformer, the autoencoder that compresses time, the text encoder."""
+"""Wan as diffusers has it: its transformer, its causal autoencoder and its text encoder."""

@@ -1,4 +1,4 @@
-"""Wan's autoencoder as a codec: four frames a latent, each of which knows those before it."""
+"""Encode and decode clips with Wan's causal autoencoder: four frames in one latent frame."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,20 +15,20 @@ from torch.nn import functional
 from ..codec import check_decoded, check_frames, check_pixels, shown_size
 from ..process import Latents
 
-OnChunk: TypeAlias = Callable[[int, int], None]  # frames done, of how many; may raise to stop
+OnChunk: TypeAlias = Callable[[int, int], None]  # (frames done, all frames); may raise to stop
 
 
 @dataclass(frozen=True, eq=False)
 class WanCodec:
     """The causal autoencoder of Wan (Wan Team, 2025, Sec. 4.1.1).
 
-    The first latent frame holds one picture and each later one `stride`, so it takes 1 + 4 n
-    frames: other clips are padded by repeating their last one. It goes through a clip by itself,
-    one latent frame after the other, whatever its length.
+    The first latent frame stands for one picture, each later one for `stride` pictures. So a clip
+    needs 1 + 4 n frames; others are padded by repeating the last frame. The autoencoder takes a
+    whole clip in one call, and works on one latent frame after another.
     """
 
     vae: AutoencoderKLWan
-    patch: int  # latent pixels, in each direction, that the transformer takes as one token
+    patch: int  # latent pixels per side of one token of the transformer
 
     @property
     def factor(self) -> int:
@@ -37,7 +37,7 @@ class WanCodec:
 
     @property
     def stride(self) -> int:
-        """Pictures in each latent frame after the first."""
+        """Pictures that each latent frame after the first stands for."""
         return self.vae.config.scale_factor_temporal
 
     @torch.no_grad()
@@ -51,7 +51,7 @@ class WanCodec:
         """The autoencoder's own latents of a clip with pixels in 0..1, float32.
 
         They are the mean of the posterior, or with a `generator` a sample of it, drawn on the CPU.
-        Sides are padded to whole tokens by repeating the right and lower edge.
+        The right and lower edges are repeated until both sides are whole tokens.
 
         Raises:
             ValueError: if the clip has no frame, or a pixel is not a finite number.
@@ -83,8 +83,8 @@ class WanCodec:
         `size` (height, width) and `frames` crop what `encode` padded.
 
         Raises:
-            ValueError: if the latents hold no frame, have other channels than the autoencoder's,
-                or `size` is larger than what they show.
+            ValueError: if the latents hold no frame, have a wrong number of channels, or decode to
+                less than `size`.
             FloatingPointError: if a decoded frame is not finite.
         """
         _, channels, count = latents.shape[:3]
@@ -102,17 +102,17 @@ class WanCodec:
         pixels = rearrange(decoded[:, :, :frames], "1 c f h w -> f c h w")
         check_decoded(pixels, 0)
         height, width = shown_size(pixels, size)
-        # Channels last, as the host keeps images: its view of the clip then needs no copy.
+        # Channels last, as ComfyUI keeps images: no copy is needed to hand them over.
         shown = rearrange(pixels[..., :height, :width], "f c h w -> f h w c").float().cpu()
         return rearrange((shown / 2 + 0.5).clamp(0, 1).contiguous(), "f h w c -> 1 c f h w")
 
     def standard(self, latents: Latents) -> Latents:
-        """With mean 0 and deviation 1 in every channel, as the transformer takes them."""
+        """Latents with mean 0 and deviation 1 in every channel, as the transformer takes them."""
         mean, deviation = self._statistics(latents)
         return (latents - mean) / deviation
 
     def own(self, z: Latents) -> Latents:
-        """The way back from `standard`."""
+        """The inverse of `standard`."""
         mean, deviation = self._statistics(z)
         return z * deviation + mean
 
@@ -136,9 +136,9 @@ class WanCodec:
 
     @contextmanager
     def _watched(self, part: nn.Module, frames: int, on_chunk: OnChunk | None) -> Iterator[None]:
-        """Within the `with`, `on_chunk` hears of each latent frame that went through `part`.
+        """Within the `with`, `on_chunk` is called after each latent frame that `part` has done.
 
-        However it ends, what the autoencoder remembers of the frames before is dropped.
+        At the end, also after an error, the autoencoder's memory of earlier frames is cleared.
         """
         handle = (
             None

@@ -1,4 +1,4 @@
-"""Wan's diffusers folders to models: only from this machine, only weights, never code."""
+"""Load Wan from a diffusers folder: only from this machine, only weights, never code."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,12 +30,12 @@ def load_wan(
 ) -> WanModel:
     """A text-to-video model of Wan (2.1, or 2.2 5B) from its diffusers folder.
 
-    `dtype` is what the transformer and the text encoder compute in: by default float32 on the CPU
-    and bfloat16 elsewhere; norms and modulations of the transformer, and the autoencoder, stay in
-    float32. `parts` names folders of parts ("vae", "text_encoder", "tokenizer") that lie elsewhere.
+    `dtype` is the precision of the transformer and the text encoder: by default float32 on the CPU
+    and bfloat16 elsewhere. The norms and modulations of the transformer, and the autoencoder, stay
+    in float32. `parts` are folders of parts ("vae", "text_encoder", "tokenizer") stored elsewhere.
 
     Raises:
-        ModelError: if something else, too little or damaged files lie there.
+        ModelError: if files are missing, damaged or of another model.
     """
     if dtype is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
@@ -48,7 +48,7 @@ def load_wan(
     _check_parts(transformer, vae, text_config.d_model, folder)
     schedule = read_json(places["scheduler"] / "scheduler_config.json", _KIND, folder)
     process = RectifiedFlow(_shift(schedule, folder))
-    # Small and early: what is wrong with it should not be told after gigabytes were read.
+    # Loaded first, because it is small: its errors should come before gigabytes are read.
     tokenizer = load_tokenizer(
         PreTrainedTokenizerFast, places["tokenizer"], text_config.vocab_size, _KIND, folder
     )
@@ -77,7 +77,7 @@ def load_wan(
             _KIND,
             folder,
             _shared_embedding,
-            # As transformers does: these layers overflow in float16.
+            # These layers overflow in float16; transformers keeps them in float32, too.
             whole=("wo",) if dtype == torch.float16 else (),
             fill=_tie_embedding,
         ).to(device),
@@ -87,7 +87,7 @@ def load_wan(
 
 
 def _shared_embedding(weights: Mapping[str, Tensor], _: Sequence[str]) -> Mapping[str, Tensor]:
-    """A file holds the embedding of words once, the module names it twice."""
+    """The word embedding under both of its names; a file may store it under one only."""
     names = ("shared.weight", "encoder.embed_tokens.weight")
     held = next((weights[name] for name in names if name in weights), None)
     return weights if held is None else {**weights, **dict.fromkeys(names, held)}
@@ -98,7 +98,7 @@ def _tie_embedding(text_encoder: nn.Module) -> None:
 
 
 def _fill_rope(transformer: nn.Module) -> None:
-    """Make the tables of rotary positions, which no file holds."""
+    """Make the tables of rotary positions, which no file stores."""
     rope = transformer.rope
     transformer.rope = type(rope)(rope.attention_head_dim, rope.patch_size, rope.max_seq_len)
 
@@ -106,7 +106,7 @@ def _fill_rope(transformer: nn.Module) -> None:
 def _text_config(settings: dict[str, Any], folder: Path) -> UMT5Config:
     try:
         return UMT5Config.from_dict(settings)
-    # Releases of transformers check settings in ways of their own.
+    # Each release of transformers checks settings in its own way.
     except Exception as error:
         found = f"has a config.json of its text_encoder that makes no sense ({error})."
         raise problem(_KIND, folder, found) from error
@@ -115,7 +115,7 @@ def _text_config(settings: dict[str, Any], folder: Path) -> UMT5Config:
 def _check_parts(
     transformer: Mapping[str, Any], vae: Mapping[str, Any], text_width: int, folder: Path
 ) -> None:
-    """Raise a `ModelError` unless the parts fit each other, by their settings."""
+    """Raise a `ModelError` unless the settings of the parts fit each other."""
     latent = vae.get("z_dim", 16)
     for side in ("in_channels", "out_channels"):
         if (channels := transformer.get(side, 16)) != latent:
@@ -137,7 +137,7 @@ def _check_parts(
 
 
 def _shift(config: Mapping[str, Any], folder: Path) -> float | int:
-    """The shift of a flow model's clock, as its `scheduler_config.json` names it."""
+    """The shift of a flow model's clock, from its `scheduler_config.json`."""
     name = str(config.get("_class_name"))
     euler = name.startswith("FlowMatch")
     if not euler and not config.get("use_flow_sigmas"):

@@ -1,4 +1,4 @@
-"""A loaded Wan of diffusers, with its autoencoder and text encoder, as one model."""
+"""A loaded Wan as one model: diffusers' transformer, its autoencoder and its text encoder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from .codec import WanCodec
 from .text import encode_umt5
 
 Result = TypeVar("Result")
-# What a prompt is to the model: (tokenizer, text encoder, text), as `encode_umt5`.
+# Encodes a prompt: (tokenizer, text encoder, text), as `encode_umt5`.
 EncodeText: TypeAlias = Callable[[Any, nn.Module, str], EncodedPrompt]
 
 
@@ -40,14 +40,14 @@ class WanModel:
     encode_text: EncodeText = encode_umt5
     kind: ClassVar[str] = "wan"
     max_frames: ClassVar[None] = None
-    by_frame: ClassVar[bool] = False  # a LATENT is one clip, and not a batch of frames
-    whole_clips: ClassVar[bool] = True  # the autoencoder goes through a clip by itself
+    by_frame: ClassVar[bool] = False  # a LATENT is one clip, not a batch of frames
+    whole_clips: ClassVar[bool] = True  # the autoencoder takes a whole clip in one call
 
     def modules(self) -> dict[str, nn.Module]:
-        """The parts that hold weights, by the names that every family has."""
+        """The parts with weights, under the names that all families of models share."""
         return {"network": self.transformer, "vae": self.vae, "text_encoder": self.text_encoder}
 
-    # Weights moved in inference mode could never again be differentiated through.
+    # Autograd refuses weights that were moved in inference mode.
     @torch.inference_mode(False)
     def to(self, device: torch.device | str) -> None:
         """Move all parts to a device."""
@@ -56,19 +56,19 @@ class WanModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer computes."""
+        """The device of the transformer."""
         return self.transformer.patch_embedding.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the transformer computes in."""
+        """The precision of the transformer."""
         return self.transformer.patch_embedding.weight.dtype
 
     @cached_property
     def fingerprint(self) -> str:
-        """A short name of this very model: equal for equal weights, settings and shift.
+        """A short name of this model, equal for equal weights, settings and shift.
 
-        It looks at a few numbers of every weight, and once only.
+        It is computed once, from a few numbers of every weight.
         """
         digest = sha256(f"{self.kind} {self.process.shift!r}".encode())
         for module in (self.transformer, self.vae):
@@ -80,7 +80,7 @@ class WanModel:
 
     @cached_property
     def codec(self) -> WanCodec:
-        """Clips to latents and back."""
+        """Encodes and decodes clips."""
         return WanCodec(self.vae, max(self.transformer.config.patch_size[1:]))
 
     @property
@@ -90,7 +90,7 @@ class WanModel:
 
     @property
     def vae_stride(self) -> int:
-        """Frames that a latent frame but the first shows."""
+        """Frames that each latent frame after the first stands for."""
         return self.codec.stride
 
     def latents_in(self, unscaled: Latents) -> Latents:
@@ -98,7 +98,7 @@ class WanModel:
         return self.codec.standard(unscaled)
 
     def latents_out(self, z: Latents) -> Latents:
-        """The way back from `latents_in`."""
+        """The inverse of `latents_in`."""
         return self.codec.own(z)
 
     def encode_clip(self, clip: Float[Tensor, "1 3 F H W"], **options: Any) -> Latents:
@@ -110,7 +110,7 @@ class WanModel:
         return self.codec.decode(latents, **options)
 
     def encode_prompt(self, text: str) -> EncodedPrompt:
-        """The embedding of a prompt, its tokens, and what of it did not fit the window."""
+        """The embedding of a prompt, its tokens, and the part that did not fit the window."""
         return self.encode_text(self.tokenizer, self.text_encoder, text)
 
     @cached_property
@@ -121,11 +121,11 @@ class WanModel:
         return Denoiser(self.name, self.process, "flow", self._output, space, layers)
 
     def run(self, z: Latents, work: Callable[[Denoiser], Result]) -> Result:
-        """Do a piece of work with the model on a clip's latents, and return what it returns."""
+        """Call `work` with the denoiser, for a clip's latents, and return its result."""
         return work(self.denoiser)
 
     def _output(self, z: Latents, t: float, cond: Cond) -> Latents:
-        """What the transformer itself says, float32, on the device of `z`; see `Denoiser`."""
+        """The raw output of the transformer, float32, on the device of `z`; see `Denoiser`."""
         self._check(z, cond)
         here = {"device": self.device, "dtype": self.dtype}
         times = torch.full((len(z),), t, device=self.device)

@@ -1,4 +1,4 @@
-"""Prompts to the embeddings that Wan reads: UMT5's, and nothing where there is no word."""
+"""From prompts to Wan's text embeddings: UMT5's hidden states, zero after the last token."""
 
 import logging
 import unicodedata
@@ -12,14 +12,14 @@ from ..text import EncodedPrompt
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 512  # tokens that Wan was trained on
+WINDOW = 512  # tokens of a prompt in Wan's training
 
 
 @torch.no_grad()
 def encode_umt5(tokenizer: Any, text_encoder: nn.Module, text: str) -> EncodedPrompt:
     """UMT5's last hidden states for one prompt, `[1, 512, d]`, zero after its last token.
 
-    A text longer than the window is cut, which is logged and told in the result.
+    A text longer than the window is cut; the log and the result say so.
     """
     text = " ".join(unicodedata.normalize("NFC", text).split())
     found = tokenizer(text, verbose=False, return_offsets_mapping=True)
