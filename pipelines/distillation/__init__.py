@@ -1,1 +1,1 @@
-"""Score distillation: the loop, what it predicts and draws, and one file for each term."""
+"""Score distillation: the loop, its predictions and random draws, and a file for each term."""

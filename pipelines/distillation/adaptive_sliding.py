@@ -20,13 +20,14 @@ def sliding_window(
 ) -> Float[Tensor, "b c f h w"]:
     """Each frame of the reference prediction, averaged with its neighbours in time.
 
-    Implements SS of ASSD (Zhu et al., 2024, Eq. 8). The middle one of the `weights` belongs to the
-    frame itself, those before it to the frames before. They are normalised, at the ends of the clip
-    over the frames that exist: what does not change in time stays as it is.
+    Implements SS of ASSD (Zhu et al., 2024, Eq. 8). The middle weight belongs to the frame itself,
+    the weights before it to earlier frames. The weights are normalised; at the ends of the clip,
+    over the frames that exist. So a prediction that does not change in time stays as it is.
 
     Raises:
-        ValueError: for an even number of weights; for more of them than frames (three always fit);
-            for weights that are not finite or sum to zero, in all or over the frames that exist.
+        ValueError: for an even number of weights; for more weights than frames (three are always
+            allowed); for weights that are not finite, or that sum to zero, in total or over the
+            frames that exist at an end of the clip.
     """
     frames, weights = eps_source.shape[2], [float(weight) for weight in weights]
     _check_weights(weights)
@@ -54,11 +55,11 @@ def sliding_window(
 def adaptive_mask(
     eps_target: Float[Tensor, "b c f h w"], eps_source: Float[Tensor, "b c f h w"], tau: float | int
 ) -> Bool[Tensor, "b c f h w"]:
-    """Where the reference is to be smoothed: the difference lies below its maximum in time by tau.
+    """Where the reference is smoothed: the difference is below its maximum over time minus tau.
 
-    Implements Eq. 9 of ASSD literally: m = |eps_target - eps_source| < max(...) - tau, the maximum
-    being over the frames. A larger `tau` is stricter, so less is smoothed; the paper's prose says
-    the opposite. The frame that holds the maximum is never smoothed, nor is a clip of one frame.
+    Implements Eq. 9 of ASSD literally: m = |eps_target - eps_source| < max(...) - tau, with the
+    maximum over the frames. With a larger `tau` less is smoothed; the paper's text says the
+    opposite. The frame of the maximum is never smoothed, and neither is a clip of one frame.
     """
     difference = (eps_target - eps_source).abs()
     return difference < difference.amax(dim=2, keepdim=True) - tau
@@ -70,9 +71,9 @@ def assd_gradient(
     weights: Weights,
     tau: float | int,
 ) -> Float[Tensor, "b c f h w"]:
-    """The gradient of ASSD: delta denoising, but in the mask against the smoothed reference.
+    """The gradient of ASSD: delta denoising, with the smoothed reference inside the mask.
 
-    Implements Eq. 10 of ASSD (Zhu et al., 2024). `weights`, `tau` and the errors are those of
+    Implements Eq. 10 of ASSD (Zhu et al., 2024). For `weights`, `tau` and errors see
     `sliding_window` and `adaptive_mask`.
     """
     smoothed = sliding_window(eps_source, weights)
@@ -82,9 +83,9 @@ def assd_gradient(
 
 @dataclass(frozen=True)
 class AdaptiveSliding:
-    """ASSD as a term, in the place of delta denoising. Its number is the gradient's RMS.
+    """ASSD as a term, to use instead of delta denoising. Its number is the RMS of the gradient.
 
-    The paper names a window of 3 and leaves weights and tau open: the defaults are ours.
+    The paper gives a window of 3, but no weights and no tau: these defaults are ours.
     """
 
     weights: tuple[float | int, ...] = (0.25, 0.5, 0.25)

@@ -1,4 +1,4 @@
-"""Global consistency: what a clip shows as a whole changes in time no more than the source's does.
+"""Global consistency: frames differ from the clip's mean as the source's frames do from theirs.
 
 Inspired by the abstract of "Training-Free Video Editing via Optical Flow-Enhanced Score
 Distillation" (Zhu et al.), which names such a loss; the definition is ours.
@@ -14,13 +14,14 @@ from .terms import TermOfKeys
 def global_consistency_loss(
     keys_source: Float[Tensor, "f n c"], keys_target: Float[Tensor, "f n c"]
 ) -> Float[Tensor, ""]:
-    """How far each frame strays from the clip's mean, other than the source's frames do.
+    """How much each frame's deviation from the clip's mean differs from that in the source.
 
-    A frame is the mean of its features (here attention keys) over all places. Its deviation from
-    the mean over the clip is compared with the same frame's in the source: the squared distance,
-    averaged over frames, in units of the source's mean squared feature. An edit that moves all
-    frames alike is free, and so is all change in time that the source shows. Exactly 0, with a zero
-    gradient, for a clip of one frame. In float32 at least.
+    A frame is represented by the mean of its features (here attention keys) over all places. Its
+    deviation from the mean over the clip is compared with that of the same frame in the source:
+    the squared distance, averaged over frames and divided by the source's mean squared feature. A
+    change that is equal in all frames costs nothing, and neither does a change over time that the
+    source has, too. Exactly 0, with a zero gradient, for a clip of one frame. Computed in float32
+    at least.
     """
     source, target = (
         keys.to(torch.promote_types(keys.dtype, torch.float32)).mean(dim=1)

@@ -17,9 +17,9 @@ def delta_denoising_gradient(
 ) -> Float[Tensor, "b c f h w"]:
     """The gradient of V-DDS on the latents: the plain difference of two guided predictions.
 
-    `eps_target` is predicted for the noised edited clip under the target prompt, `eps_source` for
-    the equally noised source clip under the source prompt. What both get wrong about the source
-    cancels (Hertz et al., 2023, Eq. 3; for videos DreamMotion, Jeong et al., 2024, Eq. 10).
+    `eps_target` is the prediction for the noised edited clip under the target prompt, `eps_source`
+    that for the source clip with the same noise, under the source prompt. Errors that are in both
+    cancel (Hertz et al., 2023, Eq. 3; for videos DreamMotion, Jeong et al., 2024, Eq. 10).
 
     Deviation: without the factor 2000 / (H W) of the authors' notebook; the step size is explicit.
     """
@@ -27,10 +27,10 @@ def delta_denoising_gradient(
 
 
 def residual(target: Prediction, source: Prediction, z: Latents, z_source: Latents) -> Latents:
-    """How far the edit has come, less how far the model would have it: (z - z_0) - (D_e - D_s).
+    """The edit made so far, minus the edit that the model asks for: (z - z_0) - (D_e - D_s).
 
-    D_e and D_s are the guided predictions of the clean clips. Every rule of delta denoising is a
-    weight on this.
+    D_e and D_s are the guided predictions of the clean edited clip and the clean source. All
+    variants of delta denoising are this residual with different weights.
     """
     return (z - z_source) - (target.z_0 - source.z_0)
 
@@ -55,11 +55,11 @@ def weight_of(level: Level, weighting: str) -> float:
 class DeltaDenoising:
     """Delta denoising as a term. Its number is the root mean square of the gradient.
 
-    With the weight "eps" and eta 0 it is V-DDS (`delta_denoising_gradient`) for every kind of
-    model. For a flow, "velocity" is (v_e - v_s) + (1 - eta)(z - z_0), where v are velocities. With
-    eta 0 that is DDS weighted anew, with eta 1 FlowEdit (Kulikov et al., 2025, Alg. 1), with an eta
-    `rising` from 0 along the run DRFS (2509.05342). `eta` moves the noised edit by a part of the
-    edit; see `Draw.shift`.
+    With the weighting "eps" and eta 0 it is V-DDS (`delta_denoising_gradient`), for every kind of
+    model. In a flow model, "velocity" is (v_e - v_s) + (1 - eta)(z - z_0), with velocities v. With
+    eta 0 this is DDS with another weight; with eta 1 it is FlowEdit (Kulikov et al., 2025, Alg. 1);
+    with an eta that is `rising` from 0 over the run it is DRFS (2509.05342). `eta` also shifts the
+    noised edit by a part of the edit: see `Draw.shift`.
     """
 
     name: str = "delta denoising"

@@ -1,4 +1,4 @@
-"""What a step draws: its level, how far it goes, its noise, and what several draws make."""
+"""The random draws of a step: its level, its step size, its noise, and how draws are combined."""
 
 import math
 from collections.abc import Sequence
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
 
 ORDERS = ("random", "descending")
 DRAWS = ("one", "weighted", "best against worst")
-# FlowDirector's: how far beyond the mean of the draws, seen from a single one.
+# FlowDirector's guidance: how far to go from the gradient of one draw beyond the mean of all.
 _BEYOND = 2.75
 
 
 def level_and_step(
     step: int, steps: int, process: Process, settings: "Settings", generator: torch.Generator
 ) -> tuple[Level, float]:
-    """The level of step number `step` of `steps`, and how far it goes along the gradient.
+    """The level of step number `step` of `steps`, and its step size along the gradient.
 
-    In random order every step goes `step_size` far. In descending order levels are evenly spread
-    over the model's clock from `t_max` down to `t_min`, and each step goes as far as the noise
-    falls to the next, times `step_size`: from all noise to none they add up to it.
+    In random order each step size is `step_size`. In descending order the levels go evenly along
+    the model's clock from `t_max` down to `t_min`, and a step size is `step_size` times the
+    decrease in noise to the next level. From pure noise to none, the step sizes add up to
+    `step_size`.
     """
     if settings.order == "random":
         return process.drawn(settings.t_min, settings.t_max, generator), settings.step_size
     span = settings.t_max - settings.t_min
-    # Rounded, so that a way walked in two parts has the same levels.
+    # Rounded, so that a run in two parts has the same levels.
     shares = (round(settings.t_max - span * i / steps, 12) for i in (step, step + 1))
     here, there = (process.at(share) for share in shares)
     return here, settings.step_size * (here.noise - there.noise)
@@ -41,9 +42,9 @@ def level_and_step(
 def drawn_noise(
     z: Latents, memory: float | int, before: Latents | None, generator: torch.Generator
 ) -> Latents:
-    """Noise like `z`, drawn on the CPU: a seed means the same anywhere.
+    """Noise of the shape of `z`, drawn on the CPU: a seed gives the same noise on every device.
 
-    `memory` is the share of the variance that stays the noise of the step `before`.
+    `memory` is the share of its variance that comes from the noise of the step `before`.
     """
     noise = torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device)
     if before is None or memory == 0:
@@ -60,7 +61,7 @@ def draw_of(
     eta: float | int = 0.0,
     step: float | int = 1.0,
 ) -> Draw:
-    """Both clips noised alike; the edited one is shifted by eta (1 - s)(z - z_source)."""
+    """Both clips with the same noise; the edited one is shifted by eta (1 - s)(z - z_source)."""
     shift = eta * (1 - level.signal)
     z_t = noised(z, noise, level)
     if shift:
@@ -69,10 +70,10 @@ def draw_of(
 
 
 def eta_of(terms: Sequence[Weighted], share: float | int) -> float:
-    """The eta that the terms agree on after a share of the steps; 0 if none has one.
+    """The eta of the terms after a share of the steps; 0 if no term has one.
 
     Raises:
-        ValueError: if they do not agree: all terms see one and the same noised clip.
+        ValueError: if terms have different ones: all terms of a step use the same noised clip.
     """
     etas = {term.eta_at(share) for term in (entry.term for entry in terms) if has_eta(term)}
     if len(etas) > 1:
@@ -88,11 +89,12 @@ def has_eta(term: object) -> bool:
 
 
 def shares_of_draws(kind: str, ahead: Sequence[Latents], z_source: Latents) -> list[float]:
-    """How much the gradient of each of several draws counts; they add up to 1.
+    """The weights of the gradients of several draws; they add up to 1.
 
     "weighted" (DynaEdit, 2603.17989): the softmax over the draws of the cosine between the source
-    and where the gradient leads, z - n G, given as `ahead`. "best against worst" (FlowDirector,
-    2506.05046): their mean, the better estimate, and 2.75 times what it has beyond the first alone.
+    and z - n G, the latents that the gradient leads to, given as `ahead`. "best against worst"
+    (FlowDirector, 2506.05046): guidance from the gradient of the first draw, the worse estimate, to
+    the mean over all draws, the better one: mean + 2.75 (mean - first).
     """
     count = len(ahead)
     if kind == "best against worst":

@@ -1,4 +1,4 @@
-"""What a set of terms would do to a clip, without doing it."""
+"""Show how terms would change a clip, without changing it."""
 
 from collections.abc import Sequence
 
@@ -25,9 +25,10 @@ def inspect_gradient(
 ) -> tuple[Float[Tensor, "f h w"], Float[Tensor, "f h w"], dict[str, float]]:
     """The energy of the first step's gradient at the source clip, the adaptive mask, and numbers.
 
-    Energy is the root mean square over channels, 0..1 of the strongest place. The mask is the share
-    of channels that the first ASSD term among the terms would smooth, 0 without one. Numbers are
-    each term's own. `settings.t_min` = `t_max` chooses the level. `grid` is that of `distil`.
+    Energy is the root mean square over channels, divided by its maximum. The mask is the share of
+    channels that the first ASSD term would smooth; 0 without such a term. The numbers are those of
+    the terms, by name. Equal `t_min` and `t_max` of the settings choose the level. For `grid` see
+    `distil`.
 
     Raises:
         ValueError: without terms.
@@ -44,6 +45,6 @@ def inspect_gradient(
 
 
 def energy_of(gradient: Float[Tensor, "1 c f h w"]) -> Float[Tensor, "f h w"]:
-    """The root mean square over channels, 0..1 of the strongest place; 0 where there is nothing."""
+    """The root mean square over channels, divided by its maximum; 0 for a gradient of zeros."""
     energy = rearrange(gradient.square().mean(dim=1).sqrt(), "1 f h w -> f h w")
     return energy / energy.max().clamp(min=torch.finfo(energy.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Joint guidance: an image model's delta denoising, frame by frame, beside the video model's."""
+"""Joint guidance: delta denoising by an image model, frame by frame, beside the video model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from .terms import Draw, Needs, Predictions, Result
 class ImageDeltaDenoising:
     """Image DDS as a term (ASSD, Zhu et al., 2024, Eq. 14 and 15), with a model of its own.
 
-    It shares the level and the noise of the step with all other terms, and has its own prompts:
-    `pair` gives the image model's guided predictions of noise for a draw, (target, source).
+    It uses the level and the noise of the step, as all terms do, but its own prompts: `pair` gives
+    the image model's guided noise predictions for a draw, (target, source).
     """
 
     pair: Callable[[Draw], tuple[Latents, Latents]]
@@ -32,13 +32,13 @@ class ImageDeltaDenoising:
         return Result(gradient, float(gradient.square().mean().sqrt()))
 
     def check(self, denoiser: Denoiser) -> None:
-        """Check that the image model reads the same latents at the same noise as the loop's model.
+        """Check that the image model takes the same noised latents as the model of the loop.
 
-        Predictions of noise are compared, so the models may predict different kinds of output; the
-        amount of noise in z_t must be equal.
+        The models may have different kinds of output, because both are converted to noise. Latent
+        space and noise process must be the same.
 
         Raises:
-            ValueError: if process or latent space differs.
+            ValueError: if one of the two differs.
         """
         if self.space != denoiser.space:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The fewest model calls that serve everything the terms of a step ask for."""
+"""All predictions that the terms of a step need, in as few model calls as possible."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ _SOURCE, _TARGET = ("source", "cond"), ("target", "cond")  # whose keys are comp
 
 @dataclass(frozen=True)
 class Seen:
-    """What the model says about a step, and the way from its keys back to the latents."""
+    """The predictions of a step, and the vector-Jacobian product from keys to latents."""
 
-    predictions: Predictions  # of all that was asked for
-    pull_back: Callable[[Keys], Latents] | None = None  # gradients on `keys_target` to one on `z_t`
+    predictions: Predictions  # for all terms together
+    pull_back: Callable[[Keys], Latents] | None = None  # from gradients on `keys_target` to `z_t`
 
     def by(self, needs: Needs, sites: Sequence[Site]) -> Predictions:
-        """Only what a term needs; `sites` are the layers whose keys it compares."""
+        """The part that one term needs; `sites` are the layers whose keys it compares."""
         target, source, keys_target, keys_source = self.predictions
         names = [site.name for site in sites]
         return Predictions(
@@ -50,19 +50,21 @@ def predict(
 ) -> Seen:
     """The predictions that `needs` asks for, and the keys of the layers `keys`.
 
-    A guided prediction takes two rows of the batch, one without and one with its prompt; with cfg 1
-    or 0 guidance reads only one of them, and the other is not computed. What `controls` let the
-    target read of the source is computed, too. All rows are one call of the model, but for the
-    prompted target where keys are needed: that row is a call of its own, with a graph, which ends
-    at the last layer needed. A call that serves keys only ends there too.
+    A guided prediction needs two rows of the batch: without the prompt and with it. With cfg 1 or 0
+    only one of them counts, and only that is computed. Source rows that `controls` let the target
+    read are computed, too.
 
-    `source_cfg` is the guidance of the source, without one `cfg`. With `source_as_negative` the
-    source prompt stands in place of the negative one.
+    All rows go through the model in one call. If keys are needed, the target row with its prompt
+    has a call of its own, with a graph that ends at the last layer whose keys are needed. A call
+    that is only for keys stops at that layer.
+
+    `source_cfg` is the guidance of the source; without one it is `cfg`. With `source_as_negative`
+    the source prompt is used instead of the negative prompt.
     """
     if source_as_negative:
         prompts = prompts._replace(negative=prompts.source)
     cfgs = {"target": cfg, "source": cfg if source_cfg is None else source_cfg}
-    idle = {"uncond": 1, "cond": 0}  # guidance with this cfg reads no such row
+    idle = {"uncond": 1, "cond": 0}  # with this cfg, guidance does not use the row
     wanted = {"target": needs.target, "source": needs.source}
     asked = {(clip, kind) for clip, kind in ROWS if wanted[clip] and cfgs[clip] != idle[kind]}
     rows = asked | {_SOURCE, _TARGET} if keys else set(asked)
@@ -73,13 +75,13 @@ def predict(
     calls = _Calls(draw, denoiser, prompts, controls)
     together = [row for row in ROWS if row in rows and not (keys and row == _TARGET)]
     source = Recorder(keys, numbers_of(_SOURCE, calls.clips)) if keys else None
-    # What the target is to read lies anywhere in the model, so then all of it runs.
+    # Controls may read the source in any layer, so with controls the call runs to the end.
     output = len(controls) > 0 or not asked.isdisjoint(together)
     said = calls.run(together, draw.z_t, source, output=output)
     if not keys:
         return Seen(Predictions(*_guided(said, wanted, cfgs)))
     target = Recorder(keys, numbers_of(_TARGET, calls.clips))
-    # There is no graph in inference mode, nor of tensors that come from it.
+    # Inference mode makes no graph, and its tensors can be in none.
     with torch.inference_mode(False), torch.enable_grad():
         leaf = draw.z_t.clone().requires_grad_()
         said |= calls.run([_TARGET], leaf, target, output=_TARGET in asked)
@@ -93,7 +95,7 @@ def predict(
 
 
 class _Calls:
-    """The calls of the model for one step."""
+    """The model calls of one step."""
 
     def __init__(
         self, draw: Draw, denoiser: Denoiser, prompts: Prompts, controls: Sequence[Acting]
@@ -101,14 +103,14 @@ class _Calls:
         self.draw, self.denoiser, self.prompts = draw, denoiser, prompts
         self.clips = len(draw.z_t)
         self.plan = plan_of(controls, self.clips)
-        # An edit that has moved nothing and asks for nothing else is the source itself.
+        # With equal prompts, and nothing changed so far, the edit is the source itself.
         still = torch.equal(prompts.source, prompts.target)
         self.still = still and torch.equal(draw.z_t, draw.z_t_source)
 
     def run(
         self, rows: Sequence[Row], z_t: Latents, recorder: Recorder | None, *, output: bool
     ) -> dict[Row, Prediction]:
-        """What the model says of some rows, `z_t` being the target's; nothing without `output`."""
+        """The predictions for some rows; `z_t` are the target's latents. None without `output`."""
         if not rows:
             return {}
         if self.still and not self.plan and recorder is None:
@@ -129,9 +131,10 @@ class _Calls:
         return dict(zip(rows, said.parts(self.clips), strict=True))
 
     def _of_one_clip(self, rows: Sequence[Row]) -> dict[Row, Prediction]:
-        """Both clips and both prompts being one, rows that differ in nothing are one row.
+        """The predictions if both clips and both prompts are equal: equal rows are computed once.
 
-        Rows of a batch can differ in their last bit, and an edit that should move nothing would.
+        Equal rows of a batch can get results that differ in the last bit. Then an edit that should
+        change nothing would change something.
         """
         negative = torch.equal(self.prompts.negative, self.prompts.source)
         text = {row: "cond" if negative else row[1] for row in rows}
@@ -149,10 +152,10 @@ class _Calls:
 def _guided(
     said: Mapping[Row, Prediction], wanted: Mapping[str, bool], cfgs: Mapping[str, float | int]
 ) -> tuple[Prediction | None, Prediction | None]:
-    """The guided predictions for the target and for the source, None where it is not wanted."""
+    """The guided predictions for the target and for the source; None if not wanted."""
     both = []
     for clip in ("target", "source"):
-        # A row that was not computed has weight 0 in guidance: the other one stands in for it.
+        # A row that was not computed has weight 0 in guidance, so the other row can replace it.
         cond = said.get((clip, "cond"), said.get((clip, "uncond")))
         uncond = said.get((clip, "uncond"), cond)
         both.append(guided(uncond, cond, cfgs[clip]) if wanted[clip] else None)
@@ -160,5 +163,5 @@ def _guided(
 
 
 def _pull_back(leaf: Latents, live: Keys, on_keys: Keys) -> Latents:
-    """The gradient on `z_t` of given gradients on the target's keys."""
+    """The gradient on `z_t`, from gradients on the target's keys."""
     return pull_back(list(on_keys.values()), [live[name] for name in on_keys], leaf, keep=True)

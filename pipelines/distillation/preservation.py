@@ -1,4 +1,4 @@
-"""Content preservation: what is not being edited is pulled back to the source.
+"""Content preservation: pulls back to the source all that is not edited.
 
 Inspired by the abstract of "Training-Free Video Editing via Optical Flow-Enhanced Score
 Distillation" (Zhu et al.), which names such a loss; the definition is ours.
@@ -29,12 +29,12 @@ def preservation_gradient(
 def accumulated_edit_mask(
     z: Float[Tensor, "b c f h w"], z_source: Float[Tensor, "b c f h w"], threshold: float
 ) -> Float[Tensor, "b 1 f h w"]:
-    """Where a clip has been edited so far: 1 where it changed much, 0 where it did not.
+    """Where a clip has been edited so far: 1 where it changed much, 0 elsewhere.
 
-    The latents' distance from the source is the gradient accumulated by all steps up to now. Its
-    root mean square over channels, averaged over 3 x 3 places so that single latents do not
-    decide, is compared with `threshold` times its 99 % quantile over the clip. A clip that has not
-    changed at all has no edit, and the mask is 0.
+    The distance of the latents from the source is the gradient accumulated by all steps so far. Its
+    root mean square over channels is averaged over 3 x 3 places, so that single latent pixels do
+    not decide. It is then compared with `threshold` times its 99 % quantile over the clip. If
+    nothing has changed, the mask is 0.
 
     Raises:
         ValueError: unless 0 < threshold < 1.
@@ -44,7 +44,7 @@ def accumulated_edit_mask(
     squared = rearrange((z - z_source).square().mean(dim=1), "b f h w -> (b f) 1 h w")
     smoothed = functional.avg_pool2d(squared, 3, stride=1, padding=1, count_include_pad=False)
     change = rearrange(smoothed, "(b f) c h w -> b c f h w", f=frames).sqrt()
-    # Sorted, since `quantile` takes no more than 2^24 numbers.
+    # Sorted, because `torch.quantile` takes no more than 2^24 numbers.
     ordered = change.flatten(1).sort(dim=1).values
     highest = ordered[:, round(0.99 * (ordered.shape[1] - 1))]
     return (change > threshold * rearrange(highest, "b -> b 1 1 1 1")).to(z.dtype)
@@ -52,10 +52,10 @@ def accumulated_edit_mask(
 
 @dataclass(frozen=True)
 class ContentPreservation:
-    """Content preservation as a term. Its number is the mean squared distance that is pulled back.
+    """Content preservation as a term. Its number is the mean square of the gradient.
 
-    With a `threshold` the edit mask is derived from the gradient accumulated so far; without one
-    nothing counts as edited here, and a mask belongs on the term itself: what is to be preserved.
+    With a `threshold`, the edit mask comes from the gradient accumulated so far. Without one,
+    nothing counts as edited, and the mask of the term says what is preserved.
     """
 
     threshold: float | None = 0.3

@@ -1,4 +1,4 @@
-"""The distillation loop: a clip's latents descend along whatever terms hang on the wire."""
+"""The distillation loop: gradient descent on a clip's latents, along the gradients of terms."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -26,22 +26,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class State:
-    """Everything a run needs to go on later exactly as if it had not stopped."""
+    """Everything that a run needs to be continued, exactly as if it had not stopped."""
 
     z: Latents
     step: int
     random: Tensor  # state of the CPU generator that draws levels and noise
     optimiser: str
-    moments: dict[str, Tensor]  # what the optimiser remembers; nothing with sgd
-    values: tuple[dict[str, float], ...]  # per step: the number of each term that took part
+    moments: dict[str, Tensor]  # state of the optimiser; empty with sgd
+    values: tuple[dict[str, float], ...]  # for each step, the number of each term that acted
     source: Latents  # of the clip that is edited
-    begun: int = 0  # the first step of a run that was stopped before its end
-    plan: Settings | None = None  # and its settings; None: nothing is unfinished
-    noise: Latents | None = None  # of the last step, where the next one remembers it
+    begun: int = 0  # if the run was stopped before its end: its first step
+    plan: Settings | None = None  # and its settings; None: the run is finished
+    noise: Latents | None = None  # of the last step, if the next step uses it
 
 
 class Progress(NamedTuple):
-    """What `on_step` is shown: `step` of `steps` are done, and `z` is where they have led."""
+    """What `on_step` gets: `step` of `steps` are done, and `z` are the latents now."""
 
     step: int
     steps: int
@@ -66,23 +66,26 @@ def distil(
 ) -> State:
     """Descend from the source latents: z <- z - step_size * sum_k weight_k g_k.
 
-    Every step draws one level and one noise, noises the edited and the source latents with them,
-    predicts what the terms ask for in the fewest calls, and steps along the sum of their gradients.
-    Losses of keys are taken back to the latents together, through one graph. `controls` let the
-    edit attend to the source, each in its part of the steps. With `windows`, clips longer than one
-    are seen window by window; what `spread` has computed elsewhere is the same.
-    `mask` (0..1, one for the clip or one per frame, at any resolution) confines the edit: it scales
-    the summed gradient, and where it is 0 the result equals `z_source` bit for bit. `grid` says how
-    the clip lies on its latents; without one, all of them are shown.
-    With `state`, `settings.steps` more steps follow those it has made; or, if it was stopped by
-    `stop_after`, the rest of that run. `on_step` is called after every step and may raise to stop
-    the run.
+    A step draws one level and one noise, and adds this noise to the edited and the source latents.
+    It makes the predictions that the terms need, in as few model calls as possible, and moves the
+    latents along the sum of the terms' gradients. For losses on keys, one vector-Jacobian product
+    serves all terms. `controls` let the edit attend to the source, each in its part of the steps.
+
+    A clip longer than one of the `windows` is computed window by window. `spread` may compute the
+    windows elsewhere; the result is the same. `mask` (0..1, one for the clip or one per frame, at
+    any resolution) limits the edit: it scales the summed gradient, and where it is 0 the result
+    equals `z_source` bit for bit. `grid` says how the clip lies on its latents; without one there
+    is no padding.
+
+    With a `state`, `settings.steps` more steps are made. If that run was ended by `stop_after`, the
+    rest of its steps is made instead. `on_step` is called after every step and may raise an
+    exception to stop the run.
 
     Raises:
-        ValueError: without terms, with values in `z_source` that are not finite, with a `state` of
-            another clip, optimiser or unfinished run, if a term does not go with the model, if
-            terms do not agree on eta, or if layers that are asked for do not exist.
-        FloatingPointError: at the first term whose gradient is not finite, by name and step.
+        ValueError: without terms; for values in `z_source` that are not finite; for a `state` of
+            another clip, optimiser or unfinished run; if a term does not fit the model; if terms
+            have different eta; if layers do not exist.
+        FloatingPointError: if the gradient of a term is not finite; names the term and the step.
     """
     _check(z_source, terms, settings, state)
     if state is None:
@@ -123,7 +126,7 @@ def distil(
 
     moments = _cloned({k: v for k, v in optimiser.state[z].items() if v is not None})
     if confined is not None:
-        # A resumed state may have been edited without this mask.
+        # The run before may have had no mask.
         z = torch.where(confined > 0, z, z_source)
     unfinished = stop < last
     return State(
@@ -135,7 +138,7 @@ def distil(
 
 
 class Gradient(NamedTuple):
-    """Where a step would go, each term's number, and where a reference was smoothed, 0..1."""
+    """The gradient of a step, the number of each term, and where ASSD smooths, 0..1."""
 
     total: Latents
     numbers: dict[str, float]
@@ -143,7 +146,7 @@ class Gradient(NamedTuple):
 
 
 class Descent:
-    """The direction of a step: everything about a run that does not change from step to step."""
+    """Computes the gradient of a step. Holds all that is the same in every step of a run."""
 
     def __init__(
         self,
@@ -178,10 +181,10 @@ class Descent:
         step: int,
         steps: int,
     ) -> Gradient:
-        """The gradient on `z` of the terms with the numbers `active`, in step `step` of `steps`.
+        """The gradient on `z` of the terms with the indices `active`, in step `step` of `steps`.
 
-        A long clip is seen window by window; what the terms give back is blended before it is
-        smoothed and masked, and the numbers are means over the windows.
+        A long clip is computed window by window. The gradients of the windows are blended first,
+        then smoothed and masked. The numbers are means over the windows.
         """
         parts: dict[int, list[Latents]] = {}
         numbers: dict[str, float] = {}
@@ -221,10 +224,10 @@ class Descent:
         step: int,
         steps: int,
     ) -> tuple[dict[int, Latents], dict[int, tuple[float, Bool[Tensor, "b c f h w"] | None]]]:
-        """What the terms give back for some of the frames: sums by the number of their shaping, and
-        each term's number, with where its reference was smoothed.
+        """The terms' gradients for some of the frames: a sum for each shaping, by its index. Also
+        the number of each term, and where ASSD smooths.
 
-        The model's graph is local, so that it is freed before the next window's is made.
+        The model's graph is local to this call. So it is freed before the next window.
         """
         needs = [self.terms[i].term.needs for i in active]
         together = Needs(any(n.target for n in needs), any(n.source for n in needs))
@@ -241,7 +244,7 @@ class Descent:
             results[i] = self.terms[i].term(draw, predictions, z, z_source)
 
         def pull_back(on_keys: Keys) -> Latents:
-            """The gradient on z: through the model to z_t, and d z_t / d z = s + shift."""
+            """The gradient on z: through the model to z_t, times d z_t / d z = s + shift."""
             return (draw.level.signal + draw.shift) * seen.pull_back(on_keys)
 
         check = partial(_check_finite, step=step, settings=self.settings)
@@ -257,7 +260,7 @@ def draw_step(
     settings: Settings,
     generator: torch.Generator,
 ) -> Draw:
-    """The level and the noise of the only step of a look at a clip, drawn at random."""
+    """A single random draw, to look at a clip without editing it."""
     level = process.drawn(settings.t_min, settings.t_max, generator)
     return draw_of(z, z_source, level, drawn_noise(z, 0, None, generator))
 
@@ -269,7 +272,7 @@ def _together(
     level: Level,
     settings: Settings,
 ) -> tuple[Latents, Gradient]:
-    """The noise and the gradient of a step, of all its draws; of several the last noise is kept."""
+    """The noise and the combined gradient of all draws of a step; the noise is the last one's."""
     if len(found) == 1:
         return found[0]
     ahead = [z - level.noise * gradient.total for _, gradient in found]

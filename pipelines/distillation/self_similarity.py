@@ -1,4 +1,4 @@
-"""Space-time self-similarity: the layout of a clip, compared by what is like what inside it."""
+"""Space-time self-similarity: compares which parts inside each clip are like each other."""
 
 import torch
 from jaxtyping import Float
@@ -11,13 +11,13 @@ from .terms import TermOfKeys
 def spatial_self_similarity_loss(
     keys_source: Float[Tensor, "f n c"], keys_target: Float[Tensor, "f n c"]
 ) -> Float[Tensor, ""]:
-    """How differently two clips are laid out: the squared distance of their self-similarity maps.
+    """How much the layouts of two clips differ: the distance of their self-similarity maps.
 
     The map of a frame holds the cosine similarity of the keys of every two of its n places. Squared
     differences are averaged over all pairs of places and over frames (DreamMotion, Jeong et al.,
-    2024, Eq. 11 and 12; Deviation: divided by n^2, so that a weight means the same at every
-    resolution). In float32 at least, whatever the keys are in. No map is ever formed where there
-    are more places than channels.
+    2024, Eq. 11 and 12). Deviation: divided by n^2, so that a weight means the same at every
+    resolution. Computed in float32 at least. If there are more places than channels, the maps
+    themselves are never formed.
     """
     source, target = _normalised(keys_source), _normalised(keys_target)
     return _squared_distance(source, target).mean() / keys_source.shape[1] ** 2
@@ -26,11 +26,11 @@ def spatial_self_similarity_loss(
 def temporal_self_similarity_loss(
     keys_source: Float[Tensor, "f n c"], keys_target: Float[Tensor, "f n c"]
 ) -> Float[Tensor, ""]:
-    """How differently two clips change in time: the same distance, between whole frames.
+    """How differently two clips change over time: the same distance, between whole frames.
 
-    A frame is the mean of its keys; the map holds the cosine similarity of every two frames, and
-    squared differences are averaged over all pairs (DreamMotion, Eq. 13 to 15; Deviation: divided
-    by f^2). Exactly 0, with a zero gradient, for a clip of one frame.
+    A frame is represented by the mean of its keys. The map holds the cosine similarity of every two
+    frames, and squared differences are averaged over all pairs (DreamMotion, Eq. 13 to 15).
+    Deviation: divided by f^2. Exactly 0, with a zero gradient, for a clip of one frame.
     """
     if len(keys_source) == 1:
         return 0 * keys_target.sum()
@@ -43,11 +43,12 @@ def temporal_self_similarity_loss(
 def _squared_distance(
     a: Float[Tensor, "*batch n c"], b: Float[Tensor, "*batch n c"]
 ) -> Float[Tensor, "*batch"]:
-    """||a a^T - b b^T||^2, in memory for min(n, c)^2 numbers.
+    """||a a^T - b b^T||^2, with memory for min(n, c)^2 numbers.
 
     With D = a - b and S = a + b, a a^T - b b^T is the symmetric part of D S^T. Its square is
-    1/2 (<D^T D, S^T S> + <D^T S, (D^T S)^T>), where only c x c matrices appear. Both forms shrink
-    with D, so nothing cancels as the clips become equal, unlike with ||a a^T||^2 and the like.
+    1/2 (<D^T D, S^T S> + <D^T S, (D^T S)^T>), with c x c matrices only. Both forms become small
+    with D. So no large numbers cancel for nearly equal clips, as they would in
+    ||a a^T||^2 - 2 <a a^T, b b^T> + ||b b^T||^2.
     """
     d, s = a - b, a + b
     if a.shape[-2] <= a.shape[-1]:

@@ -1,4 +1,4 @@
-"""How far, how fast and in which order a clip is edited."""
+"""The settings of score distillation."""
 
 import math
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ GUIDANCE = ("usual", "source as negative")
 
 @dataclass(frozen=True)
 class Settings:
-    """How far and how fast a clip is edited.
+    """The settings of a run: its steps, levels, guidance and random draws.
 
     The defaults are DreamMotion's (Jeong et al., 2024, Sec. 4 and App. B): 200 steps of plain
-    gradient descent, levels within 5 to 95 % of the model's clock. Deviation: its Eq. 6 with w = 9
-    is a cfg of 1 + w = 10; its first author's code of another paper has 9 in the usual form.
+    gradient descent, with levels between 5 and 95 % of the model's clock. Deviation: its Eq. 6 with
+    w = 9 would be a cfg of 1 + w = 10; code of its first author for another paper uses a cfg of 9.
     """
 
     steps: int = 200
@@ -29,14 +29,14 @@ class Settings:
     optimiser: str = "sgd"
     order: str = "random"  # see `draws.level_and_step`
     source_cfg: float | None = None  # guidance of the source's prediction; None: as `cfg`
-    # "source as negative" (FlowAlign, 2505.23145): the source's prediction is unguided, and the
-    # edit's is guided away from the source prompt, where the negative one stood.
+    # "source as negative" (FlowAlign, 2505.23145): the source's prediction has no guidance, and the
+    # source prompt replaces the negative prompt in the guidance of the edit.
     guidance: str = "usual"
     noise_memory: float = 0.0  # see `draws.drawn_noise`
     draws: str = "one"  # see `draws.shares_of_draws`
-    draw_count: int = 4  # of a step with several draws
-    draw_steps: int = 0  # such steps, from the first on; 0: all
-    stop_after: int = 0  # end after so many of the steps; 0: after all
+    draw_count: int = 4  # draws of a step that has several
+    draw_steps: int = 0  # how many of the first steps have several draws; 0: all
+    stop_after: int = 0  # stop after this many steps; 0: after all
 
     def __post_init__(self) -> None:
         for name in ("steps", "draw_steps", "stop_after"):

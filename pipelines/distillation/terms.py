@@ -1,4 +1,4 @@
-"""What a distillation term is, and how the gradients of a step's terms become one."""
+"""The interface of distillation terms, and the sum of their gradients in a step."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,42 +14,42 @@ from ..models.grid import ClipGrid
 from ..models.process import Latents, Level, Prediction
 from ..steps import acts
 
-# By the name of an attention layer, something of its keys: `[b, f, n, c]`, float32.
+# Keys of attention layers, or gradients on them, by the layer's name: `[b, f, n, c]`, float32.
 Keys: TypeAlias = Mapping[str, Tensor]
 
 
 class Draw(NamedTuple):
-    """One level and one noise, shared by all terms of a step, and the clips noised with them."""
+    """One level and one noise, used by all terms of a step, and both clips with this noise."""
 
     level: Level
     noise: Latents
     z_t: Latents  # the edited latents, noised
-    z_t_source: Latents  # the source latents, noised alike
+    z_t_source: Latents  # the source latents with the same noise
     shift: float = 0.0  # of the edit, c: z_t = s z + n eps + c (z - z_source)
-    step: float = 1.0  # how far the loop goes along the gradient
+    step: float = 1.0  # the step size of the loop along the gradient
 
     def over(self, span: slice) -> "Draw":
-        """The same for some of the frames."""
+        """The draw for some of the frames."""
         parts = (part[:, :, span] for part in (self.noise, self.z_t, self.z_t_source))
         return Draw(self.level, *parts, self.shift, self.step)
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a term reads of a step. What no term reads is not computed."""
+    """What a term needs in a step. What no term needs is not computed."""
 
     target: bool = False  # the guided prediction for the edited clip
-    source: bool = False  # and for the source clip
-    keys: str = ""  # whose keys of both it compares: spatial layers, as `Layers.find` takes them
+    source: bool = False  # the guided prediction for the source clip
+    keys: str = ""  # keys of both clips, in these spatial layers (a pattern for `Layers.find`)
 
 
 class Predictions(NamedTuple):
-    """What the model says about a step; None where a term did not ask for it."""
+    """The model's predictions for a step; None for all that the term does not need."""
 
-    # Guided predictions,
+    # Guided predictions:
     target: Prediction | None = None  # for `z_t` under the target prompt
     source: Prediction | None = None  # for `z_t_source` under the source prompt
-    # and the keys of spatial self-attention in the prompted half of each.
+    # Keys of spatial self-attention, each clip with its prompt:
     keys_target: Keys | None = None
     keys_source: Keys | None = None
 
@@ -57,9 +57,9 @@ class Predictions(NamedTuple):
 class Result(NamedTuple):
     """A term's gradient on the edited latents, and the number to plot for it.
 
-    The gradient of a loss on keys is one on `keys_target` instead: the loop computes a single
-    vector-Jacobian product through the model for all terms. `smoothed` is for display: where a term
-    smoothed its reference.
+    A loss on keys gives its gradient on `keys_target` instead, as `on_keys`: the loop then computes
+    one vector-Jacobian product through the model for all terms. `smoothed` is only for display: it
+    is true where the term used a smoothed reference.
     """
 
     gradient: Latents | None
@@ -70,12 +70,12 @@ class Result(NamedTuple):
 
 @runtime_checkable
 class Term(Protocol):
-    """One reason to change the latents. It is shown what it needs, and nothing else.
+    """A gradient that changes the latents. It gets what it needs, and nothing else.
 
-    A term that does nothing on a single frame has an attribute `compares_frames`, which is true.
-    One that does not work with every model has a method `check(denoiser)`, which raises a
-    ValueError. One that wants the noised edit shifted has a method `eta_at(share of the steps)`,
-    from 0 to 1, on which all terms of a run must agree.
+    Some terms have more: the attribute `compares_frames`, true if the term does nothing on a single
+    frame; a method `check(denoiser)`, which raises a ValueError for models that it does not work
+    with; a method `eta_at(share of the steps)` that gives its eta, 0 to 1, if the noised edit is to
+    be shifted. All terms of a run must have the same eta.
     """
 
     name: str
@@ -84,33 +84,33 @@ class Term(Protocol):
     def __call__(
         self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
     ) -> Result:
-        """The gradient at the edited latents `z`; `z_source` are those of the source clip."""
+        """The gradient at the edited latents `z`; `z_source` are the latents of the source."""
         ...
 
 
 @runtime_checkable
 class Refinement(Protocol):
-    """Something done to gradients before they move the latents, such as smoothing in time.
+    """A change of a term's gradient, such as smoothing over time.
 
-    One that does nothing on a single frame has a `name` and `compares_frames`, as a term.
+    One that does nothing on a single frame has a `name` and `compares_frames`, as terms do.
     """
 
     def on_grid(self, z: Latents, grid: ClipGrid) -> Callable[[Latents], Latents]:
-        """The function that is applied to gradients on latents like `z`."""
+        """The function to apply to gradients on latents of the shape of `z`."""
         ...
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """A term as it hangs on the wire: how much it counts, where, and during which part of a run."""
+    """A term with its weight, its masks, and the part of the run in which it acts."""
 
     term: Term
     weight: float = 1.0
-    # Each 0..1, one for the clip or one per frame, at any resolution; they are multiplied.
+    # Each in 0..1, one for the clip or one per frame, at any resolution; they are multiplied.
     masks: tuple[Float[Tensor, "_ _ _"], ...] = ()
-    refinements: tuple[Refinement, ...] = ()  # one after the other, before the masks
-    start: float = 0.0  # share of the steps after which the term sets in
-    end: float = 1.0  # and after which it ends
+    refinements: tuple[Refinement, ...] = ()  # applied one after another, before the masks
+    start: float = 0.0  # the share of the steps after which the term begins to act
+    end: float = 1.0  # and after which it stops
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end <= 1:
@@ -130,15 +130,15 @@ class Weighted:
 def loss_on_keys(
     predictions: Predictions, loss: Callable[[Tensor, Tensor], Tensor], z: Latents
 ) -> Result:
-    """A loss of the target's keys beside the source's, and its gradient on the target's.
+    """A loss that compares the keys of target and source, and its gradient on the target's keys.
 
     `loss` takes the keys of one clip at one layer, `[f, n, c]`, of the source and of the target. It
-    is averaged over the layers. Clips of a batch do not know each other; the number is their mean.
+    is averaged over the layers. Each clip of a batch has its own loss; the number is their mean.
 
-    Deviation: the gradient is that of the loss times the number of latent pixels (frames x height x
-    width) of the edited latents `z`. What averages over a clip moves each of its latents the less,
-    the larger the clip is; what delta denoising does to a latent does not. So a weight weighs the
-    two alike at every size and length.
+    Deviation: the gradient is multiplied by the number of latent pixels (frames x height x width)
+    of the edited latents `z`. A loss that is a mean over a clip moves each latent pixel less, the
+    larger the clip is; delta denoising does not. With this factor, a weight means the same beside
+    delta denoising at every size and length.
     """
     on_keys, total, count = {}, 0.0, len(predictions.keys_target)
     scale = math.prod(z.shape[2:]) / count
@@ -155,10 +155,10 @@ def loss_on_keys(
 
 @dataclass(frozen=True)
 class TermOfKeys:
-    """A loss of attention keys as a term. Its number is the loss.
+    """A loss on attention keys as a term. Its number is the loss.
 
-    The keys are those of the noised clips under their prompts, the source's being constant. The
-    gradient on the latents goes through the model and the noising, d z_t / d z = s.
+    The keys are those of the noised clips with their prompts; those of the source are constant. The
+    gradient on the latents goes back through the model, and through d z_t / d z = s.
     """
 
     sites: str = "decoder"
@@ -176,13 +176,13 @@ class TermOfKeys:
         return loss_on_keys(predictions, self.loss, z)
 
 
-# --- from the gradients of a step's terms to the one that moves the latents -----------------------
+# --- from the gradients of all terms to the gradient of the step ----------------------------------
 
 Shaping: TypeAlias = Callable[[Latents], Latents]
 
 
 def shapings(terms: Sequence[Weighted], z: Latents, grid: ClipGrid) -> tuple[Shaping, ...]:
-    """What the refinements and masks of each term do to its gradient on latents like `z`.
+    """For each term, the function that applies its refinements and masks to its gradient.
 
     Terms with the same refinements and masks share one function.
 
@@ -210,7 +210,7 @@ def _shaping(entry: Weighted, z: Latents, grid: ClipGrid) -> Shaping:
 
 
 def mask_on_grid(masks: Sequence[Tensor], z: Latents, grid: ClipGrid) -> Tensor:
-    """The product of masks on the grid of the latents; 1 without any."""
+    """The product of masks, each on the grid of the latents; 1 without masks."""
     product = torch.ones((), dtype=z.dtype, device=z.device)
     for mask in masks:
         product = product * grid.covered(mask).to(z)
@@ -226,9 +226,9 @@ def summed(
 ) -> dict[Shaping, Latents]:
     """The weighted sums of the terms' gradients on the latents, one sum for each shaping.
 
-    `pull_back` is the vector-Jacobian product from keys to latents. It is linear, so gradients of
-    the same shaping go through it together. `check` gets every gradient with the names of its
-    terms, and may raise.
+    `pull_back` is the vector-Jacobian product from keys to latents. It is linear, so gradients with
+    the same shaping are added first and go through it once. `check` gets every gradient with the
+    names of its terms, and may raise an exception.
     """
     sums: dict[Shaping, Latents] = {}
     on_keys: dict[Shaping, dict[str, Tensor]] = {}

@@ -1,6 +1,6 @@
-"""Optical flow: warping along it, where it holds, smoothing with it, computing and showing it.
+"""Optical flow: how to compute and show it, warp along it, and smooth gradients with it.
 
-A flow `[n, 2, h, w]` is in pixels of its own grid, channel 0 to the right, channel 1 downwards.
+A flow `[n, 2, h, w]` is in pixels of its own grid: channel 0 to the right, channel 1 down.
 """
 
 from .fields import Flow, resize_flow, visibility, warp

@@ -1,4 +1,4 @@
-"""Flow for the eye: the usual colour wheel, the hue being the direction and the depth the speed."""
+"""Flow as pictures, by the usual colour wheel: the hue is the direction, the strength the speed."""
 
 import math
 
@@ -7,8 +7,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-# The wheel of Baker et al. (2011), "A Database and Evaluation Methodology for Optical Flow": how
-# many steps it takes from each of these colours, red first and to the right, to the next.
+# The wheel of Baker et al. (2011), "A Database and Evaluation Methodology for Optical Flow": the
+# number of steps from each of these colours to the next, beginning with red, which points right.
 _STEPS = {"red": 15, "yellow": 6, "green": 4, "cyan": 11, "blue": 13, "magenta": 6}
 _COLOURS = ((1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1))
 
@@ -18,9 +18,9 @@ def flow_picture(
 ) -> Float[Tensor, "n 3 h w"]:
     """Pictures, 0..1, of a flow: white where nothing moves, full colour at the `longest` vector.
 
-    `longest` is in pixels; by default it is that of the whole flow, so that its pictures compare.
-    To the right is red, down yellow-green, to the left cyan-blue, up violet. Longer vectors are
-    darker.
+    `longest` is in pixels; by default it is the longest vector of the whole flow, so that its
+    pictures can be compared. Right is red, down yellow-green, left cyan-blue, up violet. Longer
+    vectors are darker.
     """
     length = flow.square().sum(dim=1, keepdim=True).sqrt()
     if longest is None:
@@ -32,7 +32,7 @@ def flow_picture(
 
 
 def _wheel(turn: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape 3"]:
-    """The colour at a share of the full turn, 0..1, linear between the wheel's corners."""
+    """The colour at a share of a full turn, 0..1, linear between the named colours."""
     colours = turn.new_tensor((*_COLOURS, _COLOURS[0]))
     ends = turn.new_tensor([0, *_STEPS.values()]).cumsum(0) / sum(_STEPS.values())
     before = (torch.bucketize(turn.contiguous(), ends, right=True) - 1).clamp(0, len(_STEPS) - 1)

@@ -1,4 +1,4 @@
-"""Optical flow of a clip, by a method that needs no weights or by one whose weights are there.
+"""Compute the optical flow of a clip, with OpenCV (no weights needed) or RAFT (local weights).
 
 OpenCV and torchvision are imported only when they are used.
 """
@@ -16,11 +16,11 @@ from torch.nn import functional
 from ..models.tensor_file import open_tensors
 from .fields import Flow, resize_flow, warp
 
-# From one frame to another, `[1, 3, h, w]` in 0..1, the flow `[1, 2, h, w]`.
+# Takes two frames `[1, 3, h, w]` in 0..1, returns the flow from the first to the second.
 Between: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 METHODS = ("dis", "raft")
-# Smaller pictures are enlarged: the methods find nothing on them, or refuse them.
+# Smaller pictures are enlarged: the methods find nothing in them, or raise an error.
 _SMALLEST = {"dis": 32, "raft": 128}
 _RAFT_STRIDE = 8  # pixels per place of RAFT's feature maps
 
@@ -33,13 +33,13 @@ def estimate_flow(
     weights: Path | None = None,
     on_pair: Callable[[int, int], None] | None = None,
 ) -> Flow:
-    """The optical flow of a clip with pixels in 0..1, both ways, visible where the two agree.
+    """The optical flow of a clip with pixels in 0..1, in both directions, with its visibility.
 
-    `dis` is dense inverse search (Kroeger et al., 2016), by OpenCV, which needs no weights. It runs
-    on brightness and on two differences of colours, and the better is kept at each pixel. `raft` is
-    RAFT (Teed & Deng, 2020), by torchvision, on the clip's device, with the `weights` file given or
-    one that torchvision has fetched before; nothing is ever downloaded. `on_pair` is told after
-    each pair of frames how many of how many are done. A clip of one frame has an empty flow.
+    `dis` is dense inverse search (Kroeger et al., 2016) by OpenCV, which needs no weights. It runs
+    on the brightness and on two colour differences; at each pixel the best of the three is kept.
+    `raft` is RAFT (Teed & Deng, 2020) by torchvision, on the clip's device, with the `weights` file
+    or one that torchvision has downloaded before; nothing is downloaded here. `on_pair(done, all)`
+    is called after each pair of frames. A clip of one frame has an empty flow.
 
     Raises:
         ValueError: for an unknown method, or pixels that are not finite.
@@ -76,7 +76,7 @@ def _dis() -> Between:
             "opencv-python-headless. Or wire a flow of your own."
         ) from error
     search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    search.setFinestScale(0)  # a pixel of the clip is a fraction of a latent pixel, but counts
+    search.setFinestScale(0)  # the most exact: down to single pixels
 
     def between(first: Tensor, second: Tensor) -> Tensor:
         found = [
@@ -89,9 +89,9 @@ def _dis() -> Between:
 
 
 def _views(frame: Float[Tensor, "1 3 h w"]) -> Iterable[Any]:
-    """What the search is shown, 0..255 as OpenCV has it: luma (ITU-R BT.601), R - G and B - G.
+    """The three pictures for the search, 0..255: luma (ITU-R BT.601), R - G and B - G.
 
-    In luma alone, an object vanishes on a background of the same brightness.
+    In luma alone, an object disappears on a background of the same brightness.
     """
     red, green, blue = frame[0].clamp(0, 1)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
@@ -104,7 +104,7 @@ def _best(
     second: Float[Tensor, "1 3 h w"],
     flows: Float[Tensor, "n 2 h w"],
 ) -> Float[Tensor, "1 2 h w"]:
-    """Of several flows, at each pixel the one along which the colours around it agree best."""
+    """At each pixel, the one of several flows along which the colours around it fit best."""
     missed = (warp(second.expand(len(flows), -1, -1, -1), flows) - first).abs().mean(1, True)
     around = functional.avg_pool2d(missed, 5, stride=1, padding=2, count_include_pad=False)
     chosen = repeat(around.argmin(dim=0), "1 h w -> 1 c h w", c=2)
@@ -129,14 +129,14 @@ def _raft(device: torch.device, weights: Path | None) -> Between:
         height, width = first.shape[-2:]
         padding = (0, -width % _RAFT_STRIDE, 0, -height % _RAFT_STRIDE)
         pair = (functional.pad(2 * x - 1, padding, mode="replicate") for x in (first, second))
-        # Every refinement is returned; the last is the best.
+        # The model returns the flow of every refinement; the last one is the best.
         return model(*pair)[-1][..., :height, :width]
 
     return between
 
 
 def _raft_weights() -> Path:
-    """RAFT's weights where torchvision keeps what it has fetched."""
+    """RAFT's weights in the folder of torchvision's downloads."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     found = [*sorted(folder.glob("raft_large_*.pth")), *sorted(folder.glob("raft_small_*.pth"))]
     if not found:

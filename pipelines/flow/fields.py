@@ -1,4 +1,4 @@
-"""Flow fields: warping along them, bringing them to another grid, and seeing where they hold."""
+"""Flow fields: warp along them, resize them, and find where they are valid."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from kornia.geometry.transform import remap
 from torch import Tensor
 from torch.nn import functional
 
-# Of forward-backward consistency (Sundaram, Brox & Keutzer, 2010, Eq. 5): how long the way there
-# and back may be, relative to the squared flows, and in squared pixels.
+# Forward-backward consistency (Sundaram, Brox & Keutzer, 2010, Eq. 5): the allowed error of the way
+# there and back, relative to the squared flows, and in squared pixels.
 _RELATIVE, _ABSOLUTE = 0.01, 0.5
 
 
 def warp(x: Float[Tensor, "b c h w"], flow: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b c h w"]:
-    """What `x` shows at p + flow(p), for every pixel p: bilinear, repeating the edge beyond it."""
+    """`x` at p + flow(p), for every pixel p: bilinear; outside the picture its edge is repeated."""
     rows, columns = _pixels(flow)
     return remap(
         x, columns + flow[:, 0], rows + flow[:, 1], padding_mode="border", align_corners=True
@@ -25,12 +25,12 @@ def warp(x: Float[Tensor, "b c h w"], flow: Float[Tensor, "b 2 h w"]) -> Float[T
 def visibility(
     forward: Float[Tensor, "b 2 h w"], backward: Float[Tensor, "b 2 h w"]
 ) -> Bool[Tensor, "b h w"]:
-    """Where what a pixel shows is still seen at the end of its flow.
+    """Where the content of a pixel is still visible in the other frame.
 
     The way there and back must end where it began: |forward + backward|^2 < 0.01 (|forward|^2 +
-    |backward|^2) + 0.5, with `backward` taken where `forward` leads (Sundaram, Brox & Keutzer,
-    2010, "Dense point trajectories by GPU-accelerated large displacement optical flow", Eq. 5).
-    What leaves the picture is not visible. For the other frame's pixels, swap the arguments.
+    |backward|^2) + 0.5, with `backward` at the end of `forward` (Sundaram, Brox & Keutzer, 2010,
+    "Dense point trajectories by GPU-accelerated large displacement optical flow", Eq. 5). Pixels
+    that leave the picture are not visible. For the pixels of the other frame, swap the arguments.
     """
     back = warp(backward, forward)
     round_trip = (forward + back).square().sum(dim=1)
@@ -45,10 +45,10 @@ def resize_flow(
     *,
     shown: tuple[float, float] = (1.0, 1.0),
 ) -> Float[Tensor, "n 2 h w"]:
-    """The flow on another grid, its vectors scaled with the picture.
+    """The flow on another grid, with its vectors scaled like the picture.
 
     `shown` is the share of the new grid, (vertical, horizontal), that the picture fills: less than
-    1 where the clip was padded to whole latent pixels. The padding repeats the edge.
+    1 where the clip was padded to whole latent pixels. In the padding the edge is repeated.
     """
     whole = _whole(flow, shown)
     scale = flow.new_tensor([width / whole[1], height / whole[0]])
@@ -57,10 +57,11 @@ def resize_flow(
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """The optical flow of a clip, from every frame to the next and back, and where it holds.
+    """The optical flow of a clip, from every frame to the next and back, and its visibility.
 
-    There is one less of each than frames. Forward flow is given at the pixels of the earlier frame,
-    backward flow at those of the later one, and so is the visibility, false or true or 0..1.
+    For f frames there are f - 1 flows in each direction. Forward flow and its visibility are given
+    at the pixels of the earlier frame, backward flow and its visibility at those of the later
+    frame. Visibility is false or true, or 0..1.
     """
 
     forward: Float[Tensor, "n 2 h w"]
@@ -70,7 +71,7 @@ class Flow:
 
     @classmethod
     def of(cls, forward: Float[Tensor, "n 2 h w"], backward: Float[Tensor, "n 2 h w"]) -> "Flow":
-        """Two flows, visible where they agree (see `visibility`)."""
+        """A flow with its visibility computed from both directions (see `visibility`)."""
         return cls(forward, backward, visibility(forward, backward), visibility(backward, forward))
 
     @property
@@ -81,7 +82,7 @@ class Flow:
     def resized(
         self, height: int, width: int, *, shown: tuple[float, float] = (1.0, 1.0)
     ) -> "Flow":
-        """The same flow on another grid, as `resize_flow`; visibility is averaged."""
+        """The flow on another grid, as `resize_flow`; visibility is averaged."""
         whole = _whole(self.forward, shown)
         visible = (
             _resize(rearrange(part.to(self.forward), "n h w -> n 1 h w"), height, width, whole)[
@@ -97,8 +98,8 @@ class Flow:
     def every(self, stride: int) -> "Flow":
         """The flow from frame 0 to frame `stride`, from there to 2 * `stride`, and so on.
 
-        Flows are chained: each goes on from where the one before has led. A pixel is visible where
-        it is in all of the frames on its way.
+        Flows are chained: each starts where the one before has ended. A pixel counts as visible if
+        it is visible in all frames on its way.
         """
         if stride == 1:
             return self
@@ -107,7 +108,7 @@ class Flow:
         return Flow(forward, backward.flip(0), seen, back.flip(0))
 
     def held(self, frames: int) -> "Flow":
-        """The flow of the clip with its last frame repeated at the end, up to `frames` of them."""
+        """The flow of the clip with its last frame repeated until there are `frames` frames."""
         more = (0, frames - self.frames)
         return Flow(
             functional.pad(self.forward, (0, 0) * 3 + more),
@@ -117,7 +118,7 @@ class Flow:
         )
 
     def to(self, like: Tensor) -> "Flow":
-        """The same flow, and visibility in 0..1, in the precision and on the device of `like`."""
+        """The flow, with visibility in 0..1, in the precision and on the device of `like`."""
         return Flow(
             self.forward.to(like),
             self.backward.to(like),
@@ -129,7 +130,7 @@ class Flow:
 def _chained(
     flow: Float[Tensor, "n 2 h w"], visible: Tensor, stride: int
 ) -> tuple[Float[Tensor, "m 2 h w"], Float[Tensor, "m h w"]]:
-    """Flows from every `stride`-th frame to the next such frame, and where they hold."""
+    """The flows from every `stride`-th frame to the next such frame, and their visibility."""
     visible = rearrange(visible.to(flow), "n h w -> n 1 h w")
     way, seen = flow[::stride], visible[::stride]
     for distance in range(1, stride):
@@ -140,7 +141,7 @@ def _chained(
 
 
 def _whole(x: Tensor, shown: tuple[float, float]) -> tuple[int, int]:
-    """Height and width of a picture that is only shown in part."""
+    """Height and width of a grid of which `x` fills the share `shown`."""
     return round(x.shape[-2] / shown[0]), round(x.shape[-1] / shown[1])
 
 
@@ -151,14 +152,14 @@ def _resize(x: Tensor, height: int, width: int, whole: tuple[int, int]) -> Tenso
 
 
 def _pixels(like: Tensor) -> tuple[Float[Tensor, "h 1"], Float[Tensor, " w"]]:
-    """Row and column of every pixel, ready to broadcast."""
+    """The row and the column of every pixel, as tensors that broadcast."""
     rows = torch.arange(like.shape[-2], dtype=like.dtype, device=like.device)
     columns = torch.arange(like.shape[-1], dtype=like.dtype, device=like.device)
     return rows[:, None], columns
 
 
 def _inside(flow: Float[Tensor, "b 2 h w"]) -> Bool[Tensor, "b h w"]:
-    """Whether the flow leads to a place in the picture, up to the outer edge of its last pixels."""
+    """Whether the flow ends inside the picture, up to the outer edge of its border pixels."""
     rows, columns = _pixels(flow)
     x, y = columns + flow[:, 0], rows + flow[:, 1]
     return (x.clamp(-0.5, flow.shape[3] - 0.5) == x) & (y.clamp(-0.5, flow.shape[2] - 0.5) == y)

@@ -1,4 +1,4 @@
-"""Gradients averaged over time along a clip's optical flow.
+"""Average gradients over time, along the optical flow of a clip.
 
 Inspired by the abstract of "Training-Free Video Editing via Optical Flow-Enhanced Score
 Distillation" (Zhu et al.), which names such a smoothing; the definition is ours.
@@ -17,7 +17,7 @@ from ..models.grid import ClipGrid
 from ..models.process import Latents
 from .fields import Flow, warp
 
-# How visible the points of frames are, 0..1: `[n, h, w]`, or `[n, 1, h, w]`.
+# The visibility of each pixel, 0..1: `[n, h, w]`, or `[n, 1, h, w]`.
 Visible: TypeAlias = Bool[Tensor, "..."] | Float[Tensor, "..."]
 
 
@@ -30,18 +30,19 @@ def smooth_along_flow(
     strength: float | int,
     radius: int,
 ) -> Float[Tensor, "b c f h w"]:
-    """Each frame's gradient, moved towards the mean of the same points' gradients in time.
+    """Move each frame's gradient towards the mean of the gradients at the same points over time.
 
-    The mean is over the frame's own gradient, with weight 1, and its neighbours' up to `radius`
-    frames away, warped to it along the flow and weighted by how visible (0..1) each point is there.
-    `forward[i]` leads from frame i to i + 1; it and `visible_forward[i]`, `[h, w]`, are given at
-    the pixels of frame i. `backward[i]` and `visible_backward[i]` lead back, at those of frame
-    i + 1. There are f - 1 of each; longer ways are chained. `strength` 0 leaves the gradient, 1
-    gives the mean. A clip of one frame is left as it is.
+    The mean is over the frame's own gradient, with weight 1, and the gradients of frames up to
+    `radius` frames away. These are warped to the frame along the flow, and their weight at each
+    point is its visibility there (0..1). `forward[i]` goes from frame i to frame i + 1; it and
+    `visible_forward[i]`, `[h, w]`, are given at the pixels of frame i. `backward[i]` and
+    `visible_backward[i]` go back, at the pixels of frame i + 1. There are f - 1 of each; for
+    longer distances they are chained. `strength` 0 keeps the gradient, 1 gives the mean. A clip of
+    one frame stays as it is.
 
     Raises:
-        ValueError: unless 0 <= strength <= 1 and radius >= 1, or if a flow is not of as many frames
-            or of the same size as the gradient.
+        ValueError: unless 0 <= strength <= 1 and radius >= 1, or if a flow has another number of
+            frames or another size than the gradient.
     """
     _check(strength, radius)
     frames = gradient.shape[2]
@@ -56,7 +57,7 @@ def smooth_along_flow(
     later, weight_later = _from_later_frames(
         gradient, forward.to(gradient), visible_forward.to(gradient), radius
     )
-    # With time reversed, earlier frames are later ones.
+    # With time reversed, earlier frames become later ones.
     earlier, weight_earlier = _from_later_frames(
         gradient.flip(2),
         backward.to(gradient).flip(0),
@@ -73,7 +74,7 @@ def _from_later_frames(
     visible: Visible,
     radius: int,
 ) -> tuple[Float[Tensor, "b c f h w"], Float[Tensor, "1 1 f h w"]]:
-    """For each frame, the weighted sum of later frames' gradients at its points, and of weights."""
+    """For each frame, the weighted sum of the gradients of later frames, and the sum of weights."""
     clips, frames = gradient.shape[0], gradient.shape[2]
     total, weight = torch.zeros_like(gradient), torch.zeros_like(gradient[:1, :1])
     visible = rearrange(visible, "n ... h w -> n (...) h w")
@@ -94,10 +95,7 @@ def _from_later_frames(
 
 @dataclass(frozen=True, eq=False)
 class FlowSmoothing:
-    """Smoothing along a clip's flow, whatever the resolution the flow is at.
-
-    The defaults are ours.
-    """
+    """Smoothing along a clip's flow, which may have any resolution. The defaults are ours."""
 
     flow: Flow
     strength: float | int = 0.5
@@ -109,13 +107,13 @@ class FlowSmoothing:
         _check(self.strength, self.radius)
 
     def on_grid(self, z: Latents, grid: ClipGrid) -> Callable[[Latents], Latents]:
-        """What to do with gradients on latents like `z`, which the clip lies on as `grid` says.
+        """The function that smooths gradients on latents of the shape of `z`, for this `grid`.
 
         Raises:
-            ValueError: if the flow is of a clip of another length or shape.
+            ValueError: if the flow belongs to a clip of another length or shape.
         """
         height, width = self.flow.forward.shape[2:]
-        # A flow may come in any resolution of the clip, but not in another shape.
+        # A flow may have any resolution, but not another ratio of height to width.
         unlike = abs(height / grid.pixels[0] / (width / grid.pixels[1]) - 1) > 0.05
         if self.flow.frames != grid.frames or unlike:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Sampling an edit along an inverted clip, with its attention held to the clip's."""
+"""Sample an edit along an inverted clip, while controls tie its attention to the source."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -20,7 +20,7 @@ _UNCOND, _COND = ("target", "uncond"), ("target", "cond")  # the clips of the ed
 
 
 class SamplingProgress(NamedTuple):
-    """What `on_step` is shown: `step` of `steps` are done, and `z` is where they have led."""
+    """What `on_step` gets: `step` of `steps` are done, and `z` are the latents now."""
 
     step: int
     steps: int
@@ -40,17 +40,17 @@ def sample_edit(
     windows: Windows | None = None,
     on_step: Callable[[SamplingProgress], None] | None = None,
 ) -> Latents:
-    """Denoise a trajectory's noise under the target prompt, attending as the source did.
+    """Denoise the noise of a trajectory under the target prompt, with controlled attention.
 
     Implements stage 2 of VideoDirector (Sec. 3.3). Every step is one batched call of the model: the
-    edit, and the source at its pivot of that step, as far as the step's `controls` read it. With
-    `null_text`, its embeddings replace the negative prompt and its guidance joins each step.
-    Without controls it is plain DDIM sampling, which under the source prompt reconstructs the clip.
+    edit, and the source at its pivot of that step, if the `controls` of the step read it. With
+    `null_text`, its embeddings replace the negative prompt and its guidance acts in each step.
+    Without controls this is plain DDIM sampling; under the source prompt it reconstructs the clip.
     Clips longer than the model takes go through it in `windows`. `grid` says how the clip lies on
-    its latents; without one, all of them are shown.
+    its latents; without one there is no padding.
 
-    Deviation: without its prompt the source is given the same embeddings as the edit, not the
-    negative prompt. So an edit that changes nothing finds in the source only what it has itself.
+    Deviation: the unconditional rows of source and edit get the same embeddings, not the negative
+    prompt for the source. So with equal prompts, source and edit stay equal.
 
     Raises:
         ValueError: if the parts do not belong together, or the model does not have the layers that
@@ -105,7 +105,7 @@ def sample_edit(
 def _predicted(
     rows: Mapping[Row, tuple[Latents, Tensor]], level: Level, denoiser: Denoiser, plan: Plan
 ) -> dict[Row, Prediction]:
-    """The prediction for each row of a step, `(z, embedding)`, from one call."""
+    """The predictions for the rows of a step, each `(z, embedding)`, from one call."""
     clips, embeddings = zip(*rows.values(), strict=True)
     frames = clips[0].shape[2]
     if any(embedding.ndim == 4 for embedding in embeddings):

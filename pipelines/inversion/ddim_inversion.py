@@ -1,4 +1,4 @@
-"""DDIM inversion: from a clip's latents to the noise that the model would make them from."""
+"""DDIM inversion: from a clip's latents to the noise from which sampling leads back to them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from .trajectory import Trajectory
 
 
 class InversionProgress(NamedTuple):
-    """What `on_step` is shown: `step` of `steps` are done, and `z` is where they have led."""
+    """What `on_step` gets: `step` of `steps` are done, and `z` are the latents now."""
 
     step: int
     steps: int
@@ -24,8 +24,8 @@ class InversionProgress(NamedTuple):
 class Refinement:
     """Fixed-point iterations that make every inversion step the exact inverse of a denoising step.
 
-    Not in VideoDirector; see Pan et al., 2023 (AIDI), for images. `iterations` is the most that
-    are made per step, each one model call; a step ends early once its latents move by no more than
+    Not in VideoDirector; see Pan et al., 2023 (AIDI), for images. Each step makes at most
+    `iterations` of them, each one model call. It ends early when its latents move by no more than
     `tolerance` (root mean square).
     """
 
@@ -56,13 +56,15 @@ def ddim_invert(
 ) -> Trajectory:
     """The latents at every level of a grid, from the clip towards noise.
 
-    Implements DDIM (Song et al., 2021, Eq. 13) integrated upwards; for a flow it is Euler's method.
-    `levels` ascend from the clean end, T + 1 of them, and `latents[i]` of the result is at
-    `levels[i]`; `latents[0]` is `z_0`. Each step calls the model at the level it goes to: on the
-    way back, denoising calls it there, too. With `refinement` it is also called at the latents that
-    the step leads to, so that denoising returns to the clip exactly. The prediction, expressed as
-    `kind`, is taken as constant over a step: "epsilon" for DDIM, "flow" for Euler's method.
-    `on_step` is called after every step and may raise to stop.
+    Implements DDIM (Song et al., 2021, Eq. 13) from less noise to more; for a flow it is Euler's
+    method. `levels` are T + 1 levels with growing noise. `latents[i]` of the result is at
+    `levels[i]`, and `latents[0]` is `z_0`.
+
+    Each step calls the model at the level it goes to, because denoising will call it there on the
+    way back. With `refinement` the model is also called at the latents that the step leads to, so
+    that denoising comes back to the clip exactly. Over a step the prediction, expressed as `kind`,
+    is taken as constant: "epsilon" for DDIM, "flow" for Euler's method. `on_step` is called after
+    every step and may raise an exception to stop.
 
     Raises:
         ValueError: for levels that do not ascend, or latents that are not finite.
@@ -93,5 +95,5 @@ def ddim_invert(
 
 
 def _up(z: Latents, said: Prediction, here: Level, there: Level, kind: str) -> Latents:
-    """A step from one level to a noisier one, by the prediction there."""
+    """A step to a noisier level `there`, with the prediction `said` made at that level."""
     return move(split(target(*said, there, kind), z, here, kind), there)

@@ -1,4 +1,4 @@
-"""Spatial-temporal decoupled guidance: how far a clip's attention has drifted from its pivot's."""
+"""Spatial-temporal decoupled guidance: losses between the attention of a clip and of its pivot."""
 
 import math
 from collections.abc import Mapping
@@ -12,21 +12,21 @@ from torch import Tensor
 
 from ..models.process import Latents, Level
 
-# What the authors' code multiplies both losses with at layers of blocks 1 and 2 of the decoder.
+# The factors of both losses in the authors' code, for decoder blocks 1 and 2.
 BLOCK_WEIGHTS = 20000.0, 10000.0
-# With which `token_loss` moves a clip as far as `frame_loss` does: our own measurement.
+# With this factor `token_loss` moves a clip as far as `frame_loss` does; our own measurement.
 TOKEN_WEIGHT = 0.3
-# The latent pixels of the paper's clips, for which these weights are: 16 frames of 64 x 64.
+# The number of latent pixels in the paper's clips: 16 frames of 64 x 64. The weights are for these.
 PAPER_PIXELS = 16 * 64 * 64
 
 
 @dataclass(frozen=True)
 class GuidanceSettings:
-    """What is held to the pivot, where, and how strongly.
+    """What is kept near the pivot, where, and how strongly.
 
-    The four coefficients are the paper's for editing the foreground (VideoDirector, Sec. 4); for
-    editing the background they are `swapped`. A coefficient of 0 switches its part off, and with
-    all at 0 there is no guidance at all.
+    The four coefficients are those of the paper for editing the foreground (VideoDirector, Sec. 4).
+    For editing the background they are `swapped`. A coefficient of 0 switches its part off; with
+    all at 0 there is no guidance.
     """
 
     temporal_foreground: float = 0.5  # eta_f
@@ -35,8 +35,8 @@ class GuidanceSettings:
     keys_background: float = 0.5  # zeta_b
     strength: float = 1.0
     top_k: int = 1
-    sites: str = "late"  # decoder blocks 1 and 2
-    look: str = "frame means"  # a key of LOOKS: how keys are compared
+    sites: str = "late"  # which layers; "late" is decoder blocks 1 and 2
+    look: str = "frame means"  # how keys are compared: a key of LOOKS
 
     def __post_init__(self) -> None:
         for name in (*_COEFFICIENTS, "strength"):
@@ -52,12 +52,12 @@ class GuidanceSettings:
 
     @property
     def temporal(self) -> bool:
-        """Whether temporal attention is held."""
+        """Whether temporal attention is kept near the pivot's."""
         return self.strength > 0 and self.temporal_foreground + self.temporal_background > 0
 
     @property
     def keys(self) -> bool:
-        """Whether spatial self-attention keys are held."""
+        """Whether the keys of spatial self-attention are kept near the pivot's."""
         return self.strength > 0 and self.keys_foreground + self.keys_background > 0
 
     @property
@@ -66,7 +66,7 @@ class GuidanceSettings:
         return self.temporal or self.keys
 
     def swapped(self) -> "GuidanceSettings":
-        """The same with foreground and background exchanged, for editing the background."""
+        """The settings with foreground and background exchanged, for editing the background."""
         return replace(
             self,
             temporal_foreground=self.temporal_background,
@@ -87,14 +87,16 @@ _COEFFICIENTS = (
 def top_frames(
     reference: Float[Tensor, "p h f f"], top_k: int
 ) -> tuple[Float[Tensor, "p h f k"], Int[Tensor, "p h f k"]]:
-    """The frames each frame attends to most, of a map `[position, head, query, key]`, and how much.
+    """The `top_k` largest weights of each query frame, and the frames that they belong to.
+
+    The map is `[position, head, query, key]`.
 
     Raises:
         ValueError: unless 1 <= top_k.
     """
     if top_k < 1:
         raise ValueError(f"top k is {top_k}; at least 1 frame is compared.")
-    # A clip shorter than that is compared whole.
+    # Of a clip with fewer frames, all are compared.
     return reference.topk(min(top_k, reference.shape[-1]), dim=-1)
 
 
@@ -106,10 +108,10 @@ def temporal_map_loss(
 ) -> Float[Tensor, ""]:
     """The mean squared difference of temporal attention where the reference attends most.
 
-    Implements L_T (VideoDirector, Wang et al., 2025, Eq. 2): maps are `[position, head, query,
-    key]`; of each query frame the `top_k` keys with the largest weight in the reference count, at
-    the positions its mask selects. A mask between 0 and 1 weights. Exactly 0, with a zero gradient,
-    where the mask selects nothing.
+    Implements L_T (VideoDirector, Wang et al., 2025, Eq. 2). Maps are `[position, head, query,
+    key]`. For each query frame only the `top_k` keys with the largest weights in the reference
+    count, and only the positions that the mask selects. Mask values between 0 and 1 are weights. If
+    the mask selects nothing, the loss is exactly 0, with a zero gradient.
     """
     kept, frames = top_frames(reference, top_k)
     return picked_map_loss(kept, current.gather(-1, frames), mask)
@@ -120,18 +122,18 @@ def picked_map_loss(
     current: Float[Tensor, "p h f k"],
     mask: Shaped[Tensor, "f p"],
 ) -> Float[Tensor, ""]:
-    """`temporal_map_loss` of what its top-K selects."""
+    """`temporal_map_loss`, from the weights that its top-K has already selected."""
     return _masked_mean((current - reference).square(), rearrange(mask, "f p -> p 1 f 1"))
 
 
 def frame_loss(
     reference: Float[Tensor, "f n c"], current: Float[Tensor, "f n c"], mask: Shaped[Tensor, "f n"]
 ) -> Float[Tensor, ""]:
-    """The mean squared difference of frames' mean keys, over the tokens a mask selects.
+    """The mean squared difference between the mean keys of frames, over the tokens of a mask.
 
-    Implements L_K (VideoDirector, Eq. 3) as the authors' code has it: tokens may change places. A
-    mask of shares weighs. Frames where it selects nothing do not count; exactly 0, with a zero
-    gradient, where it selects nothing at all.
+    Implements L_K (VideoDirector, Eq. 3) as in the authors' code: tokens may change places. Mask
+    values between 0 and 1 are weights. Frames in which the mask selects nothing do not count. If it
+    selects nothing at all, the loss is exactly 0, with a zero gradient.
     """
     weight = rearrange(mask.to(current), "f n -> f n 1")
     total = weight.sum(dim=1)
@@ -142,11 +144,11 @@ def frame_loss(
 def token_loss(
     reference: Float[Tensor, "f n c"], current: Float[Tensor, "f n c"], mask: Shaped[Tensor, "f n"]
 ) -> Float[Tensor, ""]:
-    """The mean squared difference of keys, token by token, of those a mask selects.
+    """The mean squared difference of keys, token by token, over the tokens of a mask.
 
-    L_K as the paper writes it (VideoDirector, Eq. 3), times `TOKEN_WEIGHT`, for the weights are
-    made for `frame_loss`. A mask of shares weighs. Exactly 0, with a zero gradient, where the mask
-    selects nothing.
+    L_K as in the paper's equation (VideoDirector, Eq. 3), times `TOKEN_WEIGHT`, because the block
+    weights are made for `frame_loss`. Mask values between 0 and 1 are weights. If the mask selects
+    nothing, the loss is exactly 0, with a zero gradient.
     """
     squares = (current - reference).square()
     return TOKEN_WEIGHT * _masked_mean(squares, rearrange(mask, "f n -> f n 1"))
@@ -157,9 +159,10 @@ LOOKS = MappingProxyType({"frame means": frame_loss, "token by token": token_los
 
 
 def block_weight(block: int) -> float:
-    """What the losses at a layer of a decoder block are multiplied with.
+    """The factor of the losses at a layer of a decoder block.
 
-    The authors give blocks 1 and 2 a weight each; blocks before count as 1, later ones as 2.
+    The authors give a weight for block 1 and one for block 2. Here earlier blocks have the weight
+    of block 1, and later blocks that of block 2.
     """
     return BLOCK_WEIGHTS[0] if block <= 1 else BLOCK_WEIGHTS[1]
 
@@ -174,13 +177,13 @@ def guidance_loss(
 ) -> Float[Tensor, ""]:
     """The weighted sum of all four parts: its gradient is the guidance G (VideoDirector, Eq. 4).
 
-    `maps` and `keys` hold (reference, current) of each layer, and are averaged over the layers,
-    each with its weight in `weights`; `foreground` the share of each token that the mask covers, by
-    the number of tokens of a frame.
+    `maps` and `keys` hold (reference, current) for each layer. They are averaged over the layers,
+    each with its factor in `weights`. `foreground` is the share of each token that the mask covers,
+    by the number of tokens in a frame.
 
-    Deviation: scaled by the clip's number of latent pixels (frames x height x width), so that it is
-    the paper's at the paper's size. The gradient of a mean shrinks as the clip grows; scaled, a
-    coefficient moves each pixel equally far at any size and length.
+    Deviation: multiplied by the clip's number of latent pixels (frames x height x width), divided
+    by that of the paper's clips. The gradient of a mean becomes smaller in a larger clip; with this
+    factor a coefficient moves each pixel equally far at every size and length.
     """
     parts = []
     for kind, loss, layers in (
@@ -202,11 +205,11 @@ def guidance_loss(
 def guided_step(
     z: Latents, guidance: Latents | None, here: Level, there: Level, strength: float
 ) -> Latents:
-    """Latents after a step from one level to another, moved against the guidance G.
+    """Move the latents `z` after a step from `here` to `there` against the guidance G.
 
-    G enters only the direction term of the step (VideoDirector, supplement; methods of
-    MotionClone): it becomes eps - n_here G there, and stays eps in the prediction of the clean
-    clip. So the result of the step moves by - strength n_there n_here G.
+    G changes only the direction term of the step, where eps becomes eps - n_here G; the prediction
+    of the clean clip keeps eps (VideoDirector, supplement; methods of MotionClone). So the step
+    ends at z - strength n_there n_here G.
     """
     if guidance is None or strength == 0:
         return z
@@ -216,6 +219,6 @@ def guided_step(
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """The mean of the values that a mask selects; 0, with a zero gradient, if it selects none."""
     weight = mask.to(values)
-    # A weight counts once for every value that it is broadcast to.
+    # Broadcasting repeats each weight: count it as often.
     total = weight.sum() * (values.numel() / weight.numel())
     return (weight * values).sum() / torch.where(total > 0, total, torch.ones_like(total))

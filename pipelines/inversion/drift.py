@@ -1,4 +1,4 @@
-"""How far a denoised clip has drifted from its pivot: the guidance G of a step, from one run."""
+"""The guidance G of a step: the gradient of the drift between a denoised clip and its pivot."""
 
 import math
 from dataclasses import dataclass
@@ -18,26 +18,26 @@ from .decoupled_guidance import GuidanceSettings, block_weight, guidance_loss
 
 @dataclass(frozen=True, eq=False)
 class DriftGuidance:
-    """What decoupled guidance needs besides the latents."""
+    """The settings of decoupled guidance, and where the foreground is."""
 
     settings: GuidanceSettings
-    mask: Float[Tensor, "n H W"] | None = None  # of the foreground; without one, all is background
-    grid: ClipGrid | None = None  # how the clip lies on its latents; None: all of them are shown
+    mask: Float[Tensor, "n H W"] | None = None  # of the foreground; None: all is background
+    grid: ClipGrid | None = None  # how the clip lies on its latents; None: without padding
 
 
 class Drift:
     """Spatial-temporal decoupled guidance along a trajectory (VideoDirector, Sec. 3.2).
 
-    Called with the latents of a step, their pivot and their level, it gives the prediction under
-    the source prompt `cond` and the guidance G. All four parts come from one run of the model for
-    the pivot, no further than the last layer compared, and one with a graph and a way back, which
-    also makes the prediction. Clips longer than the model takes go through it in `windows`, one
+    Called with the latents of a step, their pivot and their level, it returns the prediction under
+    the source prompt `cond` and the guidance G. This takes two runs of the model: one for the
+    pivot, which ends at the last layer compared; and one for the latents, with a graph, which also
+    gives the prediction. Clips longer than the model takes go through it in `windows`, with one
     graph at a time.
 
     Raises, when called:
         ValueError: if the mask does not fit the clip.
         FloatingPointError: if G is not finite.
-        MemoryError: if the gradient does not fit; says what helps.
+        MemoryError: if there is no room for the gradient; the message says what helps.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Drift:
         self._foreground: dict[int, Tensor] = {}
 
     def __call__(self, z: Latents, pivot: Latents, level: Level) -> tuple[Prediction, Latents]:
-        if torch.equal(z, pivot):  # as at the first step: nothing has drifted
+        if torch.equal(z, pivot):  # no drift yet, as in the first step
             with torch.no_grad():
                 said = windowed(self.denoiser, self.windows)(z, level, self.cond)
             return said, torch.zeros_like(z)
@@ -80,13 +80,13 @@ class Drift:
     def _window(
         self, z: Latents, pivot: Latents, level: Level, span: slice, frames: int
     ) -> tuple[Prediction, Latents]:
-        """The same for some frames of a clip."""
+        """The prediction and G for the frames `span` of a clip of `frames` frames."""
         with torch.no_grad():
             reference, _ = self._observed(pivot, level, output=False)
         with torch.enable_grad():
             z = z.detach().clone().requires_grad_()
             current, said = self._observed(z, level, picked=reference.frames)
-            # Apart from the model's graph, through which the gradient goes in its precision.
+            # Detached: the loss is computed in float32, and `pull_back` scales its gradient.
             rows, keys = (
                 {name: seen.detach().requires_grad_() for name, seen in kind.items()}
                 for kind in (current.rows, current.keys)
@@ -120,7 +120,7 @@ class Drift:
         return self.denoiser.inside("Decoupled guidance").find(self.settings.sites, kind)
 
     def _mask(self, z: Latents, tokens: int, frames: int) -> Float[Tensor, "{frames} n"]:
-        """The share of each token of the whole clip that is foreground."""
+        """For each token of the whole clip, the share that is foreground."""
         if tokens not in self._foreground:
             shares = z.new_zeros(frames, tokens)
             if self.guidance.mask is not None:

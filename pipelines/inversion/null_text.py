@@ -1,4 +1,4 @@
-"""Multi-frame null-text optimisation: guidance that denoises along the path inversion took."""
+"""Multi-frame null-text optimisation: embeddings that keep guided denoising on the trajectory."""
 
 import math
 from collections.abc import Callable
@@ -25,10 +25,11 @@ from .trajectory import NullText, Trajectory
 class NullTextSettings:
     """How the unconditional embeddings are optimised.
 
-    Defaults: the authors' code of VideoDirector (Wang et al., 2025) and of its ancestor (Mokady et
-    al., 2023). Its guidance of 7.5 counts from the prompted prediction, which makes a cfg of 8.5.
-    At step i of T the learning rate is `learning_rate * (1 - i / (2 T))`, and the step ends once
-    the mean squared error to the pivot is below `early_stop + early_stop_growth * i`.
+    The defaults are those of the authors' code of VideoDirector (Wang et al., 2025) and of
+    null-text inversion (Mokady et al., 2023). Their guidance of 7.5 is added to the conditional
+    prediction, which is a cfg of 8.5. At step i of T the learning rate is `learning_rate * (1 - i /
+    (2 T))`. The step ends as soon as the mean squared error to the pivot is below `early_stop +
+    early_stop_growth * i`.
     """
 
     cfg: float = 8.5
@@ -51,13 +52,13 @@ class NullTextSettings:
 
 
 class NullTextProgress(NamedTuple):
-    """What `on_step` is shown after each step; `state` can be resumed from."""
+    """What `on_step` gets after each step; a run can be resumed from `state`."""
 
     step: int
     steps: int
     z: Latents
     loss: float  # mean squared error to the pivot
-    psnr: float  # the same in dB of the pivot's range
+    psnr: float  # the same in dB, relative to the range of the pivot
     state: NullText
 
 
@@ -74,25 +75,26 @@ def optimise_null_text(
     steps: int | None = None,
     on_step: Callable[[NullTextProgress], None] | None = None,
 ) -> NullText:
-    """Unconditional embeddings with which guided denoising retraces a trajectory.
+    """Unconditional embeddings with which guided denoising follows a trajectory.
 
     Null-text inversion (Mokady et al., 2023, Alg. 1) with one embedding per frame (VideoDirector,
-    Sec. 3.2): from the noisy end down, each step predicts once under the source prompt `cond`, then
-    moves the embedding by Adam until the guided step from the current latents lands on the pivot,
-    and goes on from where it led. Embeddings begin at `uncond` and then where the step before left
-    them. With `guidance`, each step also moves against its G.
+    Sec. 3.2). It goes from the noisy end to the clean one. Each step predicts once under the source
+    prompt `cond`. Then Adam changes the embedding until the guided step from the current latents
+    ends near the pivot. The next step starts where this one ended. The first embedding starts at
+    `uncond`, later ones at the embedding of the step before. With `guidance`, each step also moves
+    against its G.
 
-    Clips longer than the model takes go through it in `windows`, whose graphs are never held
-    together: the memory needed is that of one window, and each is run once more on the way back.
+    Clips longer than the model takes go through it in `windows`. Only one window has a graph at a
+    time, so memory is that of one window; in the backward pass each window is run again.
 
-    With `state`, `steps` more steps (all, if None) follow those it has made. `on_step` is called
-    after every step and may raise to stop the run.
+    With `state`, `steps` more steps (None: all) follow those it has made. `on_step` is called after
+    every step and may raise an exception to stop the run.
 
     Raises:
         ValueError: if `state` belongs to another trajectory, cfg or kind of embedding, or was made
             with other prompts, windows or guidance.
         FloatingPointError: if a step or its guidance is not finite.
-        MemoryError: if gradients do not fit; says what helps.
+        MemoryError: if there is no room for gradients; the message says what helps.
     """
     check_grid(trajectory.levels)
     cond, uncond = _plain(cond), _plain(uncond)
@@ -143,7 +145,7 @@ def optimise_null_text(
         state = replace(
             state,
             z=z,
-            # Of every step, and used once each: not where the model computes.
+            # On the CPU: there is one for every step, and each is used only once.
             embeddings=(*state.embeddings, null.cpu()),
             guidance=(*state.guidance, drift.cpu()) if drift is not None else (),
             losses=(*state.losses, loss),
@@ -155,7 +157,7 @@ def optimise_null_text(
 
 
 class _Step(NamedTuple):
-    """One guided step down, but for its unconditional prediction."""
+    """One guided step to less noise; only its unconditional prediction is missing."""
 
     z: Latents
     here: Level
@@ -165,7 +167,7 @@ class _Step(NamedTuple):
     strength: float
 
     def land(self, without: Prediction, cfg: float) -> Latents:
-        """Where the step leads."""
+        """The latents after the step."""
         z = move(guided(without, self.prompted, cfg), self.there)
         return guided_step(z, self.drift, self.here, self.there, self.strength)
 
@@ -179,10 +181,11 @@ def _fitted(
     settings: NullTextSettings,
     steps: int,
 ) -> tuple[Float[Tensor, "k l d"], Latents, float]:
-    """The embedding that lands on the target, where it lands, and the error left.
+    """The fitted embedding, the latents that the step ends at with it, and the remaining error.
 
-    Deviation: the error is looked at before each move, in the authors' code after it. So an
-    embedding that is good enough is left as it is, and the last prediction is the step's own.
+    Deviation: the error is checked before each move of the embedding, in the authors' code after
+    it. So an embedding that is good enough does not change, and the last prediction is the one that
+    makes the step.
     """
     null = start.clone().requires_grad_()
     rate = settings.learning_rate * (1 - i / (2 * steps))
@@ -193,14 +196,14 @@ def _fitted(
             with torch.set_grad_enabled(inner < settings.inner_steps):
                 shaped = null if len(null) == 1 else rearrange(null, "f l d -> 1 f l d")
                 said = predict(step.z, step.here, shaped)
-                # Apart from the model's graph, through which the gradient goes in its precision.
+                # Detached: the error is computed in float32, and `pull_back` scales its gradient.
                 apart = Prediction(
                     *(part.detach().requires_grad_(part.requires_grad) for part in said)
                 )
                 z = step.land(apart, settings.cfg)
                 error = functional.mse_loss(z, target)
             loss = error.item()
-            # With cfg 1 nothing depends on the embedding.
+            # With cfg 1 the error does not depend on the embedding.
             if loss < enough or not error.requires_grad or not math.isfinite(loss):
                 break
             null.grad = pull_back(torch.autograd.grad(error, apart), said, null)
@@ -215,8 +218,9 @@ def _fitted(
 
 
 def _without_graph(predict: Predict) -> Predict:
-    """The same predictions, of which only the arguments are kept: they are made again for the
-    gradient. The models are in eval mode, so there is no random state to bring back.
+    """The same predictions without a stored graph: they are computed again in the backward pass.
+
+    The models are in eval mode, so there is no random state to restore.
     """
 
     def kept(z: Latents, level: Level, cond: Cond) -> Prediction:
@@ -228,5 +232,5 @@ def _without_graph(predict: Predict) -> Predict:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """A tensor that autograd takes: one made in inference mode is copied."""
+    """A tensor that autograd accepts: a tensor made in inference mode is copied."""
     return tensor.clone() if tensor.is_inference() else tensor

@@ -1,4 +1,4 @@
-"""Plain sampling: from noise, or from an inverted clip, down a grid of levels."""
+"""Plain sampling from noise, or from an inverted clip, along a grid of levels."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -16,11 +16,11 @@ def ddim_sample(
     levels: Sequence[Level],
     on_step: Callable[[int, Latents], None] | None = None,
 ) -> Latents:
-    """Denoise latents along a grid that ascends from the clean end, as `ddim_invert` climbs it.
+    """Denoise latents along a grid of levels, given from clean to noisy, as for `ddim_invert`.
 
     Implements Eq. 12 of DDIM (Song et al., 2021) with eta = 0; for a flow it is Euler's method.
     `predict(z, level)` is the (guided) prediction under one prompt. `on_step(done, z)` is called
-    after every step and may raise to stop.
+    after every step and may raise an exception to stop.
     """
     z = z_T
     for done, (here, there) in enumerate(pairwise(reversed(levels)), start=1):

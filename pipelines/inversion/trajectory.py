@@ -1,4 +1,4 @@
-"""The path of a clip from its latents to noise, and checks of what is used along it."""
+"""A clip's path from latents to noise, the null-text embeddings along it, and their checks."""
 
 import math
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from ..models.process import Latents, Level
 class Trajectory:
     """All latents of a DDIM inversion: `latents[i]` is at `levels[i]`.
 
-    Levels ascend from the clean end, so `latents[0]` is the clip. Whatever denoises along a
-    trajectory takes its grid from it: the step between levels i + 1 and i asks the model at
-    `levels[i + 1]` in both directions.
+    Levels go from clean to noisy, so `latents[0]` is the clip. Denoising along a trajectory uses
+    the same levels: the step between levels i and i + 1 calls the model at `levels[i + 1]` in both
+    directions.
     """
 
     latents: Float[Tensor, "levels b c f h w"]
@@ -65,7 +65,7 @@ class Trajectory:
             )
 
     def psnr(self, level: int, error: float) -> float:
-        """A mean squared error at a level, in dB of the range that its latents have."""
+        """A mean squared error at a level as PSNR in dB, relative to the range of its latents."""
         pivot = self.latents[level]
         span = float(pivot.max() - pivot.min())
         return 10 * math.log10(span**2 / error) if error > 0 and span > 0 else math.inf
@@ -73,20 +73,20 @@ class Trajectory:
 
 @dataclass(frozen=True, eq=False)
 class NullText:
-    """What makes guided denoising follow a trajectory; also the state of a run to resume.
+    """Embeddings with which guided denoising follows a trajectory; also the state of their run.
 
-    Lists are in the order of denoising: entry i is for the step from level T - i down to the next.
+    Lists are in the order of denoising: entry i is for the step from level T - i to T - i - 1.
     """
 
     trajectory: str  # fingerprint of the trajectory it belongs to
     cfg: float
     steps: int  # of the whole trajectory
-    z: Latents  # where the steps done have led
+    z: Latents  # the latents after the steps done so far
     embeddings: tuple[Float[Tensor, "_ _ _"], ...] = ()  # [f, l, d], or [1, l, d] for the clip
     guidance: tuple[Latents, ...] = ()  # G of each step; empty where there is none
     strength: float = 0.0  # of the guidance
-    losses: tuple[float, ...] = ()  # mean squared error to the pivot that each step arrived at
-    made_with: str = ""  # fingerprint of the prompts, windows and guidance that led here
+    losses: tuple[float, ...] = ()  # mean squared error to the pivot after each step
+    made_with: str = ""  # fingerprint of the prompts, windows and guidance of the run
 
     @property
     def done(self) -> int:
@@ -95,7 +95,7 @@ class NullText:
 
     @property
     def finished(self) -> bool:
-        """Whether it reaches down to the clip."""
+        """Whether all steps are done, down to the clip."""
         return self.done == self.steps
 
     def at(self, step: int) -> tuple[Float[Tensor, "1 ..."], Latents | None]:
@@ -105,7 +105,7 @@ class NullText:
         return shaped, self.guidance[step] if self.guidance else None
 
     def require(self, trajectory: Trajectory, cfg: float | None = None) -> None:
-        """Check that this belongs to a trajectory, is whole, and was made for this cfg.
+        """Check that this belongs to the trajectory, is finished, and was made for this cfg.
 
         Raises:
             ValueError: otherwise.
@@ -129,7 +129,7 @@ class NullText:
     def require_same(
         self, trajectory: Trajectory, cfg: float, per_frame: bool, made_with: str
     ) -> None:
-        """Check that an optimisation of this kind may go on from here.
+        """Check that an optimisation with these inputs may continue from here.
 
         Raises:
             ValueError: if trajectory, cfg, kind of embedding, prompts, windows or guidance differ.
@@ -158,7 +158,7 @@ class NullText:
             )
 
     def _difference(self, trajectory: Trajectory) -> str:
-        """A visible difference to a trajectory that this was not made for."""
+        """What differs from a trajectory that this was not made for, for a message."""
         if self.steps != trajectory.steps:
             return f", of {self.steps} steps where this one has {trajectory.steps}"
         here = trajectory.latents.shape[1:]

@@ -1,1 +1,1 @@
-"""Edit masks: drawn shapes, boxes, maps of the model cut in two, and masks on the latent grid."""
+"""Edit masks: drawn shapes, boxes, maps from the model with a threshold, and regions."""

@@ -1,4 +1,4 @@
-"""Boxes and points: as a user writes them, and chosen among those that a detector has found."""
+"""Boxes and points: as a user writes them, and those chosen from a detector's results."""
 
 import math
 import re
@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Left, top, right, bottom in pixels, one row for each box of a frame; none is `[0, 4]`.
+# Left, top, right, bottom in pixels, one row for each box of a frame; `[0, 4]` for no box.
 FrameBoxes: TypeAlias = Float[Tensor, "_ 4"]
 
 
 def parse_box(text: str) -> tuple[float, float, float, float] | None:
-    """A box as (left, top, right, bottom), from "x, y, width, height" in pixels; None from "".
+    """A box (left, top, right, bottom) from "x, y, width, height" in pixels; None from "".
 
     Raises:
-        ValueError: for anything else, and for a box without area.
+        ValueError: for any other text, and for a box without area.
     """
     if not text.strip():
         return None
@@ -37,10 +37,10 @@ def parse_box(text: str) -> tuple[float, float, float, float] | None:
 
 
 def parse_points(text: str) -> tuple[tuple[float, float], ...]:
-    """Points from "x, y; x, y" in pixels, also one on each line; none from "".
+    """Points from "x, y; x, y" in pixels, or one on each line; no points from "".
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for any other text.
     """
     points = []
     for part in filter(str.strip, re.split(r"[;\n]", text)):
@@ -63,10 +63,10 @@ def chosen_boxes(
     largest: float = 1.0,
     size: tuple[int, int],
 ) -> FrameBoxes:
-    """Of the boxes of a frame those that score at least `threshold`, the surest first.
+    """The boxes of a frame with a score of at least `threshold`, highest score first.
 
-    `best` keeps the first only. Boxes that cover more than the share `largest` of the frame, whose
-    `size` is (height, width), and those without area are left out before.
+    First, boxes without area are left out, and boxes that cover more than the share `largest` of
+    the frame, whose `size` is (height, width). `best` keeps only the box with the highest score.
     """
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     area = width * height
@@ -76,12 +76,12 @@ def chosen_boxes(
 
 
 def frames_with_boxes(boxes: Sequence[FrameBoxes]) -> list[int]:
-    """The numbers of the frames that have any."""
+    """The numbers of the frames that have a box."""
     return [number for number, found in enumerate(boxes) if len(found)]
 
 
 def listed(frames: Sequence[int]) -> str:
-    """Numbers of frames for people: "0 to 3, 7"; "none"."""
+    """Frame numbers as text: "0 to 3, 7"; "none" for no frame."""
     runs: list[list[int]] = []
     for frame in frames:
         if runs and frame == runs[-1][-1] + 1:
@@ -93,12 +93,12 @@ def listed(frames: Sequence[int]) -> str:
 
 
 def no_boxes(frames: int) -> tuple[FrameBoxes, ...]:
-    """For each frame none."""
+    """An empty set of boxes for each frame."""
     return (torch.zeros(0, 4),) * frames
 
 
 def _numbers(text: str) -> list[float] | None:
-    """Finite numbers that are separated by commas or blanks; None for anything else."""
+    """Finite numbers, separated by commas or blanks; None for any other text."""
     try:
         numbers = [float(part) for part in re.split(r"[\s,]+", text.strip().strip(","))]
     except ValueError:

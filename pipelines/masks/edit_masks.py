@@ -1,4 +1,4 @@
-"""Masks from the model itself: where terms would change a clip, and where it sees words."""
+"""Maps for masks, from the model itself: where terms would change a clip, where it sees words."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,17 +21,17 @@ from ..models.grid import ClipGrid
 from ..models.process import Latents, Level, Prediction, Process
 from ..windows import Windows, blended
 
-_ROUNDING = 1e-3  # of noise predictions, which are about 1
-OnDraw = Callable[[int], None]  # told how many draws are done; may raise to stop
+_ROUNDING = 1e-3  # rounding of noise predictions, which are about 1
+OnDraw = Callable[[int], None]  # gets the number of draws done; may raise to stop
 
 
 @dataclass(frozen=True)
 class Looks:
-    """At which noise levels a clip is looked at, and how often at each."""
+    """The noise levels at which the model looks at a clip, and the number of draws at each."""
 
     t_min: float = 0.2  # share of the schedule
     t_max: float = 0.6
-    timesteps: int = 3  # evenly spread from t_min to t_max; one is halfway
+    timesteps: int = 3  # evenly spread from t_min to t_max; a single one lies in the middle
     draws: int = 1  # of noise, at each timestep
     seed: int = 0
 
@@ -49,11 +49,11 @@ class Looks:
 
     @property
     def count(self) -> int:
-        """How many draws there are in all."""
+        """The total number of draws."""
         return self.timesteps * self.draws
 
     def at(self, z: Latents, process: Process) -> Iterator[Draw]:
-        """The clip noised, once for each draw."""
+        """The noised clip of each draw."""
         generator = torch.Generator().manual_seed(self.seed)
         times = torch.linspace(self.t_min, self.t_max, self.timesteps, dtype=torch.float64)
         if self.timesteps == 1:
@@ -79,8 +79,8 @@ def gradient_map(
     """Where terms would change a source clip: the energy of their gradient, averaged over draws.
 
     With Delta Denoising alone this is the map of DiffEdit (Couairon et al., 2023, Sec. 3.2): how
-    much the predictions for two prompts differ. Energy is that of `inspect_gradient`, each draw
-    scaled to its strongest place, so that every level counts alike. `grid` is that of `distil`.
+    much the predictions for two prompts differ. For energy see `inspect_gradient`: each draw is
+    divided by its maximum, so that every level counts the same. For `grid` see `distil`.
 
     Raises:
         ValueError: without terms.
@@ -94,7 +94,7 @@ def gradient_map(
     total = torch.zeros_like(z[0, 0])
     for done, draw in enumerate(looks.at(z, denoiser.process), start=1):
         gradient = descent.gradient(draw, z, z, range(len(terms)), 0, 1).total
-        # Equal rows of a batch do not give equal numbers on every processor.
+        # Equal rows of a batch may give slightly different numbers.
         if not (same and float(gradient.abs().max()) < _ROUNDING):
             total += energy_of(gradient)
         if on_draw is not None:
@@ -115,12 +115,12 @@ def word_map(
     windows: Windows | None = None,
     on_draw: OnDraw | None = None,
 ) -> Float[Tensor, "f h w"]:
-    """How much each place of a clip reads the tokens at `positions` of a prompt, 1 on average.
+    """How much each place of a clip attends to the tokens at `positions` of a prompt, 1 on average.
 
-    Cross-attention maps, which place words in the picture (Prompt-to-Prompt, Hertz et al., 2022,
-    Fig. 4), averaged over heads, layers and draws. The layers are those that `sites` names and of
-    these the finest with at most `max_tokens` tokens a frame: coarser ones only blur. The model is
-    left after the last of them.
+    Cross-attention maps, which show where words are in the picture (Prompt-to-Prompt, Hertz et al.,
+    2022, Fig. 4), averaged over heads, layers and draws. Used are the finest layers with at most
+    `max_tokens` tokens per frame among those that `sites` names, because coarser ones only blur.
+    The model stops after the last of these layers.
 
     Raises:
         ValueError: if `sites` names no cross-attention layer, or all have more tokens than allowed.
@@ -139,7 +139,7 @@ def word_map(
             forward_recorded(run, [recorder], output=False)
             parts.append(_finest(layers, recorder, chosen, *z.shape[3:], max_tokens).to(z))
         maps = blended(parts, spans, frames)[0]
-        # Some layers attend to words more than others do; here all count alike.
+        # Some layers attend to words more than others do; dividing by the mean makes them equal.
         total += (maps / maps.mean(dim=(1, 2, 3), keepdim=True)).mean(dim=0)
         if on_draw is not None:
             on_draw(done)
@@ -158,7 +158,7 @@ def _finest(
     width: int,
     max_tokens: int,
 ) -> Float[Tensor, "1 layers f {height} {width}"]:
-    """The maps of the finest layers allowed, on the grid of the latents."""
+    """The maps of the finest layers that are allowed, resized to the grid of the latents."""
     maps = [recorder.at(site)[0] for site in sites]
     sizes = sorted({seen.shape[1] for seen in maps})
     allowed = [tokens for tokens in sizes if tokens <= max_tokens]

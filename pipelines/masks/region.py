@@ -1,4 +1,4 @@
-"""The part of a clip that an edit needs, at the model's own size, and the way back into it."""
+"""Cut the region of an edit out of a clip, at the model's own size, and paste it back."""
 
 import math
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from .shapes import grow
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A box that stays where it is over a whole clip, and the mask within it."""
+    """A box with a fixed place in all frames of a clip, and the mask inside it."""
 
     top: int
     left: int
-    mask: Float[Tensor, "f h w"]  # white may change; as large as the box, in the clip's pixels
-    clip: tuple[int, int, int]  # frames, height and width of the clip it was cut from
+    mask: Float[Tensor, "f h w"]  # white may change; of the size of the box, in the clip's pixels
+    clip: tuple[int, int, int]  # frames, height and width of the clip it is cut from
     size: tuple[int, int]  # height and width at which the box is edited
 
     @property
@@ -41,15 +41,15 @@ def find_region(
     margin: float | int = 0.25,
     multiple: int = 8,
 ) -> Region:
-    """The box around everything that a mask shows white or grey in any frame.
+    """The box around all that is not black in a mask, in any frame.
 
-    `clip` and `size` are (frames, height, width) of the clip and (height, width) of what the model
-    takes. Each side of the box goes `margin` times its longer side further, and the box then grows
-    to the shape of `size`. Where the clip ends before that, the box is edited in another shape of
-    about as many pixels. Both sides are whole multiples of `multiple`.
+    `clip` is (frames, height, width) of the clip, `size` is (height, width) of the model's input.
+    The box is widened on every side by `margin` times its longer side, and then to the shape of
+    `size`. If the clip is too small for that, the box is edited in another shape with about as many
+    pixels. Both sides of the edited box are multiples of `multiple`.
 
     Raises:
-        ValueError: for a mask that is black everywhere or has frames of another number.
+        ValueError: for a mask that is black everywhere or has a wrong number of frames.
     """
     frames, height, width = clip
     if len(mask) not in (1, frames):
@@ -89,7 +89,7 @@ def find_region(
 
 
 def _span(first: int, after: int, length: int, limit: int) -> tuple[int, int]:
-    """Start and length of a span around another, within 0..limit."""
+    """Start and length of a span around first..after, inside 0..limit."""
     length = min(length, limit)
     start = round((first + after - length) / 2)
     return min(max(start, 0), limit - length), length
@@ -100,7 +100,7 @@ def _whole(side: float, multiple: int) -> int:
 
 
 def cut(clip: Float[Tensor, "1 c f H W"], region: Region) -> Float[Tensor, "1 c f h w"]:
-    """The box of a region, at the size at which it is edited."""
+    """The clip inside the box of a region, at the size at which it is edited."""
     _check_clip(clip, region)
     return _resized(clip[..., region.rows, region.columns], region.size)
 
@@ -119,14 +119,14 @@ def paste(
     feather: float | int = 8,
     match_colours: bool = True,
 ) -> Float[Tensor, "1 c f H W"]:
-    """A clip with an edited region in it; where the mask is black its pixels are left as they are.
+    """The clip with an edited region in it; where the mask is black, its pixels do not change.
 
-    The edge of the edit is soft over `feather` pixels, inwards. `match_colours` shifts the colours
-    of the edit, by as much in every frame, so that around the mask it is on average what the clip
-    is: an autoencoder alone shifts them a little.
+    The edge of the edit is soft over `feather` pixels, inside the mask. An autoencoder shifts
+    colours a little. `match_colours` shifts them back, equally in every frame, so that the mean
+    colour around the mask is that of the clip.
 
     Raises:
-        ValueError: if clip or edit are not those of the region.
+        ValueError: if clip or edit do not belong to the region.
     """
     _check_clip(clip, region)
     box = clip[..., region.rows, region.columns]
@@ -140,7 +140,7 @@ def paste(
             whole = (whole + rearrange(apart, "c -> 1 c 1 1 1")).clamp(0, 1)
     inner = grow(mask, -math.ceil(feather)) if feather > 0 else mask
     share = torch.minimum(feathered(inner, feather), mask)
-    # A mask that is thinner than its soft edge would vanish.
+    # A mask that is thinner than its soft edge would disappear.
     share = torch.where(share.amax(dim=(1, 2), keepdim=True) < 0.5, mask, share)
     mixed = torch.where(share > 0, torch.lerp(box, whole, share.expand_as(box)), box)
     result = clip.clone()
@@ -149,7 +149,7 @@ def paste(
 
 
 def _reach(mask: Tensor) -> int:
-    """How far around a mask colours are compared, in pixels."""
+    """The width in pixels of the border around a mask in which colours are compared."""
     return max(2, min(mask.shape[1:]) // 8)
 
 

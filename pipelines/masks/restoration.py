@@ -1,4 +1,4 @@
-"""What an autoencoder alone has changed in a clip, taken out of an edit again."""
+"""Remove from an edit what the autoencoder alone has changed in the clip."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,9 +15,9 @@ def restored(
 ) -> Float[Tensor, "1 c f H W"]:
     """`edited + k (source - reconstruction)`: an edit with the source's own colours and detail.
 
-    `reconstruction` is the source through the autoencoder and back, without an edit. k is 1 where
-    the edit decodes to the same pixel, which is then exactly the source's, and falls evenly to 0
-    where a colour differs by `threshold` (of 0..1) or more: what was edited stays as it is.
+    `reconstruction` is the source encoded and decoded, without an edit. Where a pixel of the edit
+    equals that of the reconstruction, k is 1, and the result is exactly the source's pixel. k falls
+    linearly to 0 where a colour differs by `threshold` (of 0..1) or more, so edited pixels stay.
 
     Raises:
         ValueError: if the clips differ in length or size, or the threshold is not positive.
@@ -28,5 +28,5 @@ def restored(
         raise ValueError(f"The threshold is {threshold}; it must be more than 0.")
     apart = (edited - reconstruction).abs().amax(dim=1, keepdim=True)
     kept = (1 - apart / threshold).clamp(min=0)
-    # The other way round the source would be met only to rounding.
+    # `where` makes unchanged pixels exactly the source's, without rounding.
     return (kept * source + (edited - kept * reconstruction)).where(apart > 0, source).clamp(0, 1)

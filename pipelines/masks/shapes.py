@@ -1,4 +1,4 @@
-"""Masks drawn, grown, feathered, rounded to ellipses, and shown over a clip."""
+"""Draw masks, grow and feather them, round them to ellipses, and show them over a clip."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def box_mask(
 ) -> Float[Tensor, "f H W"]:
     """A white box, (left, top, right, bottom) as shares of the picture; it may move to `end`.
 
-    A pixel on the edge holds the share of it that the box covers.
+    A pixel on the edge has as its value the share of it that the box covers.
 
     Raises:
         ValueError: for a box without area, or one that leaves the picture.
@@ -46,10 +46,10 @@ def box_mask(
 def boxes_mask(
     boxes: Sequence[Float[Tensor, "_ 4"]], height: int, width: int
 ) -> Float[Tensor, "f H W"]:
-    """White boxes, joined: for each frame any number of (left, top, right, bottom), in pixels.
+    """White boxes: for each frame any number of (left, top, right, bottom), in pixels.
 
-    A pixel on the edge of a box holds the share of it that the box covers. What reaches beyond the
-    picture is cut off.
+    A pixel on the edge of a box has as its value the share of it that the box covers. Parts outside
+    the picture are cut off.
     """
     size = torch.tensor([width, height, width, height], dtype=torch.float64)
     mask = torch.zeros(len(boxes), height, width)
@@ -79,11 +79,11 @@ def bounding_boxes(mask: Float[Tensor, "n H W"], margin: int = 0) -> Float[Tenso
 
 
 def ellipse_mask(mask: Float[Tensor, "n H W"]) -> Float[Tensor, "n H W"]:
-    """The mask or the ellipses of its parts, whichever is lighter.
+    """The mask together with an ellipse for each of its parts (the maximum of both).
 
-    Each connected part of a frame (white: above 0.5; diagonal neighbours connect) is joined by the
-    ellipse with its centre and second moments, as VideoDirector does for the first part only. It
-    makes room for an object of another outline.
+    Each connected part of a frame (above 0.5; diagonal neighbours connect) gets the ellipse with
+    the same centre and second moments. VideoDirector does this for the first part only. It gives
+    an object with another outline more room.
     """
     result = mask.clone()
     for frame, drawn in zip(mask, result, strict=True):
@@ -95,9 +95,9 @@ def ellipse_mask(mask: Float[Tensor, "n H W"]) -> Float[Tensor, "n H W"]:
 
 
 def grow(mask: Float[Tensor, "n H W"], pixels: int) -> Float[Tensor, "n H W"]:
-    """The white area, wider by some pixels, or narrower for a negative number.
+    """The white area made wider by some pixels, or narrower for a negative number.
 
-    Grows in turns by a square and by a cross, which makes an octagon of a point: nearly a disc.
+    It grows by a cross and by a square in turn. So a point becomes an octagon, nearly a disc.
     """
     grown = rearrange(mask, "n H W -> n 1 H W")
     if pixels < 0:
@@ -115,14 +115,14 @@ def grow(mask: Float[Tensor, "n H W"], pixels: int) -> Float[Tensor, "n H W"]:
 
 
 def feather(mask: Float[Tensor, "n H W"], radius: float | int) -> Float[Tensor, "n H W"]:
-    """The mask with soft edges: blurred by a Gaussian of standard deviation radius / 2.
+    """The mask with soft edges: a Gaussian blur with standard deviation radius / 2.
 
-    Beyond the border the pixels of the edge are repeated.
+    Outside the picture, the pixels of its border are repeated.
     """
     if radius <= 0:
         return mask
     reach = max(1, round(1.5 * radius))
-    # Padded by hand: a radius may be larger than the picture.
+    # Padded here, because the radius may be larger than the picture.
     padded = functional.pad(rearrange(mask, "n H W -> n 1 H W"), (reach,) * 4, mode="replicate")
     size, sigma = 2 * reach + 1, radius / 2
     blurred = gaussian_blur2d(padded, (size, size), (sigma, sigma), border_type="constant")
@@ -137,10 +137,10 @@ def drawn_over(
     opacity: float | int = 0.5,
     outline: int = 2,
 ) -> Float[Tensor, "1 3 f H W"]:
-    """A clip with pixels in 0..1, tinted where the mask is white, and a line around the white.
+    """A clip with pixels in 0..1, tinted where the mask is white, with a line around the white.
 
-    `mask` is one for the clip or one for each frame, at any resolution. `outline` is the width of
-    the line in pixels, which lies outside the white (above 0.5).
+    `mask` is one for the clip or one for each frame, at any resolution. `outline` is the width in
+    pixels of the line around the white area (above 0.5).
 
     Raises:
         ValueError: if the number of masks is neither 1 nor the number of frames.
@@ -162,16 +162,16 @@ def drawn_over(
 
 
 def _covered(pixels: int, first: Tensor, last: Tensor) -> Float[Tensor, "f {pixels}"]:
-    """The share of each pixel between two edges, which are shares of the whole."""
+    """The share of each pixel that lies between two edges, given as shares of the picture."""
     left = torch.arange(pixels, dtype=torch.float64)
     first, last = (rearrange(edge * pixels, "f -> f 1") for edge in (first, last))
     return (torch.minimum(last, left + 1) - torch.maximum(first, left)).clamp(0, 1)
 
 
 def _parts(white: np.ndarray) -> list[np.ndarray]:
-    """The connected parts of a picture, each as its pixels' (row, column), `[k, 2]`.
+    """The connected parts of a picture, each as the (row, column) of its pixels, `[k, 2]`.
 
-    Row by row, runs of white are joined with the runs they touch in the row above.
+    In each row, a run of white pixels joins the runs that it touches in the row above.
     """
     runs: list[tuple[int, int, int]] = []  # row, first column, column after the last
     owner: list[int] = []
@@ -201,7 +201,7 @@ def _parts(white: np.ndarray) -> list[np.ndarray]:
 
 
 def _ellipse(part: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The pixels within the ellipse that has the moments of a part, `[H, W]` bool.
+    """The pixels inside the ellipse with the same moments as a part, `[H, W]` bool.
 
     A filled ellipse with semi-axes a and b has variances a^2 / 4 and b^2 / 4; a pixel is a unit
     square, whose own variance is 1 / 12.

@@ -1,4 +1,4 @@
-"""From a map of how much each place matters to a mask: smoothed, brought to pixels, cut in two."""
+"""From a map of values to a mask: smoothing and thresholds."""
 
 import math
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ METHODS = ("level", "otsu", "quantile")
 
 @dataclass(frozen=True)
 class Threshold:
-    """Where a map is cut: what is above becomes white."""
+    """How the threshold of a map is found: values above it become white."""
 
     method: str = "level"  # one of METHODS
-    level: float = 0.5  # of level: share of the way from the weakest to the strongest place
-    quantile: float = 0.9  # of quantile: share of the places that stay black
-    per_frame: bool = False  # whether each frame is cut by itself, or all of the clip alike
+    level: float = 0.5  # for "level": the position between the smallest and the largest value
+    quantile: float = 0.9  # for "quantile": the share of places that stays black
+    per_frame: bool = False  # a threshold for each frame, or one for the whole clip
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -47,7 +47,7 @@ class Threshold:
         return self._cut(values)
 
     def _cut(self, values: Tensor) -> Tensor:
-        """One frame, or all of them. A constant map has no white."""
+        """The mask of one frame or of all frames. A constant map gives no white."""
         low, high = float(values.min()), float(values.max())
         if self.method == "otsu":
             at = otsu(values)
@@ -59,10 +59,10 @@ class Threshold:
 
 
 def otsu(values: Float[Tensor, "..."]) -> float:
-    """The threshold that splits values best in two: between-class variance is largest (Otsu, 1979).
+    """Otsu's threshold (1979): the split in two classes with the largest variance between them.
 
-    Exact, over all possible splits and without a histogram: halfway between two neighbours. For
-    values that are all equal it is that value.
+    Exact, without a histogram: it tries all splits, and lies halfway between two neighbouring
+    values. If all values are equal, it is that value.
     """
     ordered = values.flatten().double().sort().values
     count = len(ordered)
@@ -72,16 +72,16 @@ def otsu(values: Float[Tensor, "..."]) -> float:
     sums = ordered.cumsum(dim=0)
     means = sums[:-1] / below, (sums[-1] - sums[:-1]) / (count - below)
     between = below * (count - below) * (means[0] - means[1]).square()
-    # Equal values belong to one class.
+    # There is no split between equal values.
     between = torch.where(ordered[1:] > ordered[:-1], between, -1)
     cut = int(between.argmax())
     return float((ordered[cut] + ordered[cut + 1]) / 2)
 
 
 def quantile(values: Float[Tensor, "..."], share: float) -> float:
-    """The value that a share of the values does not exceed, any number of them.
+    """The smallest value for which at least `share` of all values are not above it.
 
-    Share 0 is less than the smallest, so that everything lies above.
+    For share 0 it is below all values. Unlike `torch.quantile`, it takes any number of values.
     """
     ordered = values.flatten().double().sort().values
     rank = math.ceil(share * len(ordered))
@@ -89,7 +89,7 @@ def quantile(values: Float[Tensor, "..."], share: float) -> float:
 
 
 def smoothed(values: Float[Tensor, "f h w"], radius: float | int) -> Float[Tensor, "f h w"]:
-    """A map blurred in each frame by a Gaussian of standard deviation `radius` cells; 0 is none."""
+    """A Gaussian blur of each frame, with standard deviation `radius` in cells; none for 0."""
     if radius <= 0:
         return values
     reach = math.ceil(3 * radius)

@@ -1,6 +1,6 @@
-"""What CLIP says of a clip: how well it fits a prompt, how much it stays the same, how it pleases.
+"""Measures with CLIP: how well a clip fits a prompt, how constant it is, how people may like it.
 
-All take embeddings, whose length does not matter.
+All of them take embeddings of any length.
 """
 
 from dataclasses import replace
@@ -20,11 +20,11 @@ def text_alignment(
     prompt: Float[Tensor, "1 d"],
     region: Region | None = None,
 ) -> Measure:
-    """100 times the mean over frames of cos(frame, prompt), of CLIP's embeddings.
+    """100 times the mean over frames of the cosine between CLIP embeddings of frame and prompt.
 
-    The frame-wise CLIP score of video editing papers, which like most of them stands times 100;
-    CLIPScore (Hessel et al., 2021) itself is 2.5 max(cos, 0). With a region, the frames are those
-    of `only` in it, and the ones in which nothing of it lies do not count: `values` have NaN there.
+    This is the frame-wise CLIP score of video editing papers, most of which multiply it by 100.
+    CLIPScore (Hessel et al., 2021) itself is 2.5 max(cos, 0). With a region, the frames must come
+    from `only`. Frames without any of the region do not count: they have NaN in `values`.
     """
     values = 100 * _cosines(frames, prompt)
     if region is None:
@@ -41,9 +41,9 @@ def only(clip: Float[Tensor, "1 3 f H W"], region: Region) -> Float[Tensor, "1 3
 
 
 def pick_score(frames: Float[Tensor, "f d"], prompt: Float[Tensor, "1 d"], scale: float) -> Measure:
-    """The mean over frames of s = T cos(frame, prompt) (Kirstain et al., 2023), `scale` T.
+    """The mean over frames of s = T cos(frame, prompt) (Kirstain et al., 2023); `scale` is T.
 
-    With PickScore's model and its temperature, T = 100 about, pictures come to lie near 20. Of two
+    With PickScore's model and its temperature (T is about 100), pictures get about 20. Of two
     pictures, exp(s_1) / (exp(s_1) + exp(s_2)) is the share of people who would pick the first.
     """
     return _summary("PickScore", scale * _cosines(frames, prompt), "")
@@ -52,11 +52,11 @@ def pick_score(frames: Float[Tensor, "f d"], prompt: Float[Tensor, "1 d"], scale
 def frame_consistency(
     frames: Float[Tensor, "f d"], pairs: Literal["neighbours", "all pairs"]
 ) -> Measure:
-    """100 times the mean cos of the CLIP embeddings of two frames.
+    """100 times the mean cosine between the CLIP embeddings of two frames.
 
-    Over all pairs of different frames, as Tune-A-Video (Wu et al., 2023) defines it, or over frames
-    that follow each other, as most later papers have it. A still clip has 100. `values` are one for
-    each frame, its mean with all others, or one for each two neighbours.
+    The mean is over all pairs of different frames, as in Tune-A-Video (Wu et al., 2023), or over
+    neighbouring frames, as in most later papers. A still clip has 100. `values` hold one number for
+    each frame (its mean with all others), or one for each pair of neighbours.
 
     Raises:
         ValueError: for less than two frames.
@@ -69,7 +69,7 @@ def frame_consistency(
         cosines = 100 * functional.cosine_similarity(frames[:-1].double(), frames[1:].double())
         return _summary("CLIP consistency, neighbours", cosines, "x100", each="pair of neighbours")
     unit = functional.normalize(frames.double(), dim=-1)
-    # Each frame with all others: the sum over all, less 1 for the frame itself.
+    # Each frame with all others: the sum over all frames, minus the frame with itself.
     others = 100 * (unit @ unit.sum(dim=0) - unit.square().sum(dim=-1)) / (len(frames) - 1)
     return _summary("CLIP consistency, all pairs", others, "x100")
 

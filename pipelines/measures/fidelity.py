@@ -1,4 +1,4 @@
-"""How much of the source an edit has kept, pixel by pixel: PSNR and SSIM."""
+"""How well an edit keeps the source's pixels: PSNR and SSIM."""
 
 import math
 
@@ -18,8 +18,8 @@ def psnr(
 ) -> Measure:
     """Peak signal-to-noise ratio in dB, -10 log10 of the mean squared error of values in 0..1.
 
-    The error is averaged over the region's pixels of all frames at once. `values` are those of
-    single frames, NaN where a frame has none of the region. Equal pixels have an infinite PSNR.
+    The error is averaged over the region's pixels in all frames together. `values` are the PSNRs of
+    single frames, NaN for a frame without any of the region. Equal pixels have an infinite PSNR.
 
     Raises:
         ValueError: if the clips cannot be compared.
@@ -38,9 +38,9 @@ def ssim(
     """Structural similarity (Wang et al., 2004, Eq. 13), 1 for equal clips.
 
     SSIM = (2 m_x m_y + c_1)(2 s_xy + c_2) / ((m_x^2 + m_y^2 + c_1)(s_x^2 + s_y^2 + c_2)), with
-    means m, variances s^2 and the covariance under a Gaussian window of 11 x 11 pixels, c_1 =
-    0.01^2 and c_2 = 0.03^2. It is averaged over the colours and over all windows that lie in the
-    region as a whole, so that nothing beyond its edge is seen; then over frames.
+    means m, variances s^2 and covariance s_xy under a Gaussian window of 11 x 11 pixels, c_1 =
+    0.01^2 and c_2 = 0.03^2. It is averaged over the colours and over all windows that lie
+    completely inside the region, then over frames.
 
     Raises:
         ValueError: if the clips cannot be compared, or no window fits.
@@ -54,7 +54,7 @@ def ssim(
         )
     frames = []
     for i, where in enumerate(region.where.to(source.device)):
-        # A window's smallest value is 1 where all of it lies in the region.
+        # The smallest value in a window is 1 if all of the window lies inside the region.
         fits = -functional.max_pool2d(-where.double()[None], WINDOW, stride=1)[0] == 1
         if not bool(fits.any()):
             frames.append(math.nan)

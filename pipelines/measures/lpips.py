@@ -1,8 +1,8 @@
-"""LPIPS: how different two clips look to a network trained to see, region by region.
+"""LPIPS: a perceptual distance between two clips, from the features of a trained network.
 
 Zhang et al. (2018), "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
-version 0.1. The networks are AlexNet, VGG16 and SqueezeNet 1.1 as torchvision numbers and stores
-them.
+version 0.1. The networks are AlexNet, VGG16 and SqueezeNet 1.1, with the layer numbers and weight
+files of torchvision.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +19,10 @@ from torch.nn import functional
 from .measure import Measure, check_pair, mean
 from .region import Region
 
-SMALLEST = 32  # pixels, below which the networks have nothing left to look at
-# Mean and standard deviation of the training pictures, in -1..1, as LPIPS rounds them.
+SMALLEST = 32  # pixels; for smaller pictures the last layers have no output
+# Mean and standard deviation of the training pictures, in -1..1, rounded as in LPIPS.
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-_TINY = 1e-8  # of squared length, so that features of length zero have no direction
+_TINY = 1e-8  # added to squared lengths, against division by zero
 
 
 class _Network(NamedTuple):
@@ -54,7 +54,7 @@ def _vgg16() -> list[nn.Module]:
 
 
 class _Fire(nn.Module):
-    """A block of SqueezeNet: to few channels, and back to many by two kernels side by side."""
+    """A block of SqueezeNet: first few channels, then many, from two kernels side by side."""
 
     def __init__(self, channels: int, few: int, many: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ NETWORKS = {
 
 
 class PerceptualNet(nn.Module):
-    """The features of a network at some of its layers, and how much each channel counts there."""
+    """The features of a network at some of its layers, and the weight of each channel there."""
 
     def __init__(self, name: str, trunk: Mapping[str, Tensor], heads: Sequence[Tensor]) -> None:
         """`trunk` is torchvision's state dict; `heads` holds one weight per channel of each tap."""
@@ -125,12 +125,13 @@ def lpips(
     *,
     on_frame: Callable[[int], None] | None = None,
 ) -> Measure:
-    """Learned perceptual distance, 0 for equal clips: d = sum over layers of the mean over places
-    of |w * (a - b)|^2, with a and b the features, of unit length at every place.
+    """Learned perceptual distance, 0 for equal clips.
 
-    For a region the source's pixels are put everywhere else in the edit, so that the network does
-    not see what may differ, and a place counts by the share of it that lies in the region. With
-    all pixels as region this is the LPIPS of the paper. The value is the mean over frames.
+    It is the sum over layers of the mean over places of w (a - b)^2, added up over channels. a and
+    b are features of unit length at every place, w are the weights of the channels. Outside the
+    region, the source's pixels replace those of the edit, so that the network sees no difference
+    there. A place counts by the share of it that lies inside the region. If the region is all
+    pixels, this is the LPIPS of the paper. The value is the mean over frames.
 
     Raises:
         ValueError: if the clips cannot be compared, or are smaller than 32 pixels.
@@ -167,14 +168,14 @@ def _distance(
 
 
 def load_lpips(name: str, folders: Sequence[Path]) -> PerceptualNet:
-    """The network `name` ("alex", "vgg" or "squeeze") from files that are on this machine.
+    """The network `name` ("alex", "vgg" or "squeeze") from files on this machine.
 
-    The trunk is looked for in `folders`, then where torchvision keeps what it has fetched; the
-    heads in `folders`, then in an installed torchmetrics or lpips, which carry them.
+    The trunk is searched in `folders`, then in torchvision's downloads; the heads in `folders`,
+    then in an installed torchmetrics or lpips package, which contain them.
 
     Raises:
-        FileNotFoundError: if a file is in none of these; it says where to get it.
-        ValueError: if a file is damaged or of another network.
+        FileNotFoundError: if a file is not found; the message says where to get it.
+        ValueError: if a file is damaged or belongs to another network.
     """
     network = NETWORKS[name]
     trunk_file = _first([*folders, Path(torch.hub.get_dir()) / "checkpoints"], network.trunk)
@@ -197,7 +198,7 @@ def load_lpips(name: str, folders: Sequence[Path]) -> PerceptualNet:
         weights = [heads[f"lin{i}.model.1.weight"] for i in range(len(network.taps))]
         net = PerceptualNet(name, trunk, weights)
         features = net(torch.zeros(1, 3, SMALLEST, SMALLEST))
-    # torch gives each kind of damage an exception of its own, some of them bare.
+    # torch raises different exceptions for different kinds of damage.
     except Exception as error:
         raise ValueError(
             f"{trunk_file} and {heads_file} do not make the {name} network of LPIPS: one of them "
@@ -217,12 +218,12 @@ def _check_heads(net: PerceptualNet, widths: Sequence[int], file: Path | None) -
 
 
 def _packaged_heads() -> list[Path]:
-    """Folders of installed packages that carry LPIPS heads; the packages are not imported."""
+    """The folders with LPIPS heads in installed packages, which are not imported."""
     inside = {"torchmetrics": "functional/image/lpips_models", "lpips": "weights/v0.1"}
     specs = ((find_spec(package), part) for package, part in inside.items())
     return [Path(spec.origin).parent / part for spec, part in specs if spec and spec.origin]
 
 
 def _first(folders: Sequence[Path], name: str) -> Path | None:
-    """The first file of that name."""
+    """The file of that name in the first folder that has one."""
     return next((folder / name for folder in folders if (folder / name).is_file()), None)

@@ -1,4 +1,4 @@
-"""What a measure returns, and what every measure requires of its clips."""
+"""The result of a measure, and checks of the clips that are measured."""
 
 import math
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ _BEYOND = 1e-3  # how far outside 0..1 pixels may lie by rounding
 
 @dataclass(frozen=True)
 class Measure:
-    """One number about a clip or an edit, and the numbers it summarises.
+    """One number about a clip or an edit, and the single values that it summarises.
 
     `values` are in the order of time, NaN where there was nothing to measure; `each` says what one
-    of them belongs to. `better` is the direction in which edits improve, all else being equal.
+    value belongs to, such as a frame. `better` says whether a higher or a lower number is better.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""How smoothly a clip moves, and how well its colours follow the motion."""
+"""How smooth the motion of a clip is, and how well its colours follow the motion."""
 
 import math
 
@@ -9,16 +9,16 @@ from torch import Tensor
 from ..flow import Flow, warp
 from .measure import Measure, check_clip, mean
 
-_SURE = 0.999  # of a visibility that was interpolated: all pixels around are visible
+_SURE = 0.999  # an interpolated visibility from here on means: all pixels around are visible
 
 
 def roughness(flow: Flow) -> Measure:
     """Mean acceleration along the motion, in thousandths of the picture's diagonal per frame^2.
 
-    The acceleration of what pixel p of frame t shows is F_{t+1}(p + F_t(p)) - F_t(p), with F_t the
-    flow from frame t to t + 1: 0 for whatever stands still or moves evenly. Its length is averaged
-    over all pixels that stay visible over the three frames; `values` are one for each three.
-    The definition is ours: it needs no trained interpolator, and lower is smoother.
+    With F_t the flow from frame t to t + 1, the acceleration of the point at pixel p of frame t is
+    F_{t+1}(p + F_t(p)) - F_t(p): 0 if the point stands still or moves evenly. Its length is
+    averaged over all pixels that are visible in all three frames; `values` hold one number for each
+    three frames. The definition is ours and needs no trained interpolator. Lower is smoother.
 
     Raises:
         ValueError: for less than three frames, or if nothing stays visible.
@@ -40,10 +40,10 @@ def roughness(flow: Flow) -> Measure:
 def warping_error(clip: Float[Tensor, "1 3 f H W"], flow: Flow, *, name: str = "") -> Measure:
     """Warping error, times 1000: how much colours change along the motion (Lai et al., 2018).
 
-    The mean of |x_t(p) - x_{t+1}(p + F_t(p))|^2, over the colours in 0..1 (Lai et al. sum them) and
-    over all pixels p still visible in the next frame. Editing papers often take the flow of the
-    source, which `flow` may be; `name` then says so. Visibility is the flow's own. `values` are one
-    for each two frames that follow each other. A still clip has 0.
+    The mean of |x_t(p) - x_{t+1}(p + F_t(p))|^2 over the colours in 0..1 (Lai et al. add them up)
+    and over all pixels p that are still visible in the next frame, by the visibility of the flow.
+    Editing papers often use the flow of the source: then `flow` is that flow and `name` says so.
+    `values` hold one number for each pair of neighbouring frames. A still clip has 0.
 
     Raises:
         ValueError: if the clip cannot be measured, is not as long or large as the flow, or if
@@ -77,7 +77,7 @@ def _weights(visible: Tensor) -> Float[Tensor, "n 1 h w"]:
 
 
 def _pooled(name: str, amounts: Tensor, visible: Tensor, unit: str, each: str) -> Measure:
-    """The mean over everything visible, lower being better, and its means over time."""
+    """A measure from the mean over all visible pixels; lower is better."""
     values = [x[v].double().mean().item() for x, v in zip(amounts, visible, strict=True)]
     if math.isnan(mean(values)):
         raise ValueError(

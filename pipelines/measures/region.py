@@ -14,13 +14,13 @@ Side: TypeAlias = Literal["outside", "inside", "everywhere"]
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Pixels of a clip, and what to call them behind a measure's name ("" for all of them)."""
+    """Pixels of a clip, and their name to write after a measure's ("" for all pixels)."""
 
     name: str
     where: Bool[Tensor, "f H W"]
 
     def title(self, measure: str) -> str:
-        """The name of a measure taken here."""
+        """The name of a measure over this region."""
         return f"{measure} {self.name}".strip()
 
 
@@ -33,11 +33,11 @@ def region(
     *,
     threshold: float = 0.5,
 ) -> Region:
-    """The pixels outside or inside a mask, or all: those of them with a mask of `threshold` or less
-    are outside.
+    """The pixels outside or inside a mask, or all pixels.
 
-    The mask is for the whole clip (n = 1) or for each frame; one of another size is brought to the
-    clip's, smoothly, before the threshold. Without a mask it is all pixels.
+    Pixels with a mask of `threshold` or less are outside. The mask is for the whole clip (n = 1) or
+    for each frame. A mask of another size is resized smoothly before the threshold. Without a mask
+    the region is all pixels.
 
     Raises:
         ValueError: if the number of masks is neither 1 nor the number of frames, a value is not in

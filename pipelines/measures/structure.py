@@ -1,4 +1,4 @@
-"""Structure distance: how much the layout of frames has changed, whatever their appearance."""
+"""Structure distance: how much the layout of frames has changed, apart from their appearance."""
 
 import torch
 from jaxtyping import Float
@@ -11,9 +11,9 @@ from .measure import Measure
 def structure_distance(source: Float[Tensor, "f t d"], edited: Float[Tensor, "f2 t2 d"]) -> Measure:
     """1000 times the mean over tokens i, j of |S_ij(source) - S_ij(edited)|^2, mean over frames.
 
-    S_ij = cos(k_i, k_j) is the self-similarity of the keys of DINO's last layer, whose difference
-    Tumanyan et al. (2022, "Splicing ViT Features for Semantic Appearance Transfer") have as a norm;
-    the mean of squares is PIE-Bench's and FiVE-Bench's. 0 for equal clips.
+    S_ij = cos(k_i, k_j) is the self-similarity of the keys of DINO's last layer. Tumanyan et al.
+    (2022, "Splicing ViT Features for Semantic Appearance Transfer") use the norm of the difference;
+    the mean of squares is that of PIE-Bench and FiVE-Bench. 0 for equal clips.
 
     Raises:
         ValueError: for clips of another length or size than each other.

@@ -1,4 +1,4 @@
-"""Measures of several edits side by side, as rows and columns, CSV and JSON."""
+"""Measures of several edits as a table, as CSV and as JSON."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from .measure import Measure
 
 _LONGEST = 80  # characters of a label
-_FORMULA = ("=", "+", "-", "@")  # what spreadsheets would run as a formula
+_FORMULA = ("=", "+", "-", "@")  # a text that begins so is a formula for spreadsheets
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ Table: TypeAlias = tuple[Entry, ...]
 
 
 def collect(table: Table, label: str, measures: Sequence[Measure]) -> Table:
-    """The table with the measures of one more edit, or with more measures of one that is there.
+    """The table with more measures, of a new edit or of one that it already has.
 
     Raises:
-        ValueError: if the label is no plain text, or the edit has such a measure already.
+        ValueError: if the label is no plain text, or the edit already has such a measure.
     """
     label = label.strip()
     if not label or len(label) > _LONGEST or not label.isprintable() or label[0] in _FORMULA:
@@ -48,12 +48,12 @@ def collect(table: Table, label: str, measures: Sequence[Measure]) -> Table:
 
 
 def labels(table: Table) -> list[str]:
-    """The edits, in the order they came."""
+    """The labels of the edits, in the order in which they were added."""
     return list(dict.fromkeys(entry.label for entry in table))
 
 
 def columns(table: Table) -> list[Measure]:
-    """One measure of each name, in the order they came: what the columns are called."""
+    """For each column, the first measure of its name, in the order in which they were added."""
     first: dict[str, Measure] = {}
     for entry in table:
         first.setdefault(entry.measure.name, entry.measure)
@@ -61,15 +61,15 @@ def columns(table: Table) -> list[Measure]:
 
 
 def value(table: Table, label: str, name: str) -> float | None:
-    """What was measured, None if it was not."""
+    """The value of a measure for an edit; None if it was not measured."""
     found = (e.measure.value for e in table if (e.label, e.measure.name) == (label, name))
     return next(found, None)
 
 
 def best(table: Table, name: str, reference: str = "") -> set[str]:
-    """The edits that are best by a measure, more than one if they are equal.
+    """The edits with the best value of a measure; several if they are equal.
 
-    Empty unless two of them have it; the row called `reference`, the source, does not compete.
+    Empty if less than two edits have it. The row `reference`, usually the source, does not count.
     """
     values = {
         entry.label: entry.measure.value
@@ -84,7 +84,7 @@ def best(table: Table, name: str, reference: str = "") -> set[str]:
 
 
 def to_csv(table: Table) -> str:
-    """One row for each edit, one column for each measure; a cell is empty where none was taken."""
+    """One row for each edit, one column for each measure; a missing value is an empty cell."""
     names = columns(table)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -96,7 +96,7 @@ def to_csv(table: Table) -> str:
 
 
 def to_json(table: Table) -> str:
-    """All that was measured, with the values over time; what is not finite is "inf" or null."""
+    """All measures with their values over time. Infinity is written "inf" or "-inf", NaN null."""
     edits: dict[str, Any] = {label: {} for label in labels(table)}
     for label, measure in ((entry.label, entry.measure) for entry in table):
         edits[label][measure.name] = {
@@ -110,12 +110,12 @@ def to_json(table: Table) -> str:
 
 
 def title(measure: Measure) -> str:
-    """The name with its unit, if it has one."""
+    """The name of a measure, with its unit if it has one."""
     return f"{measure.name} ({measure.unit})" if measure.unit else measure.name
 
 
 def _plain(number: float) -> float | str | None:
-    """JSON has neither infinity nor NaN."""
+    """A number for JSON, which has neither infinity nor NaN."""
     if math.isnan(number):
         return None
     return number if math.isfinite(number) else str(number)

@@ -1,4 +1,4 @@
-"""Motion fidelity: whether an edit moves as its source does, by the tracks of points in both."""
+"""Motion fidelity: whether an edit moves like its source, by the tracks of points in both."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from ..flow import Flow
 from .measure import Measure
 
-_KNOWN = 0.5  # of a visibility between pixels: most of the point is visible
+_KNOWN = 0.5  # an interpolated visibility from here on means: most of the point is visible
 
 
 class Tracks(NamedTuple):
-    """Where points of the first frame go, (x, y) in pixels, and which of their steps are known."""
+    """The tracks of points of the first frame, (x, y) in pixels, and which steps are known."""
 
     places: Float[Tensor, "f n 2"]
     seen: Bool[Tensor, "s n"]  # of each step to the next frame; s = f - 1
@@ -23,10 +23,10 @@ class Tracks(NamedTuple):
 def grid(
     height: int, width: int, side: int, where: Bool[Tensor, "h w"] | None = None
 ) -> Float[Tensor, "n 2"]:
-    """Points (x, y), evenly spread, `side` in each row and column; of these, those in `where`.
+    """A grid of `side` x `side` points (x, y); with `where`, only the points inside it.
 
     Raises:
-        ValueError: if none is left.
+        ValueError: if there is no point inside.
     """
     rows = (torch.arange(side) + 0.5) * height / side - 0.5
     columns = (torch.arange(side) + 0.5) * width / side - 0.5
@@ -45,10 +45,11 @@ def grid(
 
 
 def follow(flow: Flow, points: Float[Tensor, "n 2"]) -> Tracks:
-    """The tracks of points of the first frame, by going along the flow from frame to frame.
+    """The tracks of points of the first frame, along the flow from frame to frame.
 
-    A step is known where the flow back confirms it. A point that gets hidden goes on with what
-    hides it, for dense flow knows no better; one that leaves the picture ends there.
+    A step is known where the flow is visible, that is, the backward flow confirms it. When a point
+    is hidden by something, its track follows what hides it. When it leaves the picture, its track
+    stays there.
     """
     places, seen = [points.to(flow.forward)], []
     height, width = flow.forward.shape[2:]
@@ -66,17 +67,18 @@ def follow(flow: Flow, points: Float[Tensor, "n 2"]) -> Tracks:
 
 
 def motion_fidelity(source: Tracks, edited: Tracks, *, still: float = 0.2) -> Measure:
-    """Motion fidelity (Yatim et al., 2024, "Space-Time Diffusion Features for Zero-Shot Text-Driven
-    Motion Transfer"), halved so that it ends at 1, where every track has found its like.
+    """Motion fidelity: how well the tracks of two clips match, at most 1.
 
-    1/2 (mean over the edit's tracks of the best correlation with a track of the source, and the
-    other way round), the correlation of two tracks being the mean over time of the cosine between
-    their steps. Steps are compared in direction, not in length, and tracks wherever they lie.
+    Yatim et al. (2024), "Space-Time Diffusion Features for Zero-Shot Text-Driven Motion Transfer";
+    here divided by 2. For each track of one clip, take the best correlation with a track of the
+    other clip. The result is the mean over the tracks of the edit, plus that over the tracks of the
+    source, divided by 2. The correlation of two tracks is the mean over time of the cosine between
+    their steps. So only directions count, not lengths, and not where the tracks are.
 
-    Approximated: tracks are chained optical flow instead of CoTracker's, and two are compared over
-    the steps that are known of both, if those are at least half of all. A step of less than `still`
-    pixels counts as none, for which the paper's cosine is undefined: two such agree (1), one such
-    and a real one do not (0).
+    This is an approximation: tracks come from chained optical flow instead of CoTracker. Two tracks
+    are compared over the steps that are known in both, if these are at least half of all steps. A
+    step shorter than `still` pixels counts as no motion, for which the paper's cosine is undefined:
+    two such steps have correlation 1, such a step and a longer one have 0.
 
     Raises:
         ValueError: for clips of one frame or of different lengths, or if no two tracks are known.

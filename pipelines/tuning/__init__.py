@@ -1,1 +1,1 @@
-"""Inflation of image models, one-shot tuning, and how attention along time shifts features."""
+"""One-shot tuning of inflated models, their edits, and the covariate shift of their features."""

@@ -1,4 +1,4 @@
-"""Covariate shift: how far modules along time move the mean and the variance of features."""
+"""Covariate shift: how much temporal modules change the mean and the covariance of features."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +14,10 @@ from ..models.process import Latents, Level, noised
 
 @dataclass(frozen=True)
 class LayerShift:
-    """What one module does to features, over all positions, clips and timesteps looked at.
+    """How one module changes the statistics of features, over all positions, clips and timesteps.
 
-    With mu and Sigma the mean over the frames and the covariance of the frames' features at one
-    position (EI2, Zhang et al., 2023, Prop. 1 and Eq. 5), and primes after the module:
+    At one position, mu and Sigma are the mean and the covariance of the features over the frames
+    before the module, mu' and Sigma' those after it (EI2, Zhang et al., 2023, Prop. 1 and Eq. 5).
     """
 
     name: str
@@ -27,7 +27,7 @@ class LayerShift:
 
     @property
     def label(self) -> str:
-        """Where in the UNet the module is, in short: `down 0.1`, `mid 0`, `up 2.0`."""
+        """A short name for the module's place in the UNet: `down 0.1`, `mid 0`, `up 2.0`."""
         place = re.match(r"(down|mid|up)_blocks?\.(?:(\d+)\.)?attentions\.(\d+)", self.name)
         if place is None:
             return self.name
@@ -35,7 +35,7 @@ class LayerShift:
 
 
 class _Sums:
-    """Squared norms of a module's means and covariances, added up over positions and calls."""
+    """Sums over positions and calls of the squared norms of means and covariances."""
 
     def __init__(self) -> None:
         self.mean = self.moved = self.trace = self.trace_after = 0.0
@@ -48,7 +48,7 @@ class _Sums:
         self.mean += mu.square().sum().item()
         self.moved += (mu_after - mu).square().sum().item()
         x, y = before - mu, after - mu_after
-        # <X^T X, Y^T Y> = |X Y^T|^2: matrices of frames, never of channels.
+        # <X^T X, Y^T Y> = |X Y^T|^2: f x f matrices instead of d x d.
         self.norm += (x @ x.mT / frames).square().sum().item()
         self.norm_after += (y @ y.mT / frames).square().sum().item()
         self.inner += (x @ y.mT / frames).square().sum().item()
@@ -76,10 +76,10 @@ def covariate_shift(
     seed: int = 0,
     on_step: Callable[[int], None] | None = None,
 ) -> tuple[LayerShift, ...]:
-    """The shift of every module in `layers`, in the order they run, while the model predicts.
+    """The shift of every module in `layers` during predictions, in the order in which they run.
 
-    Each module takes and gives features `[..., f, d]`. The clip is noised to each of `levels`
-    once. The modules are only watched, and no longer than this call.
+    Each module takes and returns features `[..., f, d]`. The model predicts once at each of
+    `levels`. The modules are only observed, by hooks that are removed at the end.
 
     Raises:
         ValueError: without layers, or if the model uses none of them.
@@ -111,7 +111,7 @@ def covariate_shift(
 
 
 def shift_table(shifts: Mapping[str, Sequence[LayerShift]]) -> str:
-    """The shifts of several models as text, a line per layer and a mean at the end of each."""
+    """The shifts of several models as text: a line for each layer, and their mean."""
     lines = []
     for model, layers in shifts.items():
         lines.append(f"{model}: shift of the mean, ratio of variances, shift of the covariance")

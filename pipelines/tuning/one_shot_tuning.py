@@ -1,4 +1,4 @@
-"""One-shot tuning: an inflated model learns a single clip by the diffusion loss."""
+"""One-shot tuning: an inflated model is trained on a single clip with the diffusion loss."""
 
 import copy
 import logging
@@ -18,7 +18,7 @@ from ..models.unet.inflation import Tuning, VideoUNet, frozen_sample, same_base
 
 logger = logging.getLogger(__name__)
 
-# What the model computes in while it is tuned; None is what it was loaded in.
+# The precision of the model while it is tuned; None: as it was loaded.
 PRECISIONS = {"as loaded": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Steps between two copies of the state, to which a run returns when its loss is not finite.
 _STEPS_PER_COPY = 10
@@ -26,9 +26,9 @@ _STEPS_PER_COPY = 10
 
 @dataclass(frozen=True)
 class Settings:
-    """How a clip is learned. The defaults are EI2's (Zhang et al., 2023, Sec. 5).
+    """The settings of a training run. The defaults are EI2's (Zhang et al., 2023, Sec. 5).
 
-    The paper does not name weight decay and clipping; theirs are Tune-A-Video's.
+    The paper gives no weight decay and no clipping; these two are Tune-A-Video's.
     """
 
     steps: int = 500
@@ -36,8 +36,8 @@ class Settings:
     weight_decay: float = 1e-2
     clip_norm: float = 1.0  # of the gradient of all trained weights together
     seed: int = 0
-    precision: str = "as loaded"  # a key of PRECISIONS; trained weights are float32 in any case
-    checkpointing: bool = False  # less memory, and about a third more time
+    precision: str = "as loaded"  # a key of PRECISIONS; trained weights are always float32
+    checkpointing: bool = False  # less memory, but about a third more time
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -54,7 +54,7 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What has been learned, and everything a run needs to go on as if it had not stopped.
+    """The trained weights, and all that a run needs to continue as if it had not stopped.
 
     All tensors are on the CPU. `model.with_tuned(state.weights, state.tuning)` is the tuned model.
     """
@@ -65,8 +65,8 @@ class State:
     scaler: dict[str, Any]  # empty unless it computes in float16
     random: Tensor  # state of the CPU generator that draws levels and noise
     losses: tuple[float, ...]  # one per step
-    clip: Latents  # what is learned
-    base: Float[Tensor, " n"]  # `frozen_sample` of the model that learns it
+    clip: Latents  # the clip it is trained on
+    base: Float[Tensor, " n"]  # `frozen_sample` of the model
 
     @property
     def step(self) -> int:
@@ -76,17 +76,17 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """What `on_step` is shown: `step` of `steps` are done."""
+    """What `on_step` gets: `step` of `steps` are done."""
 
     step: int
     steps: int
     loss: float
-    model: VideoUNet  # as it is now; it goes on learning
-    state: Callable[[], State]  # makes a copy of where the run stands, also after it was stopped
+    model: VideoUNet  # as it is now; later steps change it
+    state: Callable[[], State]  # makes a copy of the current state, also after the run has stopped
 
 
 class Diverged(FloatingPointError):
-    """The loss is no longer finite; `state` is the last copy made before."""
+    """The loss or a gradient is not finite; `state` is the last copy made before that."""
 
     def __init__(self, message: str, state: State) -> None:
         super().__init__(message)
@@ -105,26 +105,26 @@ def tune(
     state: State | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> State:
-    """Teach an inflated model a clip: E |target - model(z_t, t, cond)|^2 over levels and noise.
+    """Train an inflated model on a clip: E |target - model(z_t, t, cond)|^2 over levels and noise.
 
-    The diffusion loss of EI2 (Zhang et al., 2023, Eq. 2), AdamW on `model.trainable()` alone. The
-    model passed in stays as it is. `predicts`, one of `process.KINDS`, is what it learns to
-    predict. `settings.steps` is the total: with `state`, only the missing steps follow; on the CPU
-    the result is bit for bit that of one run. `on_step` is called after every step and may raise to
-    stop; `Progress.state` then still gives what was learned.
+    The diffusion loss of EI2 (Zhang et al., 2023, Eq. 2), with AdamW on `model.trainable()` only. A
+    copy of the model is trained. `predicts`, one of `process.KINDS`, is the kind of its output.
+    `settings.steps` is the total: with `state`, only the missing steps are made. On the CPU the
+    result equals that of one run bit for bit. `on_step` is called after every step and may raise an
+    exception to stop; `Progress.state` then still gives the trained weights.
 
     Raises:
         ValueError: if the model is not inflated or has nothing to train, if the clip is not finite,
             or for a `state` of another model, clip or prompt, or of more steps.
         Diverged: at the first loss or gradient that is not finite.
-        MemoryError: if the device has too little memory, with what to do.
+        MemoryError: if the device has too little memory; the message says what to do.
     """
     _check(model, z_0, settings, prompt, state)
     run = _Run(model, z_0, process, predicts, settings, prompt, state)
     good = run.state()
     logger.info("%s", trained_summary(model))
     for step in range(run.step, settings.steps):
-        # Weights are known to be good only after they have given a finite loss.
+        # A copy counts as good only after its weights have given a finite loss.
         before = run.state() if step - good.step == _STEPS_PER_COPY else None
         try:
             loss = run.loss(z_0, cond)
@@ -141,7 +141,7 @@ def tune(
 
 
 class _Run:
-    """A model that is learning, with its optimiser and its random numbers."""
+    """A model in training, with its optimiser and its random numbers."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class _Run:
             parameter.requires_grad_(True)
         self.dtype = next(model.parameters()).dtype
         self.autocast = PRECISIONS[settings.precision]
-        # Gradients of half-precision features would underflow: the loss is scaled up for them.
+        # Gradients in float16 would underflow, so the loss is scaled up.
         half = (self.autocast or self.dtype) == torch.float16
         self.scaler = torch.amp.GradScaler(z_0.device.type, enabled=half)
         self.optimiser = torch.optim.AdamW(
@@ -199,12 +199,12 @@ class _Run:
         return functional.mse_loss(output.to(wanted.dtype), wanted)
 
     def descend(self, loss: Tensor) -> bool:
-        """One step of AdamW; False, and no step, if a gradient is not finite."""
+        """Make one step of AdamW. If a gradient is not finite, make none and return False."""
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimiser)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
-        # Scaled losses overflow now and then: the scaler skips such a step and scales less.
+        # A scaled loss may overflow: then the scaler skips the step and lowers its scale.
         if not (self.scaler.is_enabled() or math.isfinite(norm.item())):
             return False
         self.scaler.step(self.optimiser)
@@ -229,7 +229,7 @@ class _Run:
 
 
 def trained_summary(model: VideoUNet) -> str:
-    """What of a model is trained and how much that is, in a sentence."""
+    """A sentence that says which weights of a model are trained, and how many."""
     named = model.trainable()
     along_time = sum(p.numel() for name, p in named.items() if ".temporal." in name)
     queries = sum(p.numel() for name, p in named.items()) - along_time

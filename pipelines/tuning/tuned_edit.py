@@ -1,4 +1,4 @@
-"""How a tuned model edits its clip: inverted, and sampled with the new prompt."""
+"""Edit a clip with a tuned model: invert it, then sample with the new prompt."""
 
 from collections.abc import Callable
 
@@ -21,12 +21,13 @@ def invert_and_edit(
     describe: bool = False,
     on_step: Callable[[int], None] | None = None,
 ) -> Latents:
-    """A clip edited by a tuned model: inverted, and sampled with the target's prompt.
+    """Invert a clip with a tuned model, then sample it with the target prompt.
 
-    EI2's way of editing (Zhang et al., 2023, Sec. 5), with its defaults. The paper does not name
-    the prompt of the inversion. Tune-A-Video's is empty: here the negative one, which usually is.
-    With `describe` it is the source's, which keeps what is not edited closer to the clip.
-    `on_step` is called with the number of steps done, of `2 * steps`, and may raise to stop.
+    This is how EI2 edits (Zhang et al., 2023, Sec. 5), with its defaults. The paper does not give
+    the prompt of the inversion. In Tune-A-Video it is empty; here it is the negative prompt, which
+    usually is empty, too. With `describe` it is the source prompt, which keeps the rest of the clip
+    closer to the source. `on_step` gets the number of steps done, of `2 * steps`, and may raise an
+    exception to stop.
     """
     inverting = prompts.source if describe else prompts.negative
     grid, tell = denoiser.process.grid(steps), on_step or (lambda done: None)

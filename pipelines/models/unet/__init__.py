@@ -1,1 +1,1 @@
-"""Models of diffusers whose network is a UNet: found, read, checked, and made one callable."""
+"""Diffusers' UNet models: how they are found, checked, loaded and called."""

@@ -1,4 +1,4 @@
-"""A loaded UNet of diffusers, with its autoencoder and text encoder, as one model."""
+"""A loaded UNet model: diffusers' UNet, its autoencoder and its text encoder, as one object."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from ..process import Latents, VariancePreserving
 from ..text import EncodedPrompt, encode_prompt
 
 Result = TypeVar("Result")
-# Predicts what the model predicts: (unet, z [b,c,f,h,w], t [b], cond) -> [b,c,f,h,w].
+# Calls the UNet of one kind of model: (unet, z [b,c,f,h,w], t [b], cond) -> [b,c,f,h,w].
 Call: TypeAlias = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -71,28 +71,28 @@ class Backbone:
     process: VariancePreserving
     predicts: str = "epsilon"  # one of process.KINDS
 
-    by_frame: ClassVar[bool] = True  # a latent is of one frame, and a LATENT a batch of them
-    whole_clips: ClassVar[bool] = False  # the autoencoder takes frames, as many as one likes
-    vae_stride: ClassVar[int] = 1  # frames that a latent frame shows
+    by_frame: ClassVar[bool] = True  # a LATENT is a batch of frames
+    whole_clips: ClassVar[bool] = False  # the autoencoder takes any number of single frames
+    vae_stride: ClassVar[int] = 1  # frames that one latent frame stands for
 
     def __post_init__(self) -> None:
         if self.kind not in _CALLS:
             raise ValueError(f"A backbone is one of {', '.join(_CALLS)}, and not {self.kind!r}.")
 
     def modules(self) -> dict[str, nn.Module]:
-        """The parts that hold weights, by the names that they have in every family of models."""
+        """The parts with weights, under the names that all families of models share."""
         return {"network": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
 
     @property
     def network(self) -> nn.Module:
-        """The part that predicts, by the name that it has in every family of models."""
+        """The network that predicts, under the name that all families of models share."""
         return self.unet
 
     def with_network(self, network: nn.Module) -> "Backbone":
-        """The same model with another part that predicts, such as a tuned one."""
+        """The same model with another network, such as a tuned one."""
         return replace(self, unet=network)
 
-    # Weights moved in inference mode could never again be differentiated through.
+    # Autograd refuses weights that were moved in inference mode.
     @torch.inference_mode(False)
     def to(self, device: torch.device | str) -> None:
         """Move all parts to a device."""
@@ -101,12 +101,12 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the unet computes."""
+        """The device of the UNet."""
         return next(self.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the unet computes in."""
+        """The precision of the UNet."""
         return next(self.unet.parameters()).dtype
 
     @property
@@ -116,15 +116,15 @@ class Backbone:
 
     @property
     def shift_factor(self) -> float:
-        """See `scaling_factor`; 0 for all models of Stable Diffusion 1's family."""
+        """See `scaling_factor`; 0 in all models of the Stable Diffusion 1 family."""
         return float(self.vae.config.get("shift_factor") or 0.0)
 
     def latents_in(self, unscaled: Latents) -> Latents:
-        """Latents of the autoencoder as the unet takes them."""
+        """Latents of the autoencoder as the UNet takes them."""
         return (unscaled - self.shift_factor) * self.scaling_factor
 
     def latents_out(self, z: Latents) -> Latents:
-        """The way back from `latents_in`."""
+        """The inverse of `latents_in`."""
         return z / self.scaling_factor + self.shift_factor
 
     @property
@@ -139,10 +139,10 @@ class Backbone:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A short name of this very model: equal for equal weights, settings and schedule.
+        """A short name of this model, equal for equal weights, settings and schedule.
 
-        It looks at a few numbers of every weight, and once only: a model that is tuned needs a
-        backbone of its own.
+        It is computed once, from a few numbers of every weight. So a tuned model needs its own
+        `Backbone`.
         """
         digest = sha256(self.kind.encode())
         digest.update(self.predicts.encode())
@@ -154,16 +154,16 @@ class Backbone:
         return digest.hexdigest()[:16]
 
     def encode_prompt(self, text: str) -> EncodedPrompt:
-        """The embedding of a prompt, its tokens, and what of it did not fit the window."""
+        """The embedding of a prompt, its tokens, and the part that did not fit the window."""
         return encode_prompt(self.tokenizer, self.text_encoder, text)
 
     def encode_frames(self, pixels: Float[Tensor, "n 3 H W"]) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of unscaled latents, `[n, c, h, w]` float32, for -1..1."""
+        """Mean and deviation of unscaled latents `[n, c, h, w]`, float32, for pixels in -1..1."""
         posterior = self.vae.encode(self._for_vae(pixels)).latent_dist
         return posterior.mean.to(pixels.device).float(), posterior.std.to(pixels.device).float()
 
     def decode_frames(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
-        """Pixels, in about -1..1, float32, of unscaled latents."""
+        """The pixels of unscaled latents, about -1..1, float32."""
         pixels = self.vae.decode(self._for_vae(latents)).sample
         return pixels.to(latents.device).float()
 
@@ -181,11 +181,11 @@ class Backbone:
         return Denoiser(self.name, self.process, self.predicts, self._output, space, layers)
 
     def run(self, z: Latents, work: Callable[[Denoiser], Result]) -> Result:
-        """Do a piece of work with the model on a clip's latents, and return what it returns."""
+        """Call `work` with the denoiser, for a clip's latents, and return its result."""
         return work(self.denoiser)
 
     def _output(self, z: Latents, t: float, cond: Cond) -> Latents:
-        """What the UNet itself says, float32, on the device of `z`; see `Denoiser`."""
+        """The raw output of the UNet, float32, on the device of `z`; see `Denoiser`."""
         self._check(z, cond)
         here = {"device": self.device, "dtype": self.dtype}
         times = torch.full((len(z),), round(t), device=self.device)

@@ -1,4 +1,4 @@
-"""Whether the pack can use a unet: it must take latents, a timestep and a text, and no more."""
+"""Check that a UNet can be used: its inputs must be latents, a timestep and a text, no more."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,20 +6,20 @@ from typing import Any
 
 from .layout import problem
 
-# What a unet with so many input channels is made for, where latents have 4.
+# The purpose of a UNet by its number of input channels, for latents with 4 channels.
 TASKS = {
     5: "a depth-to-image model",
     7: "an upscaler",
     8: "an instruct-pix2pix model",
     9: "an inpainting model",
 }
-# Kind of model -> the blocks of its unet, in which attention is looked for.
+# The blocks that the UNet of each kind of model may have.
 _BLOCKS = {
     "image": {"CrossAttn{}Block2D", "{}Block2D"},
     "text-to-video": {"CrossAttn{}Block3D", "{}Block3D"},
 }
 _MIDDLES = (None, "UNetMidBlock2DCrossAttn", "UNetMidBlock3DCrossAttn")
-# Settings of unets that take more than a text, or attend to it in another way.
+# Settings of UNets that take more than a text, or use it in another way.
 _OTHER_INPUTS = {
     "addition_embed_type": "is it XL?",
     "class_embed_type": "is it conditioned on a class or an image?",
@@ -34,7 +34,7 @@ _OTHER_INPUTS = {
 def check_parts(
     unet: Mapping[str, Any], vae: Mapping[str, Any], text_width: int, kind: str, model: Path
 ) -> None:
-    """Raise a `ModelError` unless the parts fit each other, by their settings."""
+    """Raise a `ModelError` unless the settings of the parts fit each other."""
     latent = vae.get("latent_channels", 4)
     for side in ("in_channels", "out_channels"):
         if (channels := unet.get(side, 4)) != latent:

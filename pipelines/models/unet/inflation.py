@@ -1,7 +1,7 @@
-"""Inflation: an image model's UNet becomes a video model that keeps what the image model knows.
+"""Inflation: make a video model from the UNet of an image model, with its weights.
 
-Convolutions act frame by frame. In every transformer block self-attention reads across frames and
-attention along time is added after the feed-forward.
+Convolutions act frame by frame. In every transformer block, self-attention also reads other frames,
+and temporal attention is added after the feed-forward layer.
 """
 
 import copy
@@ -31,7 +31,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Variant:
-    """What is put into an image model: how frames read each other, and what is added along time."""
+    """What inflation changes: the tokens that self-attention reads, and the temporal module."""
 
     spatial: str = "fine-coarse"  # a key of SPATIAL
     temporal: str = "stam"  # a key of TEMPORAL, or "none"
@@ -52,7 +52,7 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
-        """The variant whose `str` this is.
+        """The variant with this `str`.
 
         Raises:
             ValueError: if there is none.
@@ -64,7 +64,7 @@ class Variant:
         return cls(spatial, temporal, int(ratio) if ratio else cls.ratio)
 
 
-# EI2, each of its parts put alone into Tune-A-Video, and the two ends of attention over frames.
+# EI2; Tune-A-Video, also with single parts of EI2; full and per-frame self-attention.
 VARIANTS: MappingProxyType[str, Variant] = MappingProxyType(
     {
         "ei2": Variant(),
@@ -94,14 +94,14 @@ class Tuning:
 
 
 class VideoUNet(nn.Module):
-    """An inflated UNet: noise of a clip, `(z [b,c,f,h,w], t, cond) -> [b,c,f,h,w]`.
+    """An inflated UNet, `(z [b,c,f,h,w], t, cond) -> [b,c,f,h,w]`, for clips of any size.
 
-    Its layers have the names they have in the image model. Any number of frames, any size.
+    Its layers have the same names as in the image model.
     """
 
     def __init__(self, unet: nn.Module, variant: Variant) -> None:
         super().__init__()
-        # Not as a child: the UNet's children become this module's, under their own names.
+        # Not registered as a submodule: its children are, under their own names.
         self.__dict__["_unet"] = unet
         for name, child in unet.named_children():
             self.add_module(name, child)
@@ -111,17 +111,17 @@ class VideoUNet(nn.Module):
 
     @property
     def config(self) -> Any:
-        """The image model's settings, and the variant."""
+        """The settings of the image model, with the variant."""
         return self._unet.config
 
     @property
     def blocks(self) -> dict[str, VideoBlock]:
-        """The transformer blocks by name."""
+        """The transformer blocks, by name."""
         return {name: m for name, m in self.named_modules() if isinstance(m, VideoBlock)}
 
     @property
     def temporal(self) -> dict[str, TemporalAttention]:
-        """The modules along time by name."""
+        """The temporal modules, by name."""
         return {name: m for name, m in self.named_modules() if isinstance(m, TemporalAttention)}
 
     def forward(
@@ -130,7 +130,7 @@ class VideoUNet(nn.Module):
         t: int | Int[Tensor, " b"],
         cond: Float[Tensor, "..."],
     ) -> Float[Tensor, "b c f h w"]:
-        """What the model predicts; `cond` is a text embedding for each clip or for each frame."""
+        """The output of the model; `cond` is a text embedding for each clip or for each frame."""
         clips, _, frames, height, width = z.shape
         images = rearrange(z, "b c f h w -> (b f) c h w")
         times = torch.full((clips,), t, device=z.device) if isinstance(t, int) else t
@@ -146,14 +146,14 @@ class VideoUNet(nn.Module):
         return rearrange(prediction, "(b f) c h w -> b c f h w", b=clips)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """What one-shot tuning trains: W_Q of both attentions and all of what is added along time.
+        """The weights for one-shot tuning: W_Q of both attentions, and the temporal modules.
 
-        (EI2, Zhang et al., 2023, Sec. 5.) Whether or not they require gradients at the moment.
+        (EI2, Zhang et al., 2023, Sec. 5.) They are listed even if they require no gradients now.
         """
         return {name: p for name, p in self.named_parameters() if _is_trained(name)}
 
     def tuned_state(self) -> dict[str, Tensor]:
-        """Everything that tuning changes, by name: `trainable`, and what spectral norms keep."""
+        """All tensors that tuning changes, by name: `trainable` and those of spectral norms."""
         return {name: tensor for name, tensor in self.state_dict().items() if _is_trained(name)}
 
     def refine_norms(self) -> None:
@@ -162,7 +162,7 @@ class VideoUNet(nn.Module):
             block.refine_norms()
 
     def checkpointing(self, on: bool) -> None:
-        """Whether features are computed again in the backward pass instead of being stored."""
+        """Switch gradient checkpointing on or off."""
         (
             self._unet.enable_gradient_checkpointing
             if on
@@ -171,17 +171,17 @@ class VideoUNet(nn.Module):
 
     @torch.inference_mode(False)
     def fork(self) -> "VideoUNet":
-        """The same model with a copy of what tuning changes; the rest is shared and only read."""
+        """A copy for tuning: all that tuning changes is copied, all other weights are shared."""
         return _shared_copy(self, set(self.tuned_state()))
 
     @torch.inference_mode(False)
     def with_tuned(self, state: dict[str, Tensor], tuning: Tuning | None = None) -> "VideoUNet":
-        """This model with other tuned weights; this one stays as it is.
+        """A copy of this model with other tuned weights.
 
-        Its spectral norms are exact, which during tuning they follow only step by step.
+        Its spectral norms are computed exactly; during tuning they are only approximate.
 
         Raises:
-            ValueError: if the weights are not of this variant and base.
+            ValueError: if the weights belong to another variant or base model.
         """
         model = self.restored(state)
         for layer in model.modules():
@@ -192,7 +192,7 @@ class VideoUNet(nn.Module):
 
     @torch.inference_mode(False)
     def restored(self, state: dict[str, Tensor]) -> "VideoUNet":
-        """The same with everything as a run left it, so that the run can go on bit for bit."""
+        """A copy with all tensors exactly as a run left them, to continue it bit for bit."""
         check_tuned(self, state)
         model = self.fork()
         with torch.no_grad():
@@ -203,18 +203,18 @@ class VideoUNet(nn.Module):
 
 @torch.inference_mode(False)
 def inflate(unet: nn.Module, variant: str | Variant = "ei2", *, seed: int = 0) -> VideoUNet:
-    """A video model from the UNet of a Stable Diffusion 1.x model, which stays as it is.
+    """A video model from the UNet of a Stable Diffusion 1.x model, which does not change.
 
-    Frozen weights are shared with it and only read; what tuning changes is copied, in float32.
-    Weights along time are drawn with `seed`. Nothing requires gradients.
+    Frozen weights are shared with it; weights that tuning changes are copied, in float32. The
+    weights of temporal modules are drawn with `seed`. Nothing requires gradients.
 
-    Before any tuning the video model gives what the image model gives frame by frame: bit for bit
-    with variant "per-frame"; to within rounding with every variant but "spectral-norm" on one
-    frame, and on clips that stand still (but for fine-coarse attention, which also sees their
-    coarse tokens). On moving clips the other variants begin by letting frames read each other.
+    Before tuning, variant "per-frame" gives exactly the output of the image model, frame by frame.
+    All other variants except "spectral-norm" do so for one frame, up to rounding. For clips that
+    stand still they do so, too, except with fine-coarse attention, which also reads coarse tokens.
+    In moving clips their frames read each other from the beginning.
 
     Raises:
-        ValueError: for a UNet that is inflated already, or is none of that kind.
+        ValueError: for a UNet that is already inflated, or is not of this kind.
     """
     if isinstance(variant, str):
         if variant not in VARIANTS:
@@ -238,10 +238,10 @@ def inflate(unet: nn.Module, variant: str | Variant = "ei2", *, seed: int = 0) -
 
 
 def inflate_backbone(backbone: Any, variant: str | Variant = "ei2", *, seed: int = 0) -> Any:
-    """A `Backbone` of an inflated model, from an image model's, which stays as it is.
+    """The `Backbone` of an inflated model, from that of an image model, which does not change.
 
     Raises:
-        ValueError: if it is of another kind than "image", and as `inflate`.
+        ValueError: if its kind is not "image", and as `inflate`.
     """
     if backbone.kind == "inflated":
         raise ValueError(
@@ -259,7 +259,7 @@ def inflate_backbone(backbone: Any, variant: str | Variant = "ei2", *, seed: int
 
 
 def check_tuned(model: VideoUNet, state: dict[str, Tensor]) -> None:
-    """Raise ValueError unless tuned weights have the names and shapes this model's have."""
+    """Raise ValueError unless tuned weights have the names and shapes of this model's."""
     wanted = model.tuned_state()
     missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     if missing or unknown:
@@ -280,16 +280,16 @@ def check_tuned(model: VideoUNet, state: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def frozen_sample(model: VideoUNet) -> Float[Tensor, " n"]:
-    """One number of every frozen weight: two models with the same are inflated from the same one.
+    """One number of every frozen weight, to recognise the base model.
 
-    Unlike a fingerprint it can be compared across precisions: see `same_base`.
+    Unlike a fingerprint, it can be compared between precisions: see `same_base`.
     """
     frozen = [p.flatten() for name, p in model.named_parameters() if not _is_trained(name)]
     return torch.stack([weight[len(weight) // 2].float().cpu() for weight in frozen])
 
 
 def same_base(model: VideoUNet, sample: Float[Tensor, " n"]) -> bool:
-    """Whether a `frozen_sample` is this model's, as far as half precision can tell."""
+    """Whether a `frozen_sample` is that of this model, up to the rounding of half precision."""
     mine = frozen_sample(model)
     return mine.shape == sample.shape and torch.allclose(mine, sample, rtol=2**-7, atol=1e-6)
 
@@ -299,9 +299,9 @@ def _is_trained(name: str) -> bool:
 
 
 def _shared_copy(module: Module, own: set[str]) -> Module:
-    """A copy that shares the tensors of `module`, but for those named in `own`, which are copied.
+    """A copy that shares the tensors of `module`, except those named in `own`, which are copied.
 
-    Still, each has parameters of its own: moving one to another device leaves the other.
+    Both have their own parameter objects: moving one module to another device leaves the other.
     """
     known: dict[int, Any] = {}
     for name, parameter in module.named_parameters():

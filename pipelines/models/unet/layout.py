@@ -1,6 +1,6 @@
-"""What is in a model folder, by its own JSON: the kind of model, its parts, its faults.
+"""What a model folder holds, by its JSON files: the kind of model, its parts, what is wrong.
 
-No torch here: a list of models must cost nothing to make.
+This file does not import torch, so that a list of models is made quickly.
 """
 
 import os
@@ -12,10 +12,10 @@ from typing import Any
 from ..fetch import CATALOGUE, chosen_weights, command
 from ..files import open_json, shown
 
-# What a single checkpoint file does not hold: the settings of Stable Diffusion 1.x, CLIP's words.
+# What a single checkpoint file lacks: the settings of Stable Diffusion 1.x, and CLIP's tokenizer.
 SD1_CONFIGS = Path(__file__).parent / "configs" / "stable-diffusion-1"
 
-# Kind of model -> what the loader of that kind reads.
+# For each kind of model, what its loader reads.
 EXPECTED = {
     "text-to-video": (
         "a ModelScope or ZeroScope model: a diffusers folder with model_index.json, unet "
@@ -61,7 +61,7 @@ _EXAMPLE = {
     "sam2-video": "sam2.1-hiera-small",
     "vit": "dino-vitb8",
 }
-# The part that predicts, by the entry of a model_index.json, and the kind of model by its class.
+# The network, by its entry in model_index.json, and the kind of model by the network's class.
 _KIND_OF_PART = {
     "unet": {"UNet3DConditionModel": "text-to-video", "UNet2DConditionModel": "image"},
     "transformer": {"WanTransformer3DModel": "wan"},
@@ -80,8 +80,8 @@ _CLASSES = {
         "tokenizer": ("T5Tokenizer", "T5TokenizerFast", *_ANY_TOKENIZER),
     },
 }
-_DEEPEST = 3  # folders below a root that are searched for models
-# Entries of a config.json that would have transformers fetch a part, or import one.
+_DEEPEST = 3  # how many levels of folders are searched for models
+# Entries of a config.json with which transformers would download or import a part.
 _ELSEWHERE = {
     "backbone",
     "use_timm_backbone",
@@ -90,16 +90,16 @@ _ELSEWHERE = {
     "attn_implementation",
     "_attn_implementation",
 }
-_LARGEST, _MOST_TOKENS = 2**15, 2**20  # numbers in a config.json, and those that count tokens
+_LARGEST, _MOST_TOKENS = 2**15, 2**20  # limits of numbers in a config.json; the second for tokens
 _DEEPEST_SETTING = 8
 
 
 class ModelError(ValueError):
-    """A model that cannot be used; says what was found, what was expected, and what to do."""
+    """A model cannot be used. The message says what was found, what was expected, what to do."""
 
 
 def problem(kind: str, path: Path, found: str, expected: str | None = None) -> ModelError:
-    """The error about a model of a kind that should lie at `path`."""
+    """The error for the path of a model that should be of this kind."""
     name = path.name if path.name in CATALOGUE else _EXAMPLE[kind]
     place, into, line = map(shown, (str(path), str(path.parent), command(name, path.parent)))
     return ModelError(
@@ -111,10 +111,10 @@ def problem(kind: str, path: Path, found: str, expected: str | None = None) -> M
 def contained(path: Path, roots: Sequence[Path]) -> Path:
     """`path` without `..`, if it lies inside one of the folders.
 
-    Links inside the folders are followed as they are: their owner put them there.
+    Links inside the folders are followed, because their owner has put them there.
 
     Raises:
-        ModelError: if the path leads out of all of them.
+        ModelError: if the path is in none of the folders.
     """
     plain = Path(os.path.abspath(path))
     if any(plain.is_relative_to(os.path.abspath(root)) for root in roots):
@@ -126,7 +126,7 @@ def contained(path: Path, roots: Sequence[Path]) -> Path:
 
 
 def kind_of(folder: Path) -> str | None:
-    """The kind of model in a folder, None if it holds none that is known here."""
+    """The kind of model in a folder; None if there is no known one."""
     for file, entry in (
         ("model_index.json", "unet"),
         ("model_index.json", "transformer"),
@@ -151,7 +151,7 @@ def kind_of(folder: Path) -> str | None:
 
 
 def list_models(roots: Sequence[Path], kind: str) -> list[str]:
-    """The names of all model folders of a kind: their paths from their roots, with `/`."""
+    """The names of all model folders of a kind: their paths below the roots, with `/`."""
     names = set()
     for root in roots:
         for place, folders, files in os.walk(root, followlinks=True):
@@ -167,7 +167,7 @@ def find_model(name: str, roots: Sequence[Path], kind: str) -> Path:
     """The folder or file of that name in the first root that has it.
 
     Raises:
-        ModelError: if no root has it, or the name leads out of them.
+        ModelError: if no root has it, or the name leads out of the roots.
     """
     for root in roots:
         path = contained(root / name, [root])
@@ -180,7 +180,7 @@ def find_model(name: str, roots: Sequence[Path], kind: str) -> Path:
 
 
 def read_json(path: Path, kind: str, model: Path) -> dict[str, Any]:
-    """A JSON object of the model at `model`."""
+    """The JSON object in a file of the model at `model`."""
     name = path.relative_to(model).as_posix() if path.is_relative_to(model) else str(path)
     try:
         found = open_json(path)
@@ -194,12 +194,12 @@ def read_json(path: Path, kind: str, model: Path) -> dict[str, Any]:
 
 
 def check_folder(folder: Path, kind: str, elsewhere: Mapping[str, Path]) -> dict[str, Path]:
-    """The folders of a pipeline's parts, after a look at what each says it is.
+    """The folders of a pipeline's parts, after a check of their classes in model_index.json.
 
-    `elsewhere` names parts that lie outside the folder, where several models share them.
+    `elsewhere` are the folders of parts that several models share.
 
     Raises:
-        ModelError: if something is missing or of another class.
+        ModelError: if a part is missing or has another class.
     """
     if not folder.is_dir():
         raise problem(kind, folder, "is a file." if folder.exists() else "does not exist.")
@@ -227,10 +227,11 @@ def check_folder(folder: Path, kind: str, elsewhere: Mapping[str, Path]) -> dict
 
 
 def read_config(part: Path, kind: str, model: Path) -> dict[str, Any]:
-    """The `config.json` of a part, if its numbers make sense and it needs nothing from elsewhere.
+    """The `config.json` of a part, after a check of its numbers.
 
     Raises:
-        ModelError: if there is none, or it could keep the machine busy, or fetch something.
+        ModelError: if there is none, if its numbers would keep the machine busy, or if it would
+            download something.
     """
     config = read_json(part / "config.json", kind, model)
     for name, value, depth in _entries(config):
@@ -247,7 +248,7 @@ def read_config(part: Path, kind: str, model: Path) -> dict[str, Any]:
 
 
 def _entries(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any, int]]:
-    """All that is in some settings: the name it goes by, the value, and how deep it lies."""
+    """All values in some settings, at any depth: their name, the value, and the depth."""
     yield name, value, depth
     if depth > _DEEPEST_SETTING:
         return
@@ -260,7 +261,7 @@ def _entries(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, 
 
 
 def check_config(part: Path, expected: str, kind: str, model: Path) -> dict[str, Any]:
-    """The `config.json` of a part, if it describes the expected class."""
+    """The `config.json` of a part, if it is for the expected class."""
     config = read_config(part, kind, model)
     architectures = config.get("architectures")
     named = config.get("_class_name") or (
@@ -273,7 +274,7 @@ def check_config(part: Path, expected: str, kind: str, model: Path) -> dict[str,
 
 
 def weight_files(part: Path, kind: str, model: Path) -> list[Path]:
-    """The files with a part's weights: safetensors or pickles, whole or sharded, of any variant."""
+    """The files with the weights of a part: safetensors or pickles, with or without shards."""
     names = chosen_weights(file.name for file in part.iterdir() if file.is_file())
     if not names:
         held = ", ".join(sorted(file.name for file in part.iterdir())) or "nothing"

@@ -1,4 +1,4 @@
-"""Model folders and files to backbones: only from this machine, only weights, never code."""
+"""Load UNet models from folders and files: only from this machine, only weights, never code."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,7 +21,7 @@ from .single_file import check_checkpoint, text_weights, unet_weights, vae_weigh
 from .weights import FindWeights, build, modern_names, read_weights, text_names
 
 _PREDICTS = {"epsilon": "epsilon", "v_prediction": "v"}  # by diffusers' names
-# AnimateDiff was trained with linear betas over models that had scaled-linear ones.
+# AnimateDiff was trained with linear betas, its image models with scaled-linear ones.
 ANIMATEDIFF_SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_schedule": "linear",
@@ -30,7 +30,7 @@ ANIMATEDIFF_SCHEDULE = {
 }
 _UNETS = {"text-to-video": UNet3DConditionModel, "image": UNet2DConditionModel}
 
-# Autograd refuses tensors made in inference mode: loaders always leave it.
+# Autograd refuses tensors made in inference mode, so loaders leave it.
 normal_mode = torch.inference_mode(False)
 
 
@@ -44,12 +44,12 @@ def load_text_to_video(
 ) -> Backbone:
     """A ModelScope or ZeroScope model from its diffusers folder.
 
-    `dtype` is what the unet and the text encoder compute in: by default float32 on the CPU and
+    `dtype` is the precision of the UNet and the text encoder: by default float32 on the CPU and
     float16 elsewhere. The VAE stays in float32 if its configuration asks for that (`force_upcast`).
-    `parts` names folders of parts ("vae", "text_encoder", "tokenizer") that lie elsewhere.
+    `parts` are folders of parts ("vae", "text_encoder", "tokenizer") that are stored elsewhere.
 
     Raises:
-        ModelError: if something else, too little or damaged files lie there.
+        ModelError: if files are missing, damaged or of another model.
     """
     return _load_folder(folder, "text-to-video", device, dtype, parts or {})
 
@@ -66,12 +66,12 @@ def load_image(
 ) -> Backbone:
     """A Stable Diffusion 1.x model from its diffusers folder or a single checkpoint file.
 
-    See `load_text_to_video` for `device`, `dtype` and `parts`. A single file does not say what it
-    predicts: "epsilon", unless `prediction_type` says otherwise. `configs` are the settings of the
-    model in a single file, and its tokenizer.
+    See `load_text_to_video` for `device`, `dtype` and `parts`. A single file does not contain its
+    prediction type; it is "epsilon" unless `prediction_type` is given. `configs` is the folder with
+    settings and tokenizer for a single file.
 
     Raises:
-        ModelError: if something else, too little or damaged files lie there.
+        ModelError: if files are missing, damaged or of another model.
     """
     if path.is_file():
         backbone = _load_checkpoint(path, device, dtype, configs)
@@ -90,14 +90,14 @@ def load_animatediff(
     schedule_config: Mapping[str, Any] | None = None,
     **image_options: Any,
 ) -> Backbone:
-    """A Stable Diffusion 1.x model with an AnimateDiff motion adapter, a folder or a single file.
+    """A Stable Diffusion 1.x model with an AnimateDiff motion adapter (a folder or a single file).
 
-    `image` is a loaded model, which stays as it is and shares its weights, or the path of one, for
-    which `image_options` are those of `load_image`. The betas are AnimateDiff's linear ones,
-    whatever the image model was trained with, or those of a `schedule_config`, linear too.
+    `image` is a loaded model, which does not change and shares its weights; or the path of one, to
+    load with `image_options` (see `load_image`). The betas are AnimateDiff's linear ones, even if
+    the image model has others, or those of a `schedule_config`, which must be linear, too.
 
     Raises:
-        ModelError: if the adapter is none, damaged, or made for another image model.
+        ModelError: if the adapter is damaged, or made for another image model.
         ValueError: if the schedule is not linear, or the model is no image model.
     """
     settings = {**ANIMATEDIFF_SCHEDULE, **(schedule_config or {})}
@@ -194,7 +194,7 @@ def _assemble(
 ) -> Backbone:
     if dtype is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
-    # Autoencoders of Stable Diffusion overflow in half precision; their configuration says so.
+    # Stable Diffusion's autoencoders overflow in half precision; their configuration says so.
     whole = configs["vae"].get("force_upcast", True)
     text_config = _text_config(configs["text_encoder"], kind, model)
     check_parts(configs["unet"], configs["vae"], text_config.hidden_size, kind, model)
@@ -206,7 +206,7 @@ def _assemble(
         ),
         "text_encoder": (lambda: CLIPTextModel(text_config), dtype),
     }
-    # Read first, since it is small: its faults are told before gigabytes are read.
+    # Read first, because it is small: its errors should come before gigabytes are read.
     settings = trained_settings(configs["scheduler"], kind, model)
     process = VariancePreserving.from_config(settings)
     predicts = _predicts(settings["prediction_type"])
@@ -228,7 +228,7 @@ def _assemble(
 
 
 def _predicts(prediction_type: str) -> str:
-    """What diffusers' name of a prediction type means, one of process.KINDS."""
+    """The kind (one of process.KINDS) for diffusers' name of a prediction type."""
     try:
         return _PREDICTS[prediction_type]
     except KeyError:

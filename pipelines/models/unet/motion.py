@@ -1,4 +1,4 @@
-"""AnimateDiff: a motion adapter, from a folder or a single file, put into an image model's unet."""
+"""AnimateDiff: join a motion adapter, from a folder or a single file, to an image model's UNet."""
 
 import re
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from .layout import check_config, problem, weight_files
 from .weights import build, read_weights
 
 KIND = "motion-adapter"
-# In the config.json of an adapter that was trained with diffusers' modules as they are.
+# Set in the config.json of an adapter that was trained with diffusers' own normalisation.
 OVER_CLIP = "motion_norm_over_clip"
 _MOTION = ".motion_modules."  # in the names of an adapter's weights
-_FIRST, _LATENT = "conv_in.weight", 4  # the layer that PIA's adapters have for more channels
+_FIRST, _LATENT = "conv_in.weight", 4  # PIA's adapters have this layer, for more channels
 
 
 class NormPerFrame(nn.GroupNorm):
-    """Group normalisation of a clip, each frame by its own mean and deviation."""
+    """Group normalisation of a clip, with a mean and a deviation for each frame."""
 
     def forward(self, clip: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f h w"]:
         frames = super().forward(rearrange(clip, "b c f h w -> (b f) c h w"))
@@ -30,17 +30,18 @@ class NormPerFrame(nn.GroupNorm):
 
 
 def motion_unet(unet: nn.Module, adapter: Path) -> nn.Module:
-    """A `UNetMotionModel` of an image unet, which stays as it is, and the adapter at a path.
+    """A `UNetMotionModel` from the UNet of an image model and the adapter at a path.
 
-    On the unet's device and in its precision; weights of the unet are shared and not copied.
+    It has the device and the precision of the UNet, and shares its weights; the UNet does not
+    change.
 
-    Deviation from diffusers: motion modules normalise each frame by itself, as in the code that
-    AnimateDiff's authors trained them with (Guo et al., 2023); diffusers takes one mean and
-    deviation over the whole clip. An adapter that was trained that way says so in its config.json
-    (`motion_norm_over_clip`), and is left as diffusers has it.
+    Deviation from diffusers: motion modules normalise each frame by itself, as in the code with
+    which AnimateDiff's authors trained them (Guo et al., 2023). Diffusers uses one mean and one
+    deviation for the whole clip. An adapter that was trained like that says so in its config.json
+    (`motion_norm_over_clip`), and keeps diffusers' normalisation.
 
     Raises:
-        ModelError: if the adapter is none, damaged, or made for another unet.
+        ModelError: if the adapter is damaged, or made for another UNet.
     """
     config, weights = _read_adapter(adapter)
     over_clip = config.pop(OVER_CLIP, False)
@@ -62,7 +63,7 @@ def _normalised_per_frame(unet: UNetMotionModel) -> UNetMotionModel:
         if isinstance(module, AnimateDiffTransformer3D):
             norm = module.norm
             module.norm = NormPerFrame(norm.num_groups, norm.num_channels, norm.eps)
-    # Kept in the settings, since the model computes something else than one without.
+    # Stored in the settings, because it changes the output and so the fingerprint.
     unet.register_to_config(**{OVER_CLIP: False})
     return unet
 
@@ -95,7 +96,7 @@ def _check_fit(config: Mapping[str, Any], unet: nn.Module, adapter: Path) -> Non
 
 
 def _per_block(setting: Any, blocks: int) -> tuple[Any, ...]:
-    """What settings say for each block, as one value for all of them or as a list."""
+    """A setting for each block, given as one value for all blocks or as a list."""
     return tuple(setting) if isinstance(setting, list | tuple) else (setting,) * blocks
 
 
@@ -104,9 +105,9 @@ def motion_module(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The configuration and weights of a `MotionAdapter`, from a motion module in a single file.
 
-    The file may have AnimateDiff's own layout (v1, v2, v3) or diffusers', and hold the unet around
-    the modules, too. Its shapes tell all but the number of heads and norm groups, for which
-    diffusers' defaults are AnimateDiff's values.
+    The file may have AnimateDiff's own layout (v1, v2, v3) or diffusers', and may also contain the
+    UNet. The configuration follows from the shapes, except the numbers of heads and of norm groups;
+    for these, diffusers' defaults are AnimateDiff's values.
     """
     names = [name for name in weights if _MOTION in name]
     if any("lora" in name for name in names):
@@ -142,8 +143,8 @@ def motion_module(
 def _motion_name(name: str) -> str:
     """The name in a `MotionAdapter` of a weight in AnimateDiff's layout.
 
-    There, both attention layers of a block have the positions; in diffusers the block has them.
-    What stands before the name of the block is where a script had the unet.
+    There, positions belong to both attention layers of a block; in diffusers, to the block. A
+    prefix before the name of the block comes from training scripts, and is removed.
     """
     name = re.sub(r"^.*?\b(?=(?:down_blocks|mid_block|up_blocks)\.)", "", name)
     name = name.replace(".temporal_transformer.", ".")

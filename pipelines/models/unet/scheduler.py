@@ -1,4 +1,4 @@
-"""Which noise a model was trained on, by the scheduler configuration that lies beside it."""
+"""The noise schedule that a model was trained with, from its scheduler configuration."""
 
 import inspect
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ import diffusers
 
 from .layout import problem
 
-# Schedulers of diffusers for models of discrete timesteps with betas. They sample in different
-# ways, but describe training alike.
+# Diffusers' schedulers for models with discrete timesteps and betas. They sample in different ways,
+# but describe the training in the same way.
 _OF_BETAS = {
     f"{name}Scheduler"
     for name in (
@@ -49,11 +49,11 @@ _EXPECTED = (
 def trained_settings(config: Mapping[str, Any], kind: str, model: Path) -> dict[str, Any]:
     """Timesteps, betas and prediction type of a model, from its `scheduler_config.json`.
 
-    What the file leaves out is what diffusers takes for that class of scheduler.
+    Missing entries are the defaults of diffusers' class of that scheduler.
 
     Raises:
-        ModelError: if it was trained on other noise (flow matching, EDM, one not known here), or
-            its numbers make no sense.
+        ModelError: if the model was trained with other noise (flow matching, EDM, an unknown one),
+            or if a number makes no sense.
     """
     name = str(config.get("_class_name"))
     if why := _other_noise(name, config):
@@ -78,7 +78,7 @@ def trained_settings(config: Mapping[str, Any], kind: str, model: Path) -> dict[
 
 
 def _other_noise(name: str, config: Mapping[str, Any]) -> str | None:
-    """Which noise without betas a scheduler describes; None if it has betas."""
+    """For a message: which other noise a scheduler describes; None if it has betas."""
     predicts = config.get("prediction_type")
     if "Flow" in name or config.get("use_flow_sigmas") or predicts == "flow_prediction":
         return f"is trained by flow matching ({name})"
@@ -90,7 +90,7 @@ def _other_noise(name: str, config: Mapping[str, Any]) -> str | None:
 
 
 def _senseless(settings: Mapping[str, Any]) -> str | None:
-    """The name of the first setting that no model can have been trained with."""
+    """The name of the first setting that makes no sense; None if all do."""
     betas, steps = settings["trained_betas"], settings["num_train_timesteps"]
     if betas is None:
         fits = {

@@ -1,7 +1,7 @@
-"""Stable Diffusion 1 in a single file, its weights renamed to diffusers'.
+"""Stable Diffusion 1 in a single file: the names of its weights for diffusers' modules.
 
-A checkpoint holds three models in one file. For every weight that a diffusers
-module has, the functions here know the name it has in the file (latent-diffusion's layout).
+A checkpoint holds three models in one file. The functions here give, for every weight of a
+diffusers module, its name in the file (the layout of latent-diffusion).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +17,7 @@ UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.transformer."
 
-# What the first part of a name gives away about a file that is no Stable Diffusion 1 checkpoint.
+# What a file is if a name begins like this: something else than a Stable Diffusion 1 checkpoint.
 _TELLTALES = {
     "conditioner.embedders.": "is a Stable Diffusion XL checkpoint.",
     "cond_stage_model.model.": "is a Stable Diffusion 2 checkpoint.",
@@ -54,10 +54,10 @@ _VAE_ATTENTION = {
 
 
 def original_unet_name(name: str, layers_per_block: int, text_blocks: Iterable[int] = ()) -> str:
-    """The name in a checkpoint of a `UNet2DConditionModel`'s weight.
+    """The name in a checkpoint for a weight of a `UNet2DConditionModel`.
 
-    The file counts layers through all blocks, each block ending with its resampler. `text_blocks`
-    are the up blocks with attention, where the upsampler comes third and not second.
+    The file counts layers through all blocks; each block ends with its resampler. `text_blocks` are
+    the up blocks with attention, where the upsampler is the third part and not the second.
     """
     for ours, theirs in _UNET_ENDS.items():
         if name.startswith(ours + "."):
@@ -80,9 +80,9 @@ def original_unet_name(name: str, layers_per_block: int, text_blocks: Iterable[i
 
 
 def original_vae_name(name: str, blocks: int) -> str:
-    """The name in a checkpoint of an `AutoencoderKL`'s weight.
+    """The name in a checkpoint for a weight of an `AutoencoderKL`.
 
-    The file counts decoder blocks from the output, and calls a 1x1 shortcut `nin_shortcut`.
+    The file counts decoder blocks from the output on, and calls a 1x1 shortcut `nin_shortcut`.
     """
     coder, _, inner = name.partition(".")
     if not inner.startswith(("down_blocks", "up_blocks", "mid_block")):
@@ -101,7 +101,7 @@ def original_vae_name(name: str, blocks: int) -> str:
 def unet_weights(
     checkpoint: Mapping[str, Tensor], names: Iterable[str], config: Mapping[str, Any]
 ) -> dict[str, Tensor]:
-    """The weights in a checkpoint that a `UNet2DConditionModel` with these names asks for."""
+    """The weights in a checkpoint for a `UNet2DConditionModel` with these names of weights."""
     types = config["up_block_types"]
     text_blocks = [block for block, kind in enumerate(types) if kind.startswith("CrossAttn")]
 
@@ -114,10 +114,10 @@ def unet_weights(
 def vae_weights(
     checkpoint: Mapping[str, Tensor], names: Iterable[str], config: Mapping[str, Any]
 ) -> dict[str, Tensor]:
-    """The weights in a checkpoint that an `AutoencoderKL` with these names asks for."""
+    """The weights in a checkpoint for an `AutoencoderKL` with these names of weights."""
     blocks = len(config["block_out_channels"])
     taken = _taken(checkpoint, names, VAE_PREFIX, lambda name: original_vae_name(name, blocks))
-    # The file has the projections of its attention as 1x1 convolutions.
+    # In the file, the projections of its attention are 1x1 convolutions.
     return {
         name: tensor[..., 0, 0] if ".attentions." in name and tensor.ndim == 4 else tensor
         for name, tensor in taken.items()
@@ -125,7 +125,7 @@ def vae_weights(
 
 
 def text_weights(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a checkpoint's CLIP text encoder, by the names transformers gives them."""
+    """The weights of a checkpoint's CLIP text encoder, under transformers' names."""
     return {
         name.removeprefix(TEXT_PREFIX): tensor
         for name, tensor in checkpoint.items()
@@ -134,7 +134,7 @@ def text_weights(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_checkpoint(checkpoint: Mapping[str, Tensor], path: Path) -> None:
-    """Raise a `ModelError` that says what the file is, unless it is a whole SD 1 checkpoint."""
+    """Raise a `ModelError` unless the file is a complete SD 1 checkpoint; it says what it is."""
     for start, found in _TELLTALES.items():
         if any(name.startswith(start) for name in checkpoint):
             raise problem("image", path, found)

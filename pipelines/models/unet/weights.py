@@ -1,4 +1,4 @@
-"""Weights from files into modules: read safely, used without a copy, and complete."""
+"""Put weights from files into modules: safely, without a copy, and completely."""
 
 import logging
 import re
@@ -17,7 +17,7 @@ from .layout import problem
 
 logger = logging.getLogger(__name__)
 
-# What a file has and the names of a module's weights -> the weights by these names, maybe others.
+# Renames weights: (weights of a file, names in the module) -> weights by the module's names.
 FindWeights: TypeAlias = Callable[[Mapping[str, Tensor], Sequence[str]], Mapping[str, Tensor]]
 _FORMATS = (
     torch.float64,
@@ -31,18 +31,18 @@ _FORMATS = (
 # Names that attention layers of autoencoders had before diffusers 0.18.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_ATTENTION_NAME = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
-# Before the names of weights that were saved from inside a wrapper.
+# Prefixes of weights that were saved from inside a wrapper.
 _WRAPPINGS = ("state_dict.", "module.", "_orig_mod.")
 _WHOLE = (
     "the whole file as published, with tensors only, best as .safetensors (a broken download looks "
     "like this)"
 )
-# How many parameters a module may have: some for each tensor of its file, and some more.
+# How many parameters a module may have: `_MOST` for each tensor of its file, plus `_SPARE`.
 _MOST, _SPARE = 4, 1000
 
 
 def read_weights(files: Sequence[Path], kind: str, model: Path) -> dict[str, Tensor]:
-    """All tensors of some safetensors or pickle files, on the CPU; pickles as data only.
+    """All tensors of some safetensors or pickle files, on the CPU; no code of pickles is run.
 
     Raises:
         ModelError: for a file that is missing, damaged, or holds more than tensors.
@@ -63,7 +63,7 @@ def read_weights(files: Sequence[Path], kind: str, model: Path) -> dict[str, Ten
 
 
 def _bare_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors without what training scripts put before all of their names."""
+    """The tensors without the prefixes that training scripts put before all names."""
     for prefix in _WRAPPINGS * 2:
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
@@ -72,12 +72,12 @@ def _bare_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def limited(tensors: int) -> Iterator[None]:
-    """In the `with`, modules may have only so many parameters as fit a file of `tensors` tensors.
+    """Within the `with`, limit the parameters of modules to what fits a file of `tensors` tensors.
 
-    Settings that ask for more layers than that would keep a machine busy for hours.
+    Wrong settings with very many layers would keep the machine busy for hours.
 
     Raises:
-        ValueError: when there are more.
+        ValueError: when there are more parameters.
     """
     made, here = 0, get_ident()
 
@@ -105,21 +105,22 @@ def build(
     whole: Sequence[str] = (),
     fill: Callable[[nn.Module], None] | None = None,
 ) -> nn.Module:
-    """The module `make` returns, with `weights` in `dtype`, not trainable.
+    """The module that `make` returns, with `weights` in `dtype`, not trainable.
 
-    It is made without memory and takes over the tensors, so that loading costs no second copy and
-    no random initialisation. `find` names the weights as the module does. Weights it has no place
-    for are left out and logged; those in whose names one of the words `whole` stands stay in
-    float32. `fill` makes buffers that no file holds; without it, positions are counted.
+    It is made on the meta device and takes over the tensors: no second copy, no random
+    initialisation. `find` renames the weights to the module's names. Weights without a place in the
+    module are left out, and the log says so. Weights whose name contains one of the words `whole`
+    stay in float32. `fill` makes the buffers that no file stores; without it, only position ids are
+    made.
 
     Raises:
-        ModelError: if the module cannot be made, or a weight is missing, has another shape or holds
-            no numbers of the usual kinds.
+        ModelError: if the module cannot be made, or a weight is missing, has another shape or is
+            quantised.
     """
     try:
         with torch.device("meta"), limited(len(weights)):
             module = make()
-    # Wrong settings raise exceptions of many kinds.
+    # Wrong settings can raise any exception.
     except Exception as error:
         raise problem(kind, model, f"has a config.json that makes no model ({error}).") from error
     name, places = type(module).__name__, module.state_dict()
@@ -145,7 +146,7 @@ def build(
             )
             for key in places
         }
-    # If memory runs out, torch raises a RuntimeError, and Python its own error.
+    # If memory runs out, torch raises a RuntimeError, Python a MemoryError.
     except (MemoryError, RuntimeError) as error:
         found = f"needs more memory for its {name} than there is ({error})."
         raise problem(kind, model, found) from error
@@ -157,7 +158,7 @@ def build(
 
 
 def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An autoencoder's weights, with attention layers named as they are today."""
+    """The weights of an autoencoder, with today's names of its attention layers."""
     return {
         _OLD_ATTENTION_NAME.sub(lambda m: f"{m[1]}.{_OLD_ATTENTION[m[2]]}.", name): tensor
         for name, tensor in weights.items()
@@ -165,9 +166,9 @@ def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def text_names(weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """A text encoder's weights, named as the installed transformers names them: `names`.
+    """The weights of a text encoder, renamed to the `names` of the installed transformers.
 
-    Releases before 5 put everything under `text_model`, and so do most files.
+    Releases before 5, and most files, put all names under `text_model`.
     """
     prefix = "text_model."
     outer = prefix if any(name.startswith(prefix) for name in names) else ""
@@ -179,7 +180,7 @@ def _in_precision(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _fill_position_ids(module: nn.Module) -> None:
-    """Make the one buffer of a CLIP text encoder that is not stored: 0, 1, 2, ..."""
+    """Make the only buffer of a CLIP text encoder that no file stores: 0, 1, 2, ..."""
     for part in module.modules():
         ids = getattr(part, "position_ids", None)
         if isinstance(ids, Tensor) and ids.is_meta:

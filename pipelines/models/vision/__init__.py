@@ -1,1 +1,1 @@
-"""Models that look at pictures: what a prompt names, where it goes, how well words fit."""
+"""Models that look at pictures: detection, tracking, and embeddings for measures."""

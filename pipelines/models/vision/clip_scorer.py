@@ -1,4 +1,4 @@
-"""CLIP with both of its towers: pictures and texts as embeddings that can be compared."""
+"""CLIP with both encoders: embeddings of pictures and texts that can be compared."""
 
 import logging
 from collections.abc import Callable
@@ -20,20 +20,20 @@ from ..unet.weights import build, read_weights
 logger = logging.getLogger(__name__)
 
 _KIND = "clip"
-# Filters by the numbers that preprocessor_config.json has for them (Pillow's).
+# Filters by their numbers in preprocessor_config.json, which are Pillow's.
 _FILTERS = {2: "bilinear", 3: "bicubic"}
-_LARGEST = 8192  # pixels of an edge that any of these models is shown
-# Defaults for what a folder does not say: what CLIP was trained with.
+_LARGEST = 8192  # the longest edge in pixels for any of these models
+# If the folder does not say: the values of CLIP's training.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a frame becomes what the model sees."""
+    """How a frame is prepared for the model."""
 
-    shortest: int | None  # pixels the shorter edge is brought to; None: to `size` at once
-    size: tuple[int, int]  # (height, width) cut from the middle
+    shortest: int | None  # the shorter edge is scaled to this; None: the frame is scaled to `size`
+    size: tuple[int, int]  # (height, width) that is cut from the middle
     method: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -52,7 +52,7 @@ class Preparation:
         """Frames with pixels in 0..1, scaled, cut and normalised, in steps of 1/255.
 
         Raises:
-            ValueError: for frames so narrow that their longer edge would become huge.
+            ValueError: for frames so narrow that their longer edge would become too long.
         """
         height, width = frames.shape[-2:]
         target = self.size
@@ -64,7 +64,7 @@ class Preparation:
                     f"Frames of {width} x {height} pixels are too narrow: scaled for the model "
                     f"they would be {target[1]} x {target[0]}. Cut them to another shape."
                 )
-        # Published numbers are of 8-bit pictures, scaled by Pillow: first in width, then in height.
+        # As Pillow does for published numbers: 8-bit values, scaled first in width, then in height.
         for between in ((height, target[1]), target):
             if between != tuple(frames.shape[-2:]):
                 frames = functional.interpolate(frames, between, mode=self.method, antialias=True)
@@ -92,7 +92,7 @@ class ClipScorer:
 
     @property
     def scale(self) -> float:
-        """The temperature that cosines are multiplied with."""
+        """The temperature: the factor of cosines."""
         return float(self.model.logit_scale.exp())
 
     @torch.no_grad()
@@ -115,7 +115,7 @@ class ClipScorer:
 
     @torch.no_grad()
     def embed_prompt(self, text: str) -> Float[Tensor, "1 d"]:
-        """The embedding of a text, on the CPU. What is longer than the model reads is cut, logged.
+        """The embedding of a text, on the CPU. A text that is too long is cut; the log says so.
 
         Raises:
             ValueError: if the text is empty.
@@ -139,10 +139,10 @@ class ClipScorer:
 
 @torch.inference_mode(False)
 def load_clip(folder: Path) -> ClipScorer:
-    """A CLIP model from its folder, in float32; with CLIP's own tokenizer if it holds none.
+    """A CLIP model from its folder, in float32; with CLIP's own tokenizer if the folder has none.
 
     Raises:
-        ModelError: if something else, too little or damaged files lie there.
+        ModelError: if files are missing, damaged or of another model.
     """
     if not folder.is_dir():
         raise problem(_KIND, folder, "is a file." if folder.exists() else "does not exist.")
@@ -159,7 +159,7 @@ def load_clip(folder: Path) -> ClipScorer:
 
 
 def _preparation(folder: Path, image_size: int) -> Preparation:
-    """What preprocessor_config.json says, or what CLIP was trained with if there is none."""
+    """The preparation from preprocessor_config.json, or that of CLIP's training without one."""
     file = folder / "preprocessor_config.json"
     found = read_json(file, _KIND, folder) if file.exists() else {}
     try:
@@ -182,6 +182,6 @@ def _preparation(folder: Path, image_size: int) -> Preparation:
 
 
 def _margins(have: int, want: int) -> tuple[int, int]:
-    """Pixels to add before and after to have `want` about the middle; negative ones are cut."""
+    """Pixels to add before and after, for `want` around the middle; negative means to cut."""
     before = int((want - have) / 2)
     return before, want - have - before

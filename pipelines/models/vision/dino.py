@@ -1,4 +1,4 @@
-"""DINO (Caron et al., 2021): how a picture is laid out, by the keys of a vision transformer."""
+"""DINO (Caron et al., 2021): the layout of a picture, from the keys of a vision transformer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from transformers import ViTModel
 from ..pretrained import load_pretrained
 
 _KIND = "vit"
-# What it was trained with: the size in pixels, and the mean and deviation of ImageNet.
+# From its training: the size in pixels, and the mean and deviation of ImageNet.
 _SHORTEST, _LONGEST = 224, 480
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# The last part of a layer's name that makes keys, in transformers 5 and before.
+# How the names of layers that make keys end, in transformers 5 and before.
 _KEYS = (".attention.k_proj", ".attention.key")
 
 
@@ -29,7 +29,7 @@ class Dino:
     model: nn.Module
 
     def modules(self) -> dict[str, nn.Module]:
-        """The part that takes memory, by the name of a part that computes on the same device."""
+        """The part that takes memory, under the name of a part that uses the same device."""
         return {"vae": self.model}
 
     @torch.no_grad()
@@ -40,11 +40,11 @@ class Dino:
         scale: float = 1.0,
         on_frame: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "f t d"]:
-        """The keys of the last layer's attention, of all heads side by side, for each frame.
+        """The keys of the last attention layer, all heads side by side, for each frame.
 
-        The first of the t tokens is the class token. Frames, pixels in 0..1, are brought to 224
-        pixels on the shorter edge, or to 480 on the longer one if that is less; `scale` multiplies
-        their pixels before ImageNet's mean and deviation are taken out.
+        The first of the t tokens is the class token. Frames with pixels in 0..1 are scaled to 224
+        pixels on the shorter edge, or to 480 on the longer edge if that makes them smaller. Their
+        pixels are multiplied by `scale`, then normalised with ImageNet's mean and deviation.
         """
         layer = [m for name, m in self.model.named_modules() if name.endswith(_KEYS)][-1]
         found: list[Tensor] = []
@@ -75,7 +75,7 @@ def load_dino(folder: Path) -> Dino:
     """A DINO model as transformers saves it, in float32.
 
     Raises:
-        ModelError: if something else, too little or damaged files lie there.
+        ModelError: if files are missing, damaged or of another model.
     """
     # Published models have no pooler, and some are pickled.
     model = load_pretrained(ViTModel, folder, _KIND, pickles=True, add_pooling_layer=False)

@@ -1,4 +1,4 @@
-"""Grounding DINO (Liu et al., 2023): boxes around what a prompt names."""
+"""Grounding DINO (Liu et al., 2023): boxes around the things that a prompt names."""
 
 import re
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from ..unet.layout import problem, read_json
 from .clip_scorer import Preparation
 
 _KIND = "grounding-dino"
-# Defaults for what a folder does not say: what it was trained with.
+# If the folder does not say: the values of its training.
 _SIZE = {"shortest_edge": 800, "longest_edge": 1333}
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
 
 class Detections(NamedTuple):
-    """What was found in a frame, the surest first. May be nothing: n = 0."""
+    """The boxes found in a frame, highest score first; n may be 0."""
 
     boxes: Float[Tensor, "n 4"]  # left, top, right, bottom, in pixels, inside the frame
     scores: Float[Tensor, " n"]  # 0..1
@@ -37,25 +37,25 @@ class Detector:
     name: str
     model: nn.Module
     tokenizer: Any
-    shortest: int  # pixels the shorter edge of a frame is brought to,
-    longest: int  # but the longer one to no more than this
+    shortest: int  # the shorter edge of a frame is scaled to this many pixels,
+    longest: int  # but the longer edge to no more than this
     mean: tuple[float, ...] = _MEAN
     std: tuple[float, ...] = _STD
 
     def modules(self) -> dict[str, nn.Module]:
-        """The part that takes memory, by the name of a part that computes on the same device."""
+        """The part that takes memory, under the name of a part that uses the same device."""
         return {"network": self.model}
 
     @torch.no_grad()
     def detect(self, frame: Float[Tensor, "3 H W"], prompt: str) -> Detections:
-        """All boxes in a frame with pixels in 0..1, on the CPU, whatever their scores.
+        """All boxes in a frame with pixels in 0..1, with any score, on the CPU.
 
-        Things are separated by full stops, commas or lines, as in "a cat. a dog". A box counts as
-        much as the word that fits it best.
+        Things are separated by full stops, commas or lines, as in "a cat. a dog". The score of a
+        box is that of the word that fits it best.
 
         Raises:
-            ValueError: for a prompt without words, or longer than the model reads; for a frame that
-                is too small or too narrow.
+            ValueError: for a prompt without words or with too many; for a frame that is too small
+                or too narrow.
         """
         height, width = frame.shape[-2:]
         weight = next(self.model.parameters())
@@ -67,13 +67,13 @@ class Detector:
                 pixel_mask=torch.ones_like(pixels[:, 0], dtype=torch.long),
                 **{name: value.to(weight.device) for name, value in words.items()},
             )
-        # If a frame has only one place at the coarsest level, torch raises an error of its own.
+        # torch raises this if a frame has only one place at the coarsest level.
         except ValueError as error:
             raise ValueError(
                 f"{self.name} finds nothing in frames of {width} x {height} pixels: they are too "
                 "small or too narrow for it. Give it a larger clip."
             ) from error
-        # Beyond the prompt the logits are -inf, which is a score of 0.
+        # After the last token of the prompt the logits are -inf, which gives a score of 0.
         scores, order = found.logits[0].sigmoid().amax(dim=-1).cpu().sort(descending=True)
         x, y, w, h = found.pred_boxes[0].cpu()[order].unbind(dim=-1)
         boxes = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], dim=-1).clamp(0, 1)
@@ -93,7 +93,7 @@ class Detector:
         things = [thing for part in re.split(r"[.,;\n]", prompt) if (thing := part.strip().lower())]
         if not things:
             raise ValueError("The prompt is empty; write what to look for, such as: a cat.")
-        # Each thing ends in a full stop: so the model tells them apart.
+        # The full stop after each thing tells the model where it ends.
         words = self.tokenizer(". ".join(things) + ".", verbose=False, return_tensors="pt")
         window, length = self.model.config.max_text_len, words["input_ids"].shape[1]
         if length > window:
@@ -109,7 +109,7 @@ def load_grounding_dino(folder: Path) -> Detector:
     """A Grounding DINO model as transformers saves it, in float32.
 
     Raises:
-        ModelError: if something else, too little or damaged files lie there, or pickles.
+        ModelError: if files are missing, damaged, of another model, or pickles.
     """
     model = load_pretrained(GroundingDinoForObjectDetection, folder, _KIND)
     vocabulary = model.config.text_config.vocab_size
@@ -120,7 +120,7 @@ def load_grounding_dino(folder: Path) -> Detector:
         size = found.get("size", _SIZE)
         shortest, longest = int(size["shortest_edge"]), int(size["longest_edge"])
         mean, std = tuple(found.get("image_mean", _MEAN)), tuple(found.get("image_std", _STD))
-        Preparation(None, (shortest, longest), "bilinear", mean, std)  # which checks the numbers
+        Preparation(None, (shortest, longest), "bilinear", mean, std)  # checks the numbers
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"has a preprocessor_config.json that is not understood ({error!r})."
         raise problem(_KIND, folder, what) from error

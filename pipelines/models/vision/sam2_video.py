@@ -1,4 +1,4 @@
-"""SAM 2 (Ravi et al., 2024): a thing that is pointed at in one frame, followed through a clip."""
+"""SAM 2 (Ravi et al., 2024): follow an object through a clip, after pointing at it in one frame."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ from .clip_scorer import Preparation
 _KIND = "sam2-video"
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
-# How the prompt encoder tells points apart.
+# The labels of points for the prompt encoder.
 _OUTSIDE, _INSIDE, _TOP_LEFT, _BOTTOM_RIGHT = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
 class Pointed:
-    """How one thing is pointed at: a box, points, or both, in pixels (x to the right, y down)."""
+    """A box, points, or both, that point at one object, in pixels (x to the right, y down)."""
 
     box: tuple[float, float, float, float] | None = None  # left, top, right, bottom
-    inside: tuple[tuple[float, float], ...] = ()  # points on it
+    inside: tuple[tuple[float, float], ...] = ()  # points on the object
     outside: tuple[tuple[float, float], ...] = ()  # points on something else
 
     def __post_init__(self) -> None:
@@ -35,7 +35,7 @@ class Pointed:
             raise ValueError("Nothing is pointed at: give a box, or at least one point inside.")
 
     def labelled(self) -> tuple[list[tuple[float, float]], list[int]]:
-        """All points with their labels; a box is its two corners, which come first."""
+        """All points with their labels. First come the two corners of a box."""
         points, labels = [], []
         if self.box is not None:
             points, labels = [self.box[:2], self.box[2:]], [_TOP_LEFT, _BOTTOM_RIGHT]
@@ -52,7 +52,7 @@ class Tracker:
     model: nn.Module
 
     def modules(self) -> dict[str, nn.Module]:
-        """The part that takes memory, by the name of a part that computes on the same device."""
+        """The part that takes memory, under the name of a part that uses the same device."""
         return {"network": self.model}
 
     def follow(
@@ -63,15 +63,15 @@ class Tracker:
         *,
         on_frame: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "f H W"]:
-        """A mask of 0 and 1 of the things pointed at in frame `key`, joined, on the CPU.
+        """One mask of 0 and 1 for all objects that `things` point at in frame `key`, on the CPU.
 
-        They are followed from there to the end, then from there back to the beginning. `clip` has
-        pixels in 0..1. Frames are prepared when they are reached, and of what the model remembers
-        only what it still reads is kept: memory does not grow with the length of the clip.
-        `on_frame` is told how many frames are done, and may raise to stop.
+        They are followed from that frame to the end, then from it back to the beginning. `clip` has
+        pixels in 0..1. Each frame is prepared only when it is needed, and what the model no longer
+        needs is dropped. So memory does not grow with the length of the clip. `on_frame` gets the
+        number of frames done, and may raise an exception to stop.
 
         Raises:
-            ValueError: if nothing is pointed at, or outside the clip.
+            ValueError: if there are no `things`, or a point lies outside the clip.
         """
         frames, height, width = clip.shape[2:]
         _check(things, key, frames, height, width)
@@ -92,7 +92,7 @@ class Tracker:
         for frame in range(key + 1, frames):
             yield frame, self._mask(clip, session, frame, reverse=False)
             self._forget(session, frame)
-        # Each direction remembers only the frame that was pointed at and its own frames.
+        # Each direction uses only the frame with the points and its own frames.
         self._forget(session, None)
         for frame in range(key - 1, -1, -1):
             yield frame, self._mask(clip, session, frame, reverse=True)
@@ -130,9 +130,9 @@ class Tracker:
         return (logits > 0).any(dim=0)[0].float().cpu()
 
     def _forget(self, session: Any, frame: int | None) -> None:
-        """Drop what no later frame reads: pictures of masks, and all that is too far from `frame`.
+        """Drop what later frames do not read: pictures of masks, and frames too far from `frame`.
 
-        Without `frame` everything but what was made in the frame that was pointed at.
+        If `frame` is None, drop all but the frame with the points.
         """
         config = self.model.config
         reach = max(config.num_maskmem, config.max_object_pointers_in_encoder)
@@ -147,7 +147,7 @@ class Tracker:
 
 
 class _Frames(Mapping[int, Tensor]):
-    """A clip as the session reads it: a frame is prepared when it is asked for, and never kept."""
+    """The frames of a clip for the session: each is prepared when it is read, and not kept."""
 
     def __init__(self, clip: Tensor, prepare: Callable[[Tensor], Tensor]) -> None:
         self.clip, self.prepare = clip, prepare
@@ -166,7 +166,7 @@ def load_sam2(folder: Path) -> Tracker:
     """A SAM 2 model as transformers saves it, in float32.
 
     Raises:
-        ModelError: if something else, too little or damaged files lie there, or pickles.
+        ModelError: if files are missing, damaged, of another model, or pickles.
         ImportError: if the installed transformers is too old to know it.
     """
     try:
@@ -181,7 +181,7 @@ def load_sam2(folder: Path) -> Tracker:
     model = load_pretrained(Sam2VideoModel, folder, _KIND)
     try:
         size = _square(model.config.image_size)
-        Preparation(None, (size, size), "bilinear", _MEAN, _STD)  # which checks the numbers
+        Preparation(None, (size, size), "bilinear", _MEAN, _STD)  # checks the numbers
     except (IndexError, TypeError, ValueError) as error:
         raise problem(_KIND, folder, f"has a config.json with image_size {error}.") from error
     return Tracker(folder.name, model)
