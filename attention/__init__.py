@@ -1,5 +1,5 @@
-"""What happens inside one attention layer, where the layers are, and how a change is installed.
+"""Changes of attention: what they compute, where the layers are, and how they are installed.
 
-A change is installed for the length of a `with` and taken out again, leaving exactly what was
-there. Nothing here knows schedules, losses, the loop it serves or ComfyUI.
+A change is installed for the length of a `with`. After that, the model is exactly as before.
+Nothing here uses noise schedules, losses, loops or ComfyUI.
 """

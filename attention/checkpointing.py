@@ -1,4 +1,4 @@
-"""Gradients in less memory: modules that run again in the backward pass, as they ran before."""
+"""Gradient checkpointing: modules are run again in the backward pass instead of stored."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,15 +9,15 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-# For a module that runs now: within what it runs again, so that attention is changed as it is now.
+# For a module that runs now, the context for its second run: the same changes of attention as now.
 Again: TypeAlias = Callable[[nn.Module], AbstractContextManager[None]]
 
 
 @contextmanager
 def checkpointed(modules: Sequence[nn.Module], again: Again) -> Iterator[None]:
-    """Within the `with`, `modules` keep no activations for their gradients and run again instead.
+    """Within the `with`, `modules` store no activations for gradients; they are run again instead.
 
-    Values and gradients are the same, also if a plan that changed attention has ended by then.
+    Values and gradients stay the same, even if a plan of changes has ended before the second run.
     """
     before = [vars(module).get("forward") for module in modules]
     try:
@@ -38,7 +38,7 @@ def _run(
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     then = again(module)
-    # The models are in eval mode: there is no random state to bring back.
+    # The models are in eval mode, so there is no random state to restore.
     return checkpoint(
         forward,
         *args,

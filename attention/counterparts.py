@@ -1,4 +1,4 @@
-"""Clips that read what an attention layer sees of other clips in the same step."""
+"""Changes by which a clip also reads the attention of another clip of the same step."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,17 +13,17 @@ from .layers import attend as plain
 
 # Queries, keys and values of one clip at one layer, each `[samples, h, n, d]`.
 Parts: TypeAlias = tuple[Tensor, Tensor, Tensor]
-# What the heads of a clip read at a site, given its own parts, those of its counterpart, and a call
-# for what they would read without this change.
+# The output of the heads for one clip at a site, from its own parts, those of its counterpart, and
+# a function that gives the output without this change.
 Read: TypeAlias = Callable[[Site, Parts, Parts, Callable[[], Tensor]], Tensor]
 
 
 class Counterparts:
-    """A change by which some clips also read their counterparts.
+    """A change by which some clips also read their counterparts. An object is for one step.
 
     `pairs` maps the number of each changed clip to that of its counterpart; all other clips attend
-    as usual. A counterpart comes in the same call of the model, or in an earlier one. Only in the
-    second case this object keeps its parts, without their graph. It serves one step.
+    as usual. A counterpart must be in the same call of the model or in an earlier one. If it is in
+    an earlier one, its parts are kept here, without their graph.
 
     Raises, when called:
         ValueError: if a clip comes before its counterpart.
@@ -59,11 +59,11 @@ class Counterparts:
             ) from None
 
     def _keep(self, site: Site, parts: Mapping[int, Parts]) -> None:
-        """Keep what a clip of a later call will read."""
+        """Keep the parts that a clip of a later call will read."""
         for row, wanted in self.pairs.items():
             if wanted in parts and row not in parts:
-                # Copies: a view would keep the tensors of all clips. And no inference tensors: a
-                # later call may have a graph.
+                # Copies, because a view would keep the tensors of all clips; and not in inference
+                # mode, because a later call may have a graph.
                 with torch.inference_mode(False):
                     q, k, v = (part.detach().clone() for part in parts[wanted])
                 self._kept[site, wanted] = q, k, v
@@ -74,13 +74,10 @@ def _by_clip(layer: Layer, part: Tensor) -> Tensor:
 
 
 def _each_alone(parts: Mapping[int, Parts]) -> Callable[[int], Tensor]:
-    """What each clip reads in plain attention, where clips do not see each other.
-
-    It is computed only for the clips that are asked for.
-    """
+    """The output of plain attention for each clip, computed only for the clips asked for."""
     return lambda row: plain(*parts[row])
 
 
 def _all_at_once(layer: Layer, read: Tensor) -> Callable[[int], Tensor]:
-    """What each clip reads under another change, which sees all clips at once."""
+    """The output for each clip of another change, which is computed for all clips at once."""
     return dict(zip(layer.rows, _by_clip(layer, read), strict=True)).__getitem__

@@ -1,4 +1,4 @@
-"""Fine-coarse frame attention (FFAM): a frame's own tokens, and a coarse look at all the others."""
+"""Fine-coarse frame attention (FFAM): a frame's own tokens, and coarse tokens of all others."""
 
 import logging
 from functools import cache
@@ -15,12 +15,12 @@ logger = logging.getLogger(__name__)
 def fine_coarse_tokens(
     z: Float[Tensor, "b f n d"], height: int, width: int, ratio: int
 ) -> Float[Tensor, "b f m d"]:
-    """For each frame, its own tokens and then those of the others, downsampled, in time order.
+    """For each frame, its own tokens, then the downsampled tokens of all others in time order.
 
-    Implements z_FC of EI2 (Zhang et al., 2023, Eq. 10). The paper does not name the downsampling;
-    here it is the average over windows of `ratio` x `ratio` tokens, those at the edges averaging
-    what there is of them. So m = n + (f - 1) * ceil(height / ratio) * ceil(width / ratio). Where
-    `ratio` exceeds the map, each of the other frames gives one token, which is logged once.
+    Implements z_FC of EI2 (Zhang et al., 2023, Eq. 10). The paper does not say how to downsample;
+    here it is the mean over windows of `ratio` x `ratio` tokens. Windows at the edges may be
+    smaller. So m = n + (f - 1) * ceil(height / ratio) * ceil(width / ratio). If `ratio` is larger
+    than the map, each other frame becomes one token; the log says so once.
 
     Raises:
         ValueError: if n is not height * width, or `ratio` less than 1.
@@ -45,7 +45,7 @@ def _average_pooled(z: Tensor, height: int, width: int, ratio: int) -> Tensor:
     if ratio == 1:
         return z
     maps = rearrange(z, "b f (h w) d -> (b f) d h w", h=height, w=width)
-    # A window that is cut by the edge divides by the tokens it has: nothing is padded.
+    # With `ceil_mode`, a window at the edge is the mean of the tokens that it has, without padding.
     window = (min(ratio, height), min(ratio, width))
     pooled = functional.avg_pool2d(maps, window, ceil_mode=True)
     return rearrange(pooled, "(b f) d h w -> b f (h w) d", b=len(z))

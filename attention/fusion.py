@@ -1,4 +1,4 @@
-"""Weighted attention fusion: an edited clip also reads the keys and values of its source."""
+"""Weighted attention fusion: the edit also attends to the keys and values of its source."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ def fused_attention(
 ) -> Float[Tensor, "b h n d"]:
     """weight * self-attention + (1 - weight) * attention to a reference.
 
-    Implements Eq. 11 to 13 of ASSD (Zhu et al., 2024), `weight` being its lambda. Weight 1 is plain
+    Implements Eq. 11 to 13 of ASSD (Zhu et al., 2024); `weight` is lambda there. Weight 1 is plain
     self-attention, bit for bit.
     """
     return _fuse(attend(q, k, v), q, k_reference, v_reference, weight)
@@ -37,9 +37,10 @@ def _fuse(
 
 @dataclass(frozen=True)
 class Fusion:
-    """The control: edited clips also read their sources, in some of the last spatial layers.
+    """Attention fusion as a control, in the last spatial layers.
 
-    `weight` is what their own attention counts. ASSD leaves both open; the defaults are ours.
+    `weight` is the weight of the edit's own attention. ASSD gives neither the number of layers nor
+    the weight; the defaults are ours.
     """
 
     layers: int = 3
@@ -62,9 +63,9 @@ class Fusion:
 
 
 class AttentionFusion(Counterparts):
-    """A change that lets edited clips read their references; all others attend as they would.
+    """The change: edited clips also read their references; all other clips attend as usual.
 
-    `pairs` names the reference of each edited clip. References have no graph.
+    `pairs` maps each edited clip to its reference. No gradient goes to references.
 
     Raises:
         ValueError: for a weight outside 0..1; when called, if an edited clip comes before its

@@ -1,7 +1,7 @@
-"""What a change of attention is, for any family of models, and what a family offers for it.
+"""The interfaces between changes of attention and families of models.
 
-A plan is data: which layers, and what to do there. Nothing is counted behind anyone's back: what a
-change must know about the moment, such as the clips of the batch, it is told.
+A plan says which layers are changed, and how. A change keeps no counters: what it needs to know of
+a call, such as the clips in the batch, is passed to it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,8 @@ KINDS = MappingProxyType(
         "temporal": "temporal self-attention",
     }
 )
-# Queries `[b, h, n, d]`, keys and values `[b, h, m, d]`, to what the heads read `[b, h, n, d]`.
+# From queries `[b, h, n, d]`, keys and values `[b, h, m, d]` to the output of the heads
+# `[b, h, n, d]`.
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -29,7 +30,7 @@ Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Site:
     """An attention layer: its full name in the model, and its kind, a key of `KINDS`.
 
-    `block` is the number of its block in its half of the model; 0 where there are no such blocks.
+    `block` is the number of its block in its half of the model; 0 in models without such blocks.
     """
 
     name: str
@@ -38,12 +39,13 @@ class Site:
 
 
 class Layer(NamedTuple):
-    """An attention layer as it runs: where it is, and which clips it sees.
+    """An attention layer during a call: where it is, and which clips it gets.
 
-    `rows` are the clips' numbers in the order of the batch, which holds the same number of samples
-    for each, one after the other: frames, or for temporal attention positions; one where attention
-    reads all frames at once. `keys` are given where those that attention reads have positions put
-    into them, or belong to all frames: the keys before, a sample for each frame.
+    `rows` are the numbers of the clips in the order of the batch. The batch has the same number of
+    samples for each clip, one clip after another. A sample is a frame, in temporal attention a
+    position, and in attention over all frames the whole clip. `keys` are only given if the keys of
+    the attention differ from the layer's plain keys, because they contain positions or belong to
+    all frames at once: then they are the plain keys, with a sample for each frame.
     """
 
     site: Site
@@ -51,17 +53,17 @@ class Layer(NamedTuple):
     keys: Float[Tensor, "b h n d"] | None = None
 
 
-# What to do at a layer: given q `[b, h, n, d]`, k and v `[b, h, m, d]` it returns what the heads
-# read, `[b, h, n, d]`, in place of the last argument, which is what the layer would do without it.
+# A change of a layer: from q `[b, h, n, d]`, k and v `[b, h, m, d]` it computes the output of the
+# heads, `[b, h, n, d]`. Its last argument computes the output without the change.
 Change: TypeAlias = Callable[[Layer, Tensor, Tensor, Tensor, Attend], Tensor]
 
 
 class Entry(NamedTuple):
-    """One line of a plan: do this at these layers.
+    """One line of a plan: a change, and the layers that it changes.
 
-    A change that keeps something with its graph names a stand-in for where a checkpoint runs the
-    layer `again`: the same computation, which keeps nothing. A graph holds whatever it runs again;
-    through the change it would hold itself, and would never be freed.
+    A change that records tensors with their graph also needs `again`: the same computation without
+    recording, for the second run of a checkpointed layer. A graph keeps a reference to what it will
+    run again. If that were the change itself, the graph would keep itself alive and never be freed.
     """
 
     sites: Sequence[Site]
@@ -70,8 +72,8 @@ class Entry(NamedTuple):
 
 
 Plan: TypeAlias = Sequence[Entry]
-# A control in one model. Given the counterpart of each clip of a call that it changes, and which of
-# the frames the call sees, its line of a plan.
+# A control in one model. From the counterpart of each clip that it changes, and the frames of the
+# call, it makes its line of a plan.
 Held: TypeAlias = Callable[[Mapping[int, int], slice], Entry]
 
 
@@ -80,13 +82,13 @@ class Layers(Protocol):
     """The attention layers of one model."""
 
     def find(self, pattern: str, kind: str) -> tuple[Site, ...]:
-        """The layers of a kind that a pattern names, in the order in which they run.
+        """The layers of a kind that match a pattern, in the order in which they run.
 
-        `pattern` is a named set of the family ("decoder", "late") or is matched as file names are
-        (`*`, `?`, `[12]`); several are separated by blanks or commas.
+        `pattern` is a named set of the family ("decoder", "late"), or a pattern as for file names
+        (`*`, `?`, `[12]`). Several are separated by blanks or commas.
 
         Raises:
-            ValueError: if `kind` is unknown, or a pattern names no layer of that kind.
+            ValueError: if `kind` is unknown, or a pattern matches no layer of that kind.
         """
         ...
 
@@ -99,18 +101,18 @@ class Layers(Protocol):
         ...
 
     def installed(self, plan: Plan, rows: Sequence[int]) -> AbstractContextManager[None]:
-        """Within the `with`, attention is changed by a plan; then it is as it was.
+        """Within the `with`, attention is changed by a plan; after it, it is as before.
 
-        `rows` are the numbers of the clips in every call of the model within.
+        `rows` are the numbers of the clips in every call of the model inside the `with`.
         """
         ...
 
     def checkpointed(self) -> AbstractContextManager[None]:
-        """Within the `with`, layers keep no activations for their gradients: they run again."""
+        """Within the `with`, layers store no activations for gradients; they are run again."""
         ...
 
     def map_size(self, tokens: int, height: int, width: int) -> tuple[int, int]:
-        """Height and width of a layer's map of tokens, for latents of a height and width.
+        """Height and width of a layer's token map, for latents of the given height and width.
 
         Raises:
             ValueError: if a layer of this model cannot have that many tokens.
@@ -120,23 +122,23 @@ class Layers(Protocol):
     def marked_of_read(
         self, site: Site, marked: Bool[Tensor, "f n"], height: int, width: int
     ) -> Bool[Tensor, "f m"]:
-        """Which of the tokens that each frame reads at a layer are marked, or mix in one that is.
+        """Among the tokens that each frame reads at a layer, those that contain a marked token.
 
-        `marked` are those of each frame itself, a map of `height` x `width`.
+        `marked` are the marked tokens of each frame itself, a map of `height` x `width`.
         """
         ...
 
 
 @runtime_checkable
 class Clip(Protocol):
-    """How a clip lies on a model's latents: what a control may ask about it."""
+    """What a control may know about a clip: how it lies on the latents of the model."""
 
     latent: tuple[int, int, int]  # frames, height, width
 
     def covered_tokens(
         self, mask: Float[Tensor, "n H W"], height: int, width: int
     ) -> Float[Tensor, "f tokens"]:
-        """The share of each token of a layer, a map of `height` x `width`, that a mask covers.
+        """The share of each token that a mask covers, in a layer with a `height` x `width` map.
 
         Raises:
             ValueError: if the mask does not fit the clip.
@@ -146,10 +148,10 @@ class Clip(Protocol):
 
 @runtime_checkable
 class Control(Protocol):
-    """A way in which an edit's attention is held to its source's.
+    """A change of attention that keeps the edit close to its source.
 
-    It acts from `start` to `end`, shares of the steps of a run. `reads` names the clips of the edit
-    that read the source: "cond", the one under its prompt, "uncond", the one without, or both.
+    It acts from `start` to `end`, given as shares of the steps. `reads` names the rows of the edit
+    that read the source: "cond" (with the prompt), "uncond" (without it), or both.
     """
 
     name: str
@@ -158,19 +160,20 @@ class Control(Protocol):
     reads: tuple[str, ...]
 
     def on(self, layers: Layers, clip: Clip) -> Held:
-        """The control in a model with these layers, for this clip.
+        """The control, prepared for a model with these layers and for this clip.
 
         Raises:
-            ValueError: if the model does not have the layers it needs, or it does not fit the clip.
+            ValueError: if the model does not have the layers that it needs, or its mask does not
+                fit the clip.
         """
         ...
 
 
 def check_times(control: Control) -> None:
-    """Refuse a control that ends before it starts, or acts outside the run.
+    """Check that a control starts before it ends, both inside the run.
 
     Raises:
-        ValueError: with the control's name and times.
+        ValueError: if not; the message has the control's name and times.
     """
     if not 0 <= control.start <= control.end <= 1:
         raise ValueError(
@@ -182,5 +185,5 @@ def check_times(control: Control) -> None:
 def attend(
     q: Float[Tensor, "b h n d"], k: Float[Tensor, "b h m d"], v: Float[Tensor, "b h m d"]
 ) -> Float[Tensor, "b h n d"]:
-    """softmax(q k^T / sqrt(d)) v, through torch's fused kernels, which never store the maps."""
+    """softmax(q k^T / sqrt(d)) v, by torch's fused kernels, which never store the maps."""
     return functional.scaled_dot_product_attention(q, k, v)

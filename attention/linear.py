@@ -1,4 +1,4 @@
-"""Linear maps that are trained inside a model of half precision, free or with their norm held."""
+"""Linear layers to be trained inside a half-precision model, with or without a spectral norm."""
 
 import math
 
@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Smaller than any norm that occurs, and large enough to divide by without overflow.
+# Smaller than any norm that occurs, but large enough to divide by without overflow.
 _SMALLEST_NORM = 1e-12
 
 
 class TrainedLinear(nn.Linear):
-    """A linear layer that keeps its weights in float32 and computes in its input's precision."""
+    """A linear layer with weights in float32 that computes in the precision of its input."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        # Without memory at first: nn.Linear would draw weights from the global random state.
+        # On the meta device: nn.Linear would draw weights from the global random state.
         super().__init__(*reversed(weight.shape), bias=bias is not None, device="meta")
         wide = torch.promote_types(weight.dtype, torch.float32)
         self.weight = nn.Parameter(weight.detach().to(wide, copy=True))
@@ -23,7 +23,7 @@ class TrainedLinear(nn.Linear):
 
     @property
     def map(self) -> Tensor:
-        """The matrix the input is multiplied with, in the precision of the weights."""
+        """The matrix of the layer, in the precision of its weights."""
         return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,9 +34,9 @@ class TrainedLinear(nn.Linear):
 class SpectralLinear(TrainedLinear):
     """A linear layer whose matrix is divided by its largest singular value: W / sigma_max(W).
 
-    Spectral normalisation (Miyato et al., 2018), as EI2 uses it (Zhang et al., 2023, Eq. 8). The
-    singular vector is a buffer that only `refine` moves, not the forward pass: the layer computes
-    the same twice, also when gradient checkpointing runs it again. A matrix of zeros stays one.
+    Spectral normalisation (Miyato et al., 2018), as in EI2 (Zhang et al., 2023, Eq. 8). The
+    singular vector is a buffer. The forward pass does not change it, so that a second run in
+    gradient checkpointing gives the same result; `refine` does. A zero matrix stays zero.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class SpectralLinear(TrainedLinear):
     def refine(self, iterations: int = 1, tolerance: float = 1e-7) -> None:
         """Power iteration on the left singular vector, until sigma grows by less than `tolerance`.
 
-        After a small change of the weights one iteration is enough.
+        After a small change of the weights, one iteration is enough.
         """
         last, u = 0.0, self.u
         for _ in range(iterations):
@@ -66,7 +66,7 @@ class SpectralLinear(TrainedLinear):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Find the singular vector anew, to rounding, wherever the weights have gone."""
+        """Compute the singular vector exactly (up to rounding), by a full decomposition."""
         self.u = torch.linalg.svd(self.weight, full_matrices=False).U[:, 0].contiguous()
 
     @property
@@ -83,6 +83,6 @@ class SpectralLinear(TrainedLinear):
 
 
 def drawn_weight(rows: int, columns: int, generator: torch.Generator | None = None) -> Tensor:
-    """A matrix `[rows, columns]` with the spread that nn.Linear begins with."""
+    """A random matrix `[rows, columns]`, with the distribution of a new nn.Linear."""
     bound = 1 / math.sqrt(columns)
     return (2 * torch.rand(rows, columns, generator=generator) - 1) * bound

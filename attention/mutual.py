@@ -1,4 +1,4 @@
-"""Self-attention that looks at the source: its layout first (SA-I), then its content (SA-II)."""
+"""Self-attention with the source: first its layout (SA-I), then its background (SA-II)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,18 +23,18 @@ def mutual_attention(
     v_target: Float[Tensor, "b h l d"],
     source_foreground: Shaped[Tensor, "#b m"],
 ) -> Float[Tensor, "b h n d"]:
-    """Attention to the source's tokens, but for its foreground, and to the target's own.
+    """Attention to the background tokens of the source and to the target's own tokens.
 
     Implements SA-II of VideoDirector (Wang et al., 2025, Eq. 6, second case): one softmax over the
-    keys of both. `source_foreground` is true where the source must not be read: those logits are
-    minus infinity, which is what the paper's product with the mask means. Where all of a sample's
-    source is foreground, this is plain attention to the target. Through torch's fused kernels; no
-    map is stored.
+    keys of both. `source_foreground` is true where the source must not be read. The logits there
+    are minus infinity, which is the meaning of the paper's product with the mask. If all of the
+    source is foreground, this is plain attention to the target. It uses torch's fused kernels,
+    which store no maps.
     """
     hidden = source_foreground.to(q.device)
     hidden = hidden if hidden.dtype == torch.bool else hidden > 0.5
     seen = functional.pad(~hidden, (0, k_target.shape[2]), value=True)
-    # A bias of its own size instead of one per query: kernels broadcast it.
+    # One bias for all queries: kernels broadcast it.
     bias = torch.zeros(seen.shape, dtype=q.dtype, device=q.device).masked_fill(~seen, -torch.inf)
     return functional.scaled_dot_product_attention(
         q,
@@ -45,10 +45,10 @@ def mutual_attention(
 
 
 def source_layout(pairs: Mapping[int, int], max_tokens: int) -> Counterparts:
-    """SA-I: clips attend with their counterpart's self-attention maps, to their own values.
+    """SA-I: clips use the self-attention maps of their counterparts on their own values.
 
-    VideoDirector, Eq. 6, first case. Layers of more than `max_tokens` tokens are left alone: where
-    tokens are fine, maps hold texture more than layout.
+    VideoDirector, Eq. 6, first case. Layers with more than `max_tokens` tokens do not change: the
+    maps of such fine layers show texture rather than layout.
     """
 
     def read(site: Site, own: Parts, source: Parts, unchanged: Callable[[], Tensor]) -> Tensor:
@@ -64,8 +64,8 @@ def mutual(
 ) -> Counterparts:
     """SA-II: clips attend to the background of their counterpart and to themselves.
 
-    `foreground` tells for a layer and its number of tokens which of those that each sample reads
-    are the source's foreground: its own, or in an inflated model also other frames'.
+    `foreground(site, tokens)` says which of the tokens that each sample reads are foreground of the
+    source. In an inflated model, these are also tokens of other frames.
     """
 
     def read(site: Site, own: Parts, source: Parts, unchanged: Callable[[], Tensor]) -> Tensor:
@@ -76,10 +76,10 @@ def mutual(
 
 
 def foreground_tokens(covered: Float[Tensor, "f n"]) -> Bool[Tensor, "f n"]:
-    """Which tokens count as foreground, from the share of each that a mask covers.
+    """Which tokens count as foreground, from the share of each token that a mask covers.
 
-    Those covered by half or more; in a frame whose mask covers no token that far, those it covers
-    most. So an object that is smaller than a token is not lost.
+    These are the tokens covered by half or more. In a frame without such a token, the tokens with
+    the largest share count. So an object that is smaller than a token is not lost.
     """
     most = covered.amax(dim=1, keepdim=True)
     return (covered >= most.clamp(max=0.5)) & (covered > 0)
@@ -87,13 +87,14 @@ def foreground_tokens(covered: Float[Tensor, "f n"]) -> Bool[Tensor, "f n"]:
 
 @dataclass(frozen=True)
 class SourceLayout:
-    """SA-I as a control: until `end`, the edit under its prompt uses the source's maps.
+    """SA-I as a control: until `end`, the edit with its prompt uses the maps of the source.
 
-    Defaults: VideoDirector (Sec. 4), whose tau_s, here `end`, is chosen per clip within 0.2 to 0.5.
+    Defaults: VideoDirector (Sec. 4). Its tau_s, here `end`, is chosen for each clip from 0.2 to
+    0.5.
     """
 
     end: float = 0.4
-    max_tokens: int = 32 * 32  # finer layers are left alone
+    max_tokens: int = 32 * 32  # layers with more tokens do not change
     start: float = 0.0
     name: ClassVar[str] = "SA-I (layout)"
     reads: ClassVar[tuple[str, ...]] = ("cond",)
@@ -113,13 +114,13 @@ class SourceLayout:
 
 @dataclass(frozen=True, eq=False)
 class SourceBackground:
-    """SA-II as a control: from `start` on, the edit also reads the source's background.
+    """SA-II as a control: from `start` on, the edit also reads the background of the source.
 
-    Defaults: VideoDirector (Sec. 4), whose tau_s is `start`.
+    Defaults: VideoDirector (Sec. 4); its tau_s is `start`.
     """
 
     start: float = 0.4
-    mask: Float[Tensor, "n H W"] | None = None  # what is edited, and not read from the source
+    mask: Float[Tensor, "n H W"] | None = None  # the foreground, which is not read from the source
     sites: str = "decoder"
     end: float = 1.0
     name: ClassVar[str] = "SA-II (background)"
@@ -136,13 +137,13 @@ class SourceBackground:
 
 
 class _Hidden:
-    """Which tokens of the source, of those a layer reads, the edit must not read."""
+    """Computes which of the source's tokens the edit must not read at a layer."""
 
     def __init__(self, mask: Float[Tensor, "n H W"] | None, layers: Layers, clip: Clip) -> None:
         self.mask, self.layers, self.clip = mask, layers, clip
         self._foreground: dict[int, Tensor] = {}
         if mask is not None:
-            clip.covered_tokens(mask, 1, 1)  # a mask that does not fit is told at once
+            clip.covered_tokens(mask, 1, 1)  # raises an error at once if the mask does not fit
 
     def __call__(self, frames: slice, site: Site, tokens: int) -> Bool[Tensor, "f m"]:
         length, height, width = self.clip.latent

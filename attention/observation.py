@@ -1,4 +1,4 @@
-"""What temporal and spatial self-attention do during one run of a model."""
+"""Record temporal attention weights and spatial keys during one run of a model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,9 +13,9 @@ from .recording import Out, Recorder, forward_recorded, take_keys
 
 
 class Observation(NamedTuple):
-    """What layers showed of one clip, by the names of the layers, in float32."""
+    """The records of one clip, by the names of the layers, in float32."""
 
-    rows: dict[str, Float[Tensor, "p h f k"]]  # temporal attention to the frames picked
+    rows: dict[str, Float[Tensor, "p h f k"]]  # temporal attention weights of some frames
     frames: dict[str, Int[Tensor, "p h f k"]]  # which frames these are
     keys: dict[str, Float[Tensor, "f n c"]]
 
@@ -29,11 +29,11 @@ def observe(
     picked: Mapping[str, Tensor] | None = None,
     output: bool = True,
 ) -> tuple[Observation, Out | None]:
-    """Look at some layers of a model while `run` calls it once, with one clip numbered 0.
+    """Record some layers of a model while `run` calls it once, with one clip (number 0).
 
-    Of each temporal map only the `top_k` largest weights of each query frame are kept, or those at
-    the frames `picked` by an earlier observation; whole maps are never kept. What is kept has a
-    graph where gradients are enabled; the output has none, see `forward_recorded`.
+    Temporal maps are not kept as a whole. For each query frame only the `top_k` largest weights are
+    kept, or those at the frames `picked` by an earlier observation. Records have a graph if
+    gradients are enabled; the output has none, see `forward_recorded`.
     """
     recorders = {
         site.name: Recorder(
@@ -62,7 +62,7 @@ def _maps(q: Tensor, k: Tensor) -> Float[Tensor, "p h f f"]:
 
 
 def _largest(top_k: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "2 p h f k"]:
-    """The largest weights and, as numbers too, the frames they belong to."""
+    """The largest weights, and the numbers of the frames that they belong to."""
     kept, frames = _maps(q, k).topk(min(top_k, k.shape[2]), dim=-1)
     return torch.stack([kept, frames.to(kept)])
 

@@ -1,7 +1,7 @@
-"""Cross-attention control: an edited clip reads its prompt where the source reads its own.
+"""Cross-attention control: the words of the target keep the places of the source's words.
 
-Maps from the tokens of a source prompt to those of a target prompt (Prompt-to-Prompt, Hertz et al.,
-2022, Sec. 3), and the change that applies them (VideoDirector, Wang et al., 2025, Eq. 7).
+Mappings from the tokens of a source prompt to those of a target prompt (Prompt-to-Prompt, Hertz et
+al., 2022, Sec. 3), and the change that applies them (VideoDirector, Wang et al., 2025, Eq. 7).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,14 +20,14 @@ Positions: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class TokenMap:
-    """Where the attention to each token of a target prompt comes from.
+    """How the attention maps of a target prompt are made from both prompts' maps.
 
-    Its map is `weight * (own * map of the target + (1 - own) * (map of the source @ mapper))`.
+    The new map is `weight * (own * target's map + (1 - own) * (source's map @ mapper))`.
     """
 
-    mapper: Float[Tensor, "l l"]  # [i, j]: what token j of the target takes over from i
+    mapper: Float[Tensor, "l l"]  # [i, j]: the share of source token i that target token j takes
     own: Float[Tensor, " l"]  # gamma: 1 where a token of the target keeps its own attention
-    weight: Float[Tensor, " l"]  # C: what each token's attention is multiplied with
+    weight: Float[Tensor, " l"]  # C: the factor of each token's attention
 
     def __call__(
         self, source: Float[Tensor, "*b n l"], target: Float[Tensor, "*b n l"]
@@ -38,12 +38,13 @@ class TokenMap:
 
 
 def swap_mapper(source: Sequence[Positions], target: Sequence[Positions], length: int) -> TokenMap:
-    """Word for word: each word of the target takes over the attention of its source word.
+    """Swap words: each word of the target gets the attention of the source word at its place.
 
-    `source` and `target` name the tokens of each word, in a window of `length` tokens. Where both
-    words have equally many, they are taken over one by one; otherwise a word's attention is shared
-    evenly among its new tokens. Either way its sum stays. What stands before, between and after the
-    words is taken over in order. A prompt swapped with itself stays as it is.
+    `source` and `target` are the tokens of each word, in a window of `length` tokens. If two words
+    have equally many tokens, these are mapped one to one. Otherwise the attention of the source
+    word is shared evenly by the tokens of the target word. In both cases its sum stays the same.
+    Tokens before, between and after the words are mapped in order. Swapping a prompt with itself
+    changes nothing.
 
     Raises:
         ValueError: if the prompts have different numbers of words.
@@ -69,11 +70,11 @@ def swap_mapper(source: Sequence[Positions], target: Sequence[Positions], length
 
 
 def refine_mapper(source: Sequence[str], target: Sequence[str], length: int) -> TokenMap:
-    """Token for token: what both prompts have is taken over, what is new keeps its own attention.
+    """Refine a prompt: tokens in both prompts get the source's attention, new ones keep their own.
 
-    `source` and `target` are the tokens of the prompts, start and end included; they may differ in
-    number. The longest common subsequence is aligned (Needleman-Wunsch with match 1 and no cost for
-    gaps, by which a mismatch never pays). Padding follows in order.
+    `source` and `target` are the tokens of the prompts, with start and end; their numbers may
+    differ. They are aligned by their longest common subsequence (Needleman-Wunsch with match 1 and
+    no cost for gaps, so that mismatches never occur). Padding is mapped in order.
     """
     mapper = torch.zeros(length, length, dtype=torch.float64)
     for i, j in _aligned(source, target):
@@ -83,10 +84,10 @@ def refine_mapper(source: Sequence[str], target: Sequence[str], length: int) -> 
 
 
 def reweighted(tokens: TokenMap, weights: Mapping[Positions, float]) -> TokenMap:
-    """The same map with the attention to some tokens of the target multiplied.
+    """The same `TokenMap` with factors for the attention to some tokens of the target.
 
     Raises:
-        ValueError: for a token outside the window, or a weight that is not finite.
+        ValueError: for a token outside the window, or a factor that is not finite.
     """
     weight = tokens.weight.clone()
     for positions, factor in weights.items():
@@ -101,10 +102,9 @@ def reweighted(tokens: TokenMap, weights: Mapping[Positions, float]) -> TokenMap
 
 
 def cross_control(pairs: Mapping[int, int], tokens: TokenMap) -> Counterparts:
-    """Clips attend to their prompt by maps that come from their counterpart's.
+    """Clips attend to their prompt with maps that `tokens` makes from their counterpart's maps.
 
-    Only the maps of these clips and their counterparts are ever formed, one layer at a time, in
-    float32.
+    Maps are formed only for these clips and their counterparts, one layer at a time, in float32.
     """
 
     def read(site: Site, own: Parts, source: Parts, unchanged: Callable[[], Tensor]) -> Tensor:
@@ -116,9 +116,9 @@ def cross_control(pairs: Mapping[int, int], tokens: TokenMap) -> Counterparts:
 
 @dataclass(frozen=True, eq=False)
 class PromptControl:
-    """Cross-attention control: until `end`, words keep the place that the source gives them.
+    """Cross-attention control: until `end`, words keep their places in the source.
 
-    Default: VideoDirector (Sec. 4), whose tau_c is `end`.
+    Default: VideoDirector (Sec. 4); its tau_c is `end`.
     """
 
     tokens: TokenMap  # from the source prompt's tokens to the target's
@@ -141,20 +141,20 @@ def _maps(q: Float[Tensor, "b h n d"], k: Float[Tensor, "b h l d"]) -> Float[Ten
 
 
 def _in_order(mapper: Tensor, source: range, target: range) -> None:
-    """Take over one token after the other, as many as both have."""
+    """Map tokens one to one in order, until one of the ranges ends."""
     for i, j in zip(source, target, strict=False):
         mapper[i, j] = 1
 
 
 def _uncovered(mapper: Float[Tensor, "l l"]) -> Float[Tensor, " l"]:
-    """1 for the tokens of the target to which nothing is mapped."""
+    """1 for the tokens of the target that no source token is mapped to."""
     return (mapper.sum(dim=0) == 0).to(mapper)
 
 
 def _aligned(source: Sequence[str], target: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs of equal tokens in both orders, as many as there can be.
+    """The longest list of pairs of equal tokens that keeps the order of both prompts.
 
-    Of several ways the one that matches the earlier tokens of the target.
+    If there are several, the one that matches earlier tokens of the target.
     """
     rows, columns = len(source), len(target)
     best = [[0] * (columns + 1) for _ in range(rows + 1)]  # matches from (i, j) to the ends

@@ -1,4 +1,4 @@
-"""Seeing what attention layers see: a model call that keeps keys and goes only as far as needed."""
+"""Record what attention layers get, such as keys, in a model call that ends where it may."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -11,43 +11,43 @@ from torch import Tensor
 
 from .layers import Attend, Entry, Layer, Plan, Site
 
-Out = TypeVar("Out")  # of the model's call
-# What is kept of one clip, of its queries, keys and values, each `[samples, h, n, d]`.
+Out = TypeVar("Out")  # the result of the model's call
+# What to keep of one clip, from its queries, keys and values, each `[samples, h, n, d]`.
 Take: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def take_keys(
     q: Float[Tensor, "_ h n d"], k: Float[Tensor, "s h m d"], v: Float[Tensor, "_ h _ d"]
 ) -> Float[Tensor, "s m c"]:
-    """The keys of all heads side by side, as the layer's `to_k` gives them."""
+    """The keys of all heads side by side, in the layout of the output of `to_k`."""
     return rearrange(k, "s h m d -> s m (h d)")
 
 
 class Recorder:
-    """Keeps something of chosen layers, for chosen clips, with its graph where there is one."""
+    """Keeps what `take` returns at some layers, for some clips, with its graph if there is one."""
 
     def __init__(self, sites: Sequence[Site], rows: Iterable[int], take: Take = take_keys) -> None:
         self.sites, self.rows, self.take = tuple(sites), frozenset(rows), take
         self._kept: dict[tuple[str, int], Tensor] = {}
 
     def keep(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor) -> bool:
-        """Keep what is wanted of a layer, and say whether there was anything."""
+        """Keep what is wanted of this layer; False if there was nothing."""
         taken = _taken(self.take, self.rows, layer, q, k, v)
         self._kept.update({(layer.site.name, row): part for row, part in taken.items()})
         return len(taken) > 0
 
     @property
     def complete(self) -> bool:
-        """Whether everything that is wanted is there."""
+        """Whether all layers and clips are recorded."""
         return len(self._kept) == len(self.sites) * len(self.rows)
 
     def at(self, site: Site) -> Tensor:
-        """What was kept at a layer: the clips in the order of their numbers, stacked."""
+        """The record of a layer: all clips, stacked in the order of their numbers."""
         return torch.stack([self._kept[site.name, row] for row in sorted(self.rows)])
 
 
 class _Enough(BaseException):
-    """Raised where nothing more is needed; no error, and not to be caught as one."""
+    """Raised to end a call early. It is no error, so it is no `Exception`."""
 
 
 def forward_recorded(
@@ -57,11 +57,11 @@ def forward_recorded(
     plan: Plan = (),
     output: bool = True,
 ) -> Out | None:
-    """Fill recorders by one call of a model: `run` makes it, under the plan it is given.
+    """Fill recorders in one call of a model, which `run` makes with the plan that it gets.
 
-    With `output`, what follows the last layer needed runs without a graph, so the output has none;
-    the records have theirs where gradients are enabled. Without it, the model is left at that layer
-    and None returned: the rest is never computed. `plan` changes attention meanwhile.
+    With `output`, the layers after the last record run without a graph, so the output has none. The
+    records have a graph if gradients are enabled. Without `output`, the call ends after the last
+    record, and the result is None. `plan` holds further changes of attention.
 
     Raises:
         RuntimeError: if the model did not reach all layers, or not for all clips.
@@ -70,7 +70,7 @@ def forward_recorded(
         Entry(r.sites, _Watched(r, recorders, output), partial(_watched_again, r.take, r.rows))
         for r in recorders
     ]
-    # Restores the mode, which is changed on the way.
+    # `_Watched` switches gradients off during the call; this restores the mode.
     with torch.set_grad_enabled(torch.is_grad_enabled()):
         try:
             result = run([*plan, *watched])
@@ -82,7 +82,7 @@ def forward_recorded(
 
 
 class _Watched:
-    """Lets a recorder see a layer, and ends the graph or the call once all recorders are full."""
+    """The change that records a layer; ends the graph or the call when all recorders are full."""
 
     def __init__(self, recorder: Recorder, recorders: Sequence[Recorder], output: bool) -> None:
         self.recorder, self.recorders, self.output = recorder, recorders, output
@@ -99,7 +99,7 @@ class _Watched:
 def _watched_again(
     take: Take, rows: frozenset[int], layer: Layer, q: Tensor, k: Tensor, v: Tensor, attend: Attend
 ) -> Tensor:
-    """What a checkpoint runs instead of `_Watched`: it counts what is computed, and keeps none."""
+    """What a checkpointed layer runs the second time: the same computation, without recording."""
     _taken(take, rows, layer, q, k, v)
     return attend(q, k, v)
 
@@ -107,7 +107,7 @@ def _watched_again(
 def _taken(
     take: Take, rows: frozenset[int], layer: Layer, q: Tensor, k: Tensor, v: Tensor
 ) -> dict[int, Tensor]:
-    """What is taken of the clips in `rows`, by their numbers."""
+    """What `take` returns for the clips in `rows`, by their numbers."""
     k = k if layer.keys is None else layer.keys
     parts = (rearrange(p, "(r s) h n d -> r s h n d", r=len(layer.rows)) for p in (q, k, v))
     by_clip = zip(layer.rows, *parts, strict=True)

@@ -1,4 +1,4 @@
-"""What frames read in self-attention: their own tokens, or those of all frames."""
+"""The tokens that a frame reads in self-attention: its own, or those of all frames."""
 
 from einops import rearrange
 from jaxtyping import Float
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def frame_tokens(z: Float[Tensor, "b f n d"]) -> Float[Tensor, "b f n d"]:
-    """For each frame, its own tokens: what an image model reads."""
+    """For each frame, its own tokens, as in an image model."""
     return z
 
 

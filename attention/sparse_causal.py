@@ -9,7 +9,7 @@ def sparse_causal_tokens(z: Shaped[Tensor, "b f n d"]) -> Shaped[Tensor, "b f m 
     """For each frame, the tokens of the first frame and then those of the frame before it.
 
     From Tune-A-Video (Wu et al., 2023, Eq. 5); m = 2 n. The first frame reads itself twice, which
-    for attention is the same as once.
+    gives the same result as once.
     """
     first = z[:, :1].expand_as(z)
     before = torch.cat([z[:, :1], z[:, :-1]], dim=1)

@@ -1,4 +1,4 @@
-"""Shift-restricted temporal attention (STAM): along time, with the features' statistics kept."""
+"""Shift-restricted temporal attention (STAM), which limits the shift of features' statistics."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,12 +17,12 @@ def instance_center(z: Float[Tensor, "*batch f d"]) -> Float[Tensor, "*batch f d
 
 
 class CentredTemporalAttention(TemporalAttention):
-    """Temporal attention that keeps the temporal mean of its input, but for the output bias.
+    """Temporal attention that keeps the temporal mean of its input, except for the output bias.
 
-    Deviation: what is read is centred once more. Softmax weights add up to 1 over the frames that
-    are read and not over those that read, so that Eq. 9 keeps the mean only in expectation, under
-    the assumptions of Proposition 1; this way it is kept for every input, which is what the paper
-    aims at (Eq. 5).
+    Deviation: the output of the attention is centred once more. Softmax weights add up to 1 over
+    the keys, but not over the queries. So Eq. 9 keeps the mean only in expectation, under the
+    assumptions of Proposition 1. With the second centring the mean is kept for every input, which
+    is the aim of the paper (Eq. 5).
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class CentredTemporalAttention(TemporalAttention):
         )
 
     def attended(self, z: Float[Tensor, "rows f d"]) -> Float[Tensor, "rows f inner"]:
-        """Attention(IC(z), IC(z)), centred: its mean over the frames is zero."""
+        """IC(Attention(IC(z), IC(z))): its mean over the frames is zero."""
         return instance_center(super().attended(z))
 
 
@@ -48,11 +48,11 @@ class ShiftRestrictedTemporalAttention(CentredTemporalAttention):
 
     Deviation: the outer centring; see `CentredTemporalAttention`. "stam-as-printed" is without it.
 
-    Takes and gives features `[..., f, d]`. Instance centring in place of LayerNorm keeps the mean
-    over the frames; value and output maps of spectral norm 1 (Eq. 8) bound how far the variance can
-    move (Eq. 7). The output bias begins at zero. The paper does not say how the maps begin: here
-    the query map begins at zero, all frames read the same, and the module begins as the identity to
-    within rounding.
+    Takes and returns features `[..., f, d]`. Instance centring instead of LayerNorm keeps the mean
+    over the frames. Value and output maps with spectral norm 1 (Eq. 8) limit the change of the
+    variance (Eq. 7). The output bias starts at zero. The paper does not give the initial maps. Here
+    the query map starts at zero, so that all frames read the same, and the module starts as the
+    identity up to rounding.
     """
 
     def __init__(
@@ -66,15 +66,15 @@ class ShiftRestrictedTemporalAttention(CentredTemporalAttention):
         super().__init__(dim, heads, head_dim, spectral=True, generator=generator)
 
 
-# Name -> what makes a temporal module: (dim, heads, head_dim, generator=).
+# For each name, what makes the temporal module: (dim, heads, head_dim, generator=).
 TEMPORAL: MappingProxyType[str, Callable[..., TemporalAttention]] = MappingProxyType(
     {
         "layer-norm": TemporalAttention,  # Tune-A-Video
         "instance-norm": partial(TemporalAttention, norm=instance_norm),
         "centred": CentredTemporalAttention,  # instance centring without spectral norms
-        "spectral": partial(TemporalAttention, spectral=True),  # and the other way round
+        "spectral": partial(TemporalAttention, spectral=True),  # spectral norms without centring
         "stam": ShiftRestrictedTemporalAttention,
-        # Eq. 9 of EI2 as it is printed: without the second centring, the mean moves a little.
+        # Eq. 9 of EI2 as printed, without the second centring: the mean changes a little.
         "stam-as-printed": partial(TemporalAttention, norm=instance_center, spectral=True),
     }
 )

@@ -1,4 +1,4 @@
-"""Attention along time, as a residual module: Tune-A-Video's, and the parts that EI2 changes."""
+"""Temporal attention as a residual module: Tune-A-Video's, with the parts that EI2 changes."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -13,14 +13,14 @@ from .linear import SpectralLinear, TrainedLinear, drawn_weight
 
 Features: TypeAlias = Float[Tensor, "*batch f d"]
 
-# The largest batch of the fused attention kernels; one row here is one position of a clip.
+# The largest batch of the fused attention kernels; one row is one position of a clip.
 _ROWS_PER_KERNEL = 2**15
 
 
 def layer_norm(z: Features) -> Features:
     """Each frame's features normalised over the channels (mean 0, variance 1), without weights.
 
-    Tune-A-Video has weights here, which begin as the identity and are never trained.
+    In Tune-A-Video it has weights, which start as the identity and are never trained.
     """
     return functional.layer_norm(z, z.shape[-1:])
 
@@ -34,12 +34,13 @@ def instance_norm(z: Features) -> Features:
 class TemporalAttention(nn.Module):
     """z + Linear(Attention(norm(z), norm(z))) along the frames (Zhang et al., 2023, Eq. 4).
 
-    Every position of the picture attends to itself in the other frames. With `spectral`, the value
-    and output maps are divided by their largest singular values (Eq. 8). Without it the output map
-    begins at zero, so that the module begins as the identity. An output map of norm 1 cannot be
-    zero: there the query map begins at zero, so that at first every frame reads the mean of all.
+    Every position of the picture attends to the same position in all frames. With `spectral`, the
+    value and output maps are divided by their largest singular values (Eq. 8). Without it the
+    output map starts at zero, so that the module starts as the identity. An output map of norm 1
+    cannot be zero; then the query map starts at zero, so that at first every frame reads the mean
+    of all frames.
 
-    Weights are drawn from `generator` and kept in float32; the module computes in the precision of
+    Weights are drawn from `generator` and kept in float32. The module computes in the precision of
     its input.
     """
 
@@ -76,7 +77,7 @@ class TemporalAttention(nn.Module):
         return z + self.to_out(self.attended(rows)).view_as(z)
 
     def attended(self, z: Float[Tensor, "rows f d"]) -> Float[Tensor, "rows f inner"]:
-        """What the frames read from each other: Attention(norm(z), norm(z)), before Linear."""
+        """The output of the attention, Attention(norm(z), norm(z)), before Linear."""
         x = self.norm(z)
         q, k, v = (
             rearrange(project(x), "rows f (h d) -> rows h f d", h=self.heads)
@@ -87,7 +88,7 @@ class TemporalAttention(nn.Module):
         return rearrange(torch.cat(read), "rows h f d -> rows f (h d)")
 
     def refine_norms(self) -> None:
-        """Update the spectral norms of the maps that have one, after the weights have changed."""
+        """Update the spectral norms of the maps, after a change of the weights."""
         for part in self.children():
             if isinstance(part, SpectralLinear):
                 part.refine()

@@ -1,4 +1,4 @@
-"""Where a picture attends to some tokens of its prompt: maps of text cross-attention."""
+"""Where a picture attends to some tokens of its prompt, from text cross-attention."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,7 +10,7 @@ from .recording import Take
 
 
 def take_attention_to(positions: Sequence[int]) -> Take:
-    """Keeps the attention that each place pays to the tokens at `positions`, for a `Recorder`."""
+    """For a `Recorder`: the attention of each place to the tokens at `positions`."""
     return partial(_attention_to, tuple(positions))
 
 
@@ -20,9 +20,9 @@ def _attention_to(
     k: Float[Tensor, "s h l d"],
     v: Float[Tensor, "s h l d"],
 ) -> Float[Tensor, "s n"]:
-    """The attention to all the tokens together, 0..1, averaged over heads.
+    """The sum of the attention to these tokens, 0..1, averaged over heads, in float32.
 
-    One head at a time, in float32: the maps to all tokens of a fine layer take much memory.
+    It is computed one head at a time, because the maps of a fine layer need much memory.
     """
     heads = q.shape[1]
     total = q.new_zeros(q.shape[0], q.shape[2]).float()

@@ -1,1 +1,1 @@
-"""How changes of attention are installed in diffusion transformers of video."""
+"""Changes of attention in video diffusion transformers (DiT): layers, and how to install."""

@@ -1,7 +1,8 @@
-"""A video transformer as `attention.layers.Layers`: all tokens of all frames in one attention.
+"""`attention.layers.Layers` for a video transformer, whose self-attention reads all frames at once.
 
-Changes see self-attention as it is: one sample for each clip, with the tokens of all its frames.
-Text attention, in which tokens do not meet, they see frame by frame, as that of a UNet.
+A change gets self-attention with one sample for each clip, which holds the tokens of all frames.
+It gets text cross-attention with one sample for each frame, as in a UNet: there each token reads
+only the text, so frames can be separated.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +20,10 @@ from .sites import Family, find_sites
 
 
 class TransformerLayers:
-    """The attention layers of a video transformer; see `Layers` for what each method does.
+    """The attention layers of a video transformer; see `Layers` for the methods.
 
-    Whoever runs the model lets `attention` stand between its layers and their kernel: it is the
-    kernel itself but for layers that a plan changes.
+    Whoever runs the model must call `attention` instead of the attention kernel. In layers that no
+    plan changes, `attention` calls the kernel.
     """
 
     def __init__(
@@ -31,17 +32,17 @@ class TransformerLayers:
         family: Family,
         again: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """Within `again()` the model can run once more for the gradients of a call before."""
+        """`again()` is a context in which blocks can be run a second time, in a backward pass."""
         self.model, self.family, self._within = model, family, again
         self._plan: Plan = ()
         self._rows: tuple[int, ...] = ()
-        self._here: Site | None = None  # the layer that is running, if a plan changes it
-        self._keys: Tensor | None = None  # its keys before positions are put into them
-        self._grid = (1, 1, 1)  # frames, height and width in tokens
+        self._here: Site | None = None  # the layer that runs now, if a plan changes it
+        self._keys: Tensor | None = None  # its keys without rotary positions
+        self._grid = (1, 1, 1)  # frames, height and width of a clip in tokens
 
     @property
     def changing(self) -> bool:
-        """Whether a plan changes the layer that is running."""
+        """Whether a plan changes the layer that runs now."""
         return self._here is not None
 
     def find(self, pattern: str, kind: str) -> tuple[Site, ...]:
@@ -79,7 +80,7 @@ class TransformerLayers:
                 hook.remove()
 
     def checkpointed(self) -> AbstractContextManager[None]:
-        # Looked up as a block runs, in the forward pass: its call's plan, not that of the moment.
+        # Evaluated when a block runs in the forward pass, so that its second run has the same plan.
         return checkpointed(
             [*getattr(self.model, self.family.block)],
             lambda _: self._again(self._plan, self._rows, self._grid),
@@ -89,7 +90,7 @@ class TransformerLayers:
     def _again(
         self, plan: Plan, rows: tuple[int, ...], grid: tuple[int, int, int]
     ) -> Iterator[None]:
-        """A block runs a second time, as it was when it ran; what was kept is not kept again."""
+        """The context for a block's second run: the same plan as the first time, not recording."""
         plan = [Entry(entry.sites, entry.again or entry.change) for entry in plan]
         with self._within(), self.installed(plan, rows):
             self._grid = grid
@@ -98,7 +99,7 @@ class TransformerLayers:
     def map_size(self, tokens: int, height: int, width: int) -> tuple[int, int]:
         patch = self.family.patch
         h, w = -(-height // patch), -(-width // patch)
-        # Text attention is seen frame by frame, self-attention with the tokens of all frames.
+        # `tokens` are those of one frame in cross-attention, those of all frames in self-attention.
         if tokens % (h * w):
             raise ValueError(
                 f"A layer has {tokens} tokens, and {width} x {height} latents are {w} x {h} of "
@@ -114,7 +115,7 @@ class TransformerLayers:
     def attention(
         self, kernel: Attend, q: Tensor, k: Tensor, v: Tensor
     ) -> Float[Tensor, "b h n d"]:
-        """What the heads `[b, h, n, d]` of the layer that is running read, changed by the plan."""
+        """The output of the heads `[b, h, n, d]` of the layer that runs now, with all changes."""
         if self._here is None:
             return kernel(q, k, v)
         site = self._here

@@ -1,4 +1,4 @@
-"""Diffusers' Wan: its own processor, with `TransformerLayers` between the heads and the kernel."""
+"""Changes of attention in diffusers' Wan: a processor that calls `TransformerLayers.attention`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from .sites import FAMILIES
 
 
 class WanProcessor:
-    """Computes what diffusers' `WanAttnProcessor` does; text to video, without a first picture."""
+    """Computes the same as diffusers' `WanAttnProcessor`, but only for text-to-video models."""
 
     def __init__(self, layers: TransformerLayers) -> None:
         self.layers = layers
@@ -42,9 +42,9 @@ class WanProcessor:
 
 
 def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Heads `[b, h, n, d]` with positions in them: each pair of numbers turned by its angle.
+    """Apply rotary positions to heads `[b, h, n, d]`: rotate each pair of channels by its angle.
 
-    `cos` and `sin` are `[1, n, 1, d]`, every angle twice (Su et al., 2021, Eq. 34).
+    `cos` and `sin` are `[1, n, 1, d]`, with every angle twice (Su et al., 2021, Eq. 34).
     """
     cos, sin = (rearrange(part[..., ::2], "1 n 1 p -> 1 1 n p") for part in (cos, sin))
     x, y = heads.unflatten(-1, (-1, 2)).unbind(-1)
@@ -55,7 +55,7 @@ class WanLayers(TransformerLayers):
     """The attention layers of diffusers' `WanTransformer3DModel`.
 
     Raises, when made:
-        ValueError: for a Wan that begins with a given picture.
+        ValueError: for an image-to-video Wan.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Where the attention layers of a video transformer are, in each family that is known."""
+"""Where the attention layers of a video transformer are, for each known family."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -10,14 +10,14 @@ from ..layers import KINDS, Site
 
 @dataclass(frozen=True)
 class Family:
-    """What the parts of a transformer are called, by the name of its class."""
+    """The names of the parts of a transformer."""
 
-    own: str  # of the self-attention of a block, which reads all frames at once
-    cross: str  # and of its attention to the text
-    block: str = "blocks"
-    key_norm: str = "norm_k"  # inside self-attention: its output is the keys before positions
+    own: str  # the self-attention of a block, which reads all frames at once
+    cross: str  # the cross-attention of a block to the text
+    block: str = "blocks"  # the list of blocks
+    key_norm: str = "norm_k"  # in self-attention; its output are the keys without positions
     embedding: str = "patch_embedding"  # from latents to tokens, `[b, c, f, h, w]`
-    patch: int = 2  # latent pixels to a token, in height and in width
+    patch: int = 2  # latent pixels per side of one token
 
 
 FAMILIES = {
@@ -27,7 +27,7 @@ FAMILIES = {
 
 
 def family_of(model: nn.Module) -> Family | None:
-    """The family of a transformer; None where nothing is known of it."""
+    """The family of a transformer, by the name of its class; None if unknown."""
     return FAMILIES.get(type(model).__name__)
 
 
@@ -42,13 +42,14 @@ def attention_sites(model: nn.Module, family: Family) -> tuple[Site, ...]:
 
 
 def find_sites(model: nn.Module, family: Family, pattern: str, kind: str) -> tuple[Site, ...]:
-    """The layers of a kind that a pattern names, in the order in which they run.
+    """The layers of a kind that match a pattern, in the order in which they run.
 
     Self-attention counts as spatial. The named set "decoder" is the second half of the blocks,
-    "late" the third quarter: what lies there in a UNet.
+    "late" the third quarter, similar to the places of these sets in a UNet.
 
     Raises:
-        ValueError: if `kind` is unknown or the family has none, or if a pattern names no layer.
+        ValueError: if `kind` is unknown, if there is no layer of that kind, or if a pattern matches
+            none.
     """
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is no kind of attention; choose {', '.join(KINDS)}.")

@@ -1,1 +1,1 @@
-"""The attention layers of diffusers' UNets: where they are, and how a change is installed there."""
+"""Changes of attention in diffusers' UNets: where the layers are, and how to install a change."""

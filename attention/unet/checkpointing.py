@@ -1,4 +1,4 @@
-"""Gradients of a whole UNet in less memory: layers run again in the backward pass."""
+"""Gradient checkpointing for the layers of a UNet."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -11,11 +11,11 @@ from .install import Installed
 
 
 def checkpointed(unet: nn.Module) -> AbstractContextManager[None]:
-    """Within the `with`, the layers of a UNet's blocks keep no activations for their gradients.
+    """Within the `with`, the layers of a UNet's blocks store no activations for gradients.
 
-    They run again in the backward pass. That takes about a third more time, and the memory of one
-    layer (a residual block, a transformer) instead of all. Values and gradients are the same, also
-    if a plan changed attention and has ended by then: a layer is run again as it was.
+    They are run again in the backward pass. This takes about a third more time, and the memory of
+    one layer (a residual block or a transformer) instead of all. Values and gradients stay the
+    same. If a plan changed attention, the second run has the same changes, even after its end.
     """
     blocks = [*unet.down_blocks, *unet.up_blocks]
     blocks += [unet.mid_block] if unet.mid_block is not None else []
@@ -29,9 +29,9 @@ def _again(layer: nn.Module) -> "_Again":
 
 
 class _Again:
-    """Within the `with`, attention layers have the processors they had when this was made.
+    """Within the `with`, attention layers have the processors from when this object was made.
 
-    Entered each time the layers run again, in every backward pass.
+    It is entered in every backward pass, each time the layers are run again.
     """
 
     def __init__(self, layers: list[Attention]) -> None:

@@ -1,4 +1,4 @@
-"""The one place where attention is patched: a plan holds for the length of a `with`, no longer."""
+"""Install a plan of changes in a UNet for the length of a `with`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,23 +10,23 @@ from torch import Tensor, nn
 from ..layers import Attend, Change, Entry, Layer, Plan, Site, attend
 from .processor import HeadsProcessor
 
-# Processors of plain attention, which a change may replace without loss.
+# Processors of plain attention, which a change may replace.
 _PLAIN = (AttnProcessor, AttnProcessor2_0, HeadsProcessor)
 
 
 @contextmanager
 def installed(unet: nn.Module, plan: Plan, rows: Sequence[int]) -> Iterator[None]:
-    """Within the `with`, the model's attention is changed by a plan; then it is as it was.
+    """Within the `with`, the model's attention is changed by a plan; after it, it is as before.
 
-    Where several entries name the same layer, the last one runs first, and calls those before it
-    through its `attend`. `rows` are the numbers of the clips in every call of the model within.
+    If several entries name the same layer, the last one is called first, and calls the others
+    through its `attend`. `rows` are the numbers of the clips in every call inside the `with`.
 
-    Afterwards the very same processors are back, also after an exception. A nested `with` may
-    change other layers, but none of these.
+    At the end, also after an exception, all layers get their old processors back. A nested `with`
+    may change other layers, but not the same.
 
     Raises:
-        ValueError: if a layer does not exist, already is changed, or does more than plain
-            attention, so that a change would lose something.
+        ValueError: if a layer does not exist, is already changed, or has an attention that is not
+            plain, so that a change would lose a part of it.
     """
     layers = {site: _layer(unet, site) for entry in plan for site in entry.sites}
     before = {site: layer.processor for site, layer in layers.items()}
@@ -41,23 +41,23 @@ def installed(unet: nn.Module, plan: Plan, rows: Sequence[int]) -> Iterator[None
 
 
 class Installed(HeadsProcessor):
-    """What stands in a layer while a plan is installed."""
+    """The processor of a layer while a plan is installed."""
 
     def __init__(self, site: Site, plan: Plan, before: object, rows: tuple[int, ...]) -> None:
-        # `attend` is a method: as an attribute it would make a reference cycle, and whatever the
-        # changes recorded, perhaps a whole graph, would wait for Python's garbage collector.
+        # `attend` is a method here. As an attribute it would make a reference cycle, and records of
+        # the changes, perhaps with a whole graph, would stay until Python collects garbage.
         self.site, self.plan, self.before, self.rows = site, plan, before, rows
 
     def again(self) -> "Installed":
-        """A processor that runs the layer again as it is now.
+        """A processor for the second run of the layer, with the same changes as now.
 
-        A graph may hold it: it refers to nothing that was kept with a graph.
+        A graph may refer to it, because it refers to no record that has a graph.
         """
         plan = [Entry(entry.sites, entry.again or entry.change) for entry in self.plan]
         return Installed(self.site, plan, self.before, self.rows)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """What the layer did before, as the changes change it."""
+        """The attention of the layer, with all changes of the plan."""
         layer = Layer(self.site, self.rows)
         inner = self.before.attend if isinstance(self.before, HeadsProcessor) else attend
         for entry in self.plan:
@@ -70,7 +70,7 @@ def _change(change: Change, layer: Layer, inner: Attend, q: Tensor, k: Tensor, v
 
 
 def _layer(unet: nn.Module, site: Site) -> Attention:
-    """The layer at a site, if its attention can be changed."""
+    """The layer at a site, after a check that its attention can be changed."""
     try:
         layer = unet.get_submodule(site.name)
     except AttributeError:
@@ -83,7 +83,7 @@ def _layer(unet: nn.Module, site: Site) -> Attention:
             "into one plan."
         )
     kind = type(layer.processor)
-    # AttnProcessor2_0 always uses the usual scale, whatever the layer says.
+    # AttnProcessor2_0 always uses the usual scale, even if the layer has another.
     unusual = kind is AttnProcessor and layer.scale != (layer.inner_dim // layer.heads) ** -0.5
     if kind not in _PLAIN or unusual:
         raise ValueError(

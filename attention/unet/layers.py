@@ -1,4 +1,4 @@
-"""A UNet of diffusers as `attention.layers.Layers`."""
+"""`attention.layers.Layers` for diffusers' UNets."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +16,7 @@ from .video_block import marked_of_read
 
 @dataclass(frozen=True, eq=False)
 class UNetLayers:
-    """The attention layers of a UNet; see `Layers` for what each method does."""
+    """The attention layers of a UNet; see `Layers` for the methods."""
 
     unet: nn.Module
 

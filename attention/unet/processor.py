@@ -1,4 +1,4 @@
-"""The attention processor through which every change is made: queries, keys, values per head."""
+"""The attention processor for changes, which work on queries, keys and values of each head."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from ..layers import Attend, attend
 
 
 class HeadsProcessor:
-    """A processor for diffusers' `Attention` that leaves what the heads do to `attend`.
+    """A processor for diffusers' `Attention` in which `attend` computes the output of the heads.
 
-    With the plain `attend` above it computes what diffusers' `AttnProcessor2_0` does. The batch of
-    a spatial or cross-attention layer is `(clip frame)`, that of a temporal one `(clip position)`.
+    With the plain `attend` it computes the same as diffusers' `AttnProcessor2_0`. The batch of a
+    spatial or cross-attention layer is `(clip frame)`, that of a temporal one `(clip position)`.
     """
 
     def __init__(self, attend: Attend = attend) -> None:

@@ -1,4 +1,4 @@
-"""Where the attention layers of a diffusers UNet are: by name, by kind, in the order they run."""
+"""The attention layers of a diffusers UNet: their names and kinds, in the order they run."""
 
 import re
 from fnmatch import fnmatchcase
@@ -9,9 +9,9 @@ from torch import nn
 
 from ..layers import KINDS, Site
 
-# Sets of layers by name: every layer of the upsampling half, and those of its blocks 1 and 2.
+# Named sets of layers: all layers of the upsampling half, and those of its blocks 1 and 2.
 SETS = MappingProxyType({"decoder": "up_blocks.*", "late": "up_blocks.[12].*"})
-# The parts of a UNet in the order they run; modules are registered in another one.
+# The parts of a UNet in the order in which they run, which is not the order of its modules.
 _STAGES = ("transformer_in", "down_blocks", "mid_block", "up_blocks")
 _TEMPORAL = ("temp_attentions", "motion_modules", "transformer_in")
 
@@ -19,7 +19,7 @@ _TEMPORAL = ("temp_attentions", "motion_modules", "transformer_in")
 def attention_sites(unet: nn.Module) -> tuple[Site, ...]:
     """All attention layers of a UNet, in the order in which they run.
 
-    Works for `UNet2DConditionModel`, `UNet3DConditionModel` and `UNetMotionModel`.
+    It works for `UNet2DConditionModel`, `UNet3DConditionModel` and `UNetMotionModel`.
     """
     layers = ((name, m) for name, m in unet.named_modules() if isinstance(m, Attention))
     sites = [Site(name, _kind(name, layer), _block(name)) for name, layer in layers]
@@ -29,9 +29,9 @@ def attention_sites(unet: nn.Module) -> tuple[Site, ...]:
 def find_sites(unet: nn.Module, pattern: str = "*", kind: str | None = None) -> tuple[Site, ...]:
     """The attention layers whose full name matches a pattern, in the order in which they run.
 
-    `pattern` is a key of `SETS`, or is matched as file names are (`*`, `?`, `[12]`), `*` reaching
-    across dots. Several are separated by blanks or commas. `kind` restricts to a key of `KINDS`;
-    None is any.
+    `pattern` is a key of `SETS`, or a pattern as for file names (`*`, `?`, `[12]`), in which `*`
+    also matches dots. Several are separated by blanks or commas. `kind` is a key of `KINDS`; None
+    means any kind.
 
     Raises:
         ValueError: if `kind` is unknown, or a pattern matches no layer of that kind.
@@ -65,9 +65,9 @@ def last_spatial_sites(unet: nn.Module, count: int) -> tuple[Site, ...]:
 
 
 def map_size(tokens: int, height: int, width: int) -> tuple[int, int]:
-    """Height and width of a layer's map of tokens, for latents of a height and width.
+    """Height and width of a layer's token map, for latents of the given height and width.
 
-    A UNet halves the picture again and again, odd sizes rounded up.
+    A UNet halves the picture several times; odd sizes are rounded up.
 
     Raises:
         ValueError: if no number of halvings gives that many tokens.
@@ -90,10 +90,10 @@ def _kind(name: str, layer: Attention) -> str:
 
 
 def _order(name: str) -> tuple[int | bool | str, ...]:
-    """Sorts names by when their layers run: stage, block, step, spatial before temporal, rest.
+    """The sort key for the order in which layers run: stage, block, step, spatial first, rest.
 
-    A block has a list of spatial and one of temporal attention; layer i of both runs before layer
-    i + 1 of either.
+    A block has a list of spatial and a list of temporal attention; both layers i run before both
+    layers i + 1.
     """
     stage = next((i for i, part in enumerate(_STAGES) if name.startswith(part)), len(_STAGES))
     temporal = any(part in name.split(".") for part in _TEMPORAL)
@@ -106,7 +106,7 @@ def _block(name: str) -> int:
 
 
 def _number(pattern: str, name: str) -> int:
-    """The first number a name holds at a pattern; 0 if it has none there."""
+    """The number that a pattern finds in a name; 0 if it finds none."""
     found = re.search(pattern, name)
     return int(found[1]) if found else 0
 

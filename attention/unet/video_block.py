@@ -1,4 +1,4 @@
-"""The transformer block of a video model: an image model's block, with attention along time."""
+"""The transformer block of an inflated model: an image model's block with temporal attention."""
 
 from collections.abc import Callable
 from types import MappingProxyType
@@ -20,7 +20,7 @@ from ..sparse_causal import sparse_causal_tokens
 from ..temporal import TemporalAttention
 from .sites import map_size
 
-# What each frame reads in self-attention: (z [b, f, n, d], height, width, ratio) -> [b, f, m, d].
+# The tokens that each frame reads: (z [b, f, n, d], height, width, ratio) -> [b, f, m, d].
 Spatial: TypeAlias = Callable[[Tensor, int, int, int], Tensor]
 SPATIAL: MappingProxyType[str, Spatial] = MappingProxyType(
     {
@@ -30,11 +30,11 @@ SPATIAL: MappingProxyType[str, Spatial] = MappingProxyType(
         "space-time": lambda z, *_: space_time_tokens(z),
     }
 )
-CLIP = "clip"  # what a block is told through the UNet's `cross_attention_kwargs`: a `ClipSize`
+CLIP = "clip"  # the entry of the UNet's `cross_attention_kwargs` with the `ClipSize` for blocks
 
 
 class ClipSize(NamedTuple):
-    """The size of the latents a UNet works on."""
+    """The size of the latents in a call of the UNet."""
 
     frames: int
     height: int
@@ -42,10 +42,10 @@ class ClipSize(NamedTuple):
 
 
 class VideoBlock(nn.Module):
-    """Self-attention over frames, text cross-attention, feed-forward, attention along time.
+    """Self-attention that reads frames, text cross-attention, feed-forward, temporal attention.
 
-    The order of EI2 and Tune-A-Video. The layers are those of an image model's block under the
-    names they have there, so that whatever finds or changes attention layers by name finds these.
+    This is the order of EI2 and Tune-A-Video. The layers of the image model's block keep their
+    names, so that code that finds attention layers by name also finds these.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class VideoBlock(nn.Module):
         cross_attention_kwargs: dict[str, Any] | None = None,
         class_labels: Tensor | None = None,
     ) -> Tensor:
-        """The features `[(b f), n, d]` of one layer of a UNet; called as an image model's block."""
+        """The output features `[(b f), n, d]`; called like the block of an image model."""
         clip: ClipSize = (cross_attention_kwargs or {})[CLIP]
         frames = clip.frames
         height, width = map_size(hidden_states.shape[1], clip.height, clip.width)
@@ -93,12 +93,12 @@ class VideoBlock(nn.Module):
     def context(
         self, z: Float[Tensor, "b f n d"], height: int, width: int
     ) -> Float[Tensor, "b f m d"]:
-        """What each frame's self-attention reads, of any tensor that has a row for each token."""
+        """What each frame's self-attention reads of `z`, a tensor with a row for each token."""
         return SPATIAL[self.spatial](z, height, width, self.ratio)
 
     @torch.no_grad()
     def refine_norms(self) -> None:
-        """Update the block's spectral norms after its weights have changed."""
+        """Update the spectral norms of the block, after a change of its weights."""
         if self.temporal is not None:
             self.temporal.refine_norms()
 
@@ -106,10 +106,10 @@ class VideoBlock(nn.Module):
 def attend_over(
     attn: Attention, z: Float[Tensor, "b f n d"], context: Float[Tensor, "b f m d"]
 ) -> Float[Tensor, "b f n d"]:
-    """A self-attention layer in which each frame's tokens read those of its `context`.
+    """Self-attention in which the tokens of each frame read those of its `context`.
 
-    Keys and values are projected from the context with the layer's own maps (EI2, Zhang et al.,
-    2023, Eq. 10).
+    Keys and values are projected from the context by the layer's own maps (EI2, Zhang et al., 2023,
+    Eq. 10).
     """
     read = attn(
         rearrange(z, "b f n d -> (b f) n d"),
@@ -122,7 +122,7 @@ def image_blocks(unet: nn.Module) -> list[nn.ModuleList]:
     """The lists of transformer blocks of an image model's UNet.
 
     Raises:
-        ValueError: if it is none, or has no self-attention.
+        ValueError: if it is no such UNet, or has no self-attention.
     """
     lists = [m.transformer_blocks for m in unet.modules() if isinstance(m, Transformer2DModel)]
     if isinstance(unet, UNet2DConditionModel) and lists:
@@ -140,7 +140,7 @@ def video_block(
     temporal: Callable[..., TemporalAttention] | None,
     generator: torch.Generator,
 ) -> VideoBlock:
-    """A `VideoBlock` that takes over the layers of a block, with heads along time as in space.
+    """A `VideoBlock` with the layers of a block; its temporal attention has as many heads.
 
     Raises:
         ValueError: if the block is not one of Stable Diffusion's, with self- and cross-attention.
@@ -167,9 +167,9 @@ def video_block(
 def marked_of_read(
     unet: nn.Module, site: Site, marked: Bool[Tensor, "f n"], height: int, width: int
 ) -> Bool[Tensor, "f m"]:
-    """Which tokens, of those that each frame reads, are marked or average a marked one.
+    """Among the tokens that each frame reads, those that contain a marked token.
 
-    In a `VideoBlock` those are other frames' too; in all other models a frame's own.
+    In a `VideoBlock` a frame also reads other frames; in all other models only itself.
     """
     block = unet.get_submodule(site.name.rpartition(".")[0])
     if not isinstance(block, VideoBlock):
