@@ -1,8 +1,8 @@
-"""The shells: one file per stage of a graph, collected here into what ComfyUI registers.
+"""The nodes: one file for each stage of a graph. Here they are collected for ComfyUI.
 
-A module with nodes lists them in its own `NODE_CLASS_MAPPINGS`, id to class; a new module needs no
-entry here. `widgets.py` declares an input in one line, `shared.py` has those that several nodes
-share, and `running.py` prepares a run. `host/` is the only room of the pack that touches ComfyUI.
+A module with nodes lists them in its own `NODE_CLASS_MAPPINGS` (id to class); a new module needs no
+entry here. `widgets.py` declares an input in one line, `shared.py` has inputs that several nodes
+share, and `running.py` prepares a run. `host/` is the only folder of the pack that uses ComfyUI.
 Nothing here may import torch while the pack is loading.
 """
 

@@ -1,4 +1,4 @@
-"""Nodes of adaptive sliding score distillation (ASSD): term, fusion, joint guidance, one step."""
+"""The nodes of ASSD: its term, attention fusion, joint guidance, and a single step."""
 
 from . import host
 from .distillation import ScoreDistillation
@@ -121,7 +121,7 @@ class ImageDeltaDenoising(TermNode):
         return hang(term, weight, start, end, terms)
 
 
-# The loop's inputs with ASSD's step size.
+# The inputs of Score Distillation, with ASSD's step size as default.
 _STEP_SIZE = ("FLOAT", {**ScoreDistillation.REQUIRED["step_size"][1], "default": 0.1})
 _LOOP = {**ScoreDistillation.REQUIRED, "step_size": _STEP_SIZE}
 

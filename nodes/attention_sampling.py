@@ -87,7 +87,7 @@ class AttentionControlledSampling(Node):
         ready, path = along(model, prompts, trajectory, rows=4)
         tokens = _token_map(model, prompts, prompt_control, word_weights)
         mask = None if mask is None else layouts.edit_masks_of(mask)
-        # An edit that changes no word has no region of its own either: all of the source is read.
+        # If the prompts are equal, the edit has no region: all of the source is read.
         same = prompts.source.strip() == prompts.target.strip()
         held = [SourceLayout(tau_s, layout_tokens)] if layout_control else []
         if background_control:
@@ -114,7 +114,7 @@ class AttentionControlledSampling(Node):
 
 
 def _token_map(model, prompts, prompt_control: str, word_weights: str):
-    """For each token of the target prompt the source token it follows; None without control."""
+    """The `TokenMap` from the source prompt to the target prompt; None without prompt control."""
     from ..attention.prompt_to_prompt import refine_mapper, reweighted, swap_mapper
     from ..pipelines.models.words import find_word, parse_weights, words_of
 

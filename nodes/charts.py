@@ -1,4 +1,4 @@
-"""Charts as pictures, for nodes that show numbers."""
+"""Line charts as pictures, for nodes that show numbers."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -19,16 +19,16 @@ def line_chart(
     labels: Sequence[str] = (),
     faint: Sequence[str] = (),
 ) -> "torch.Tensor":
-    """Lines over steps, or over `labels`, as IMAGE `[1, height, width, 3]` in 0..1.
+    """A line chart over steps, or over `labels`, as IMAGE `[1, height, width, 3]` in 0..1.
 
     The series named in `faint` are drawn in a pale colour. Values that are not finite leave a gap.
-    An axis without any values runs from 0 to 1.
+    Without any value, the axis goes from 0 to 1.
     """
     import numpy as np
     import torch
     from PIL import Image, ImageDraw
 
-    scale = 2  # drawn larger and reduced, for smooth lines
+    scale = 2  # drawn at twice the size, then reduced, for smooth lines
     width, height = _SIZE
     picture = Image.new("RGB", (width * scale, height * scale), "white")
     draw = ImageDraw.Draw(picture)
@@ -72,7 +72,7 @@ def line_chart(
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """The mean of each value and those before it, `window` of them where there are as many."""
+    """For each value, the mean of it and the values before it, at most `window` in all."""
     means = []
     for end in range(1, len(values) + 1):
         seen = values[max(0, end - window) : end]
@@ -88,7 +88,7 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _unbroken(values: Sequence[float]) -> list[list[int]]:
-    """The indices of finite values, in runs without a gap."""
+    """The indices of finite values, as runs without a gap."""
     runs: list[list[int]] = [[]]
     for index, value in enumerate(values):
         if isfinite(value):

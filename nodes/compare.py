@@ -1,4 +1,4 @@
-"""The node that puts two clips beside each other."""
+"""The node that puts two clips side by side."""
 
 from . import host, layouts
 from .widgets import COMBO, INT, SOCKET, Node, outputs

@@ -1,4 +1,4 @@
-"""The node that measures how modules along time shift the statistics of features."""
+"""The node that measures how temporal modules shift the statistics of features."""
 
 from . import host
 from .inflation import CATEGORY
@@ -54,7 +54,7 @@ class CovariateShift(Node):
                 each, "Covariate Shift, which looks into layers of an inflated model,"
             )
             ready = prepared(each, latent)
-            # Midpoints of equal parts of the schedule.
+            # The midpoints of equal parts of the schedule.
             count = len(each.process)
             levels = [
                 each.process.level(int(count * (i + 0.5) / timesteps)) for i in range(timesteps)
@@ -85,7 +85,7 @@ class CovariateShift(Node):
 
 
 def _name(model, number: int) -> str:
-    """What a model is called in a chart."""
+    """The name of a model in a chart."""
     variant = str(getattr(model.network, "variant", model.kind))
     tuning = getattr(model.network, "tuning", None)
     steps = f", {tuning.step} steps" if tuning is not None else ""

@@ -1,4 +1,4 @@
-"""Nodes that make a mask from the predictions and the attention of the model itself."""
+"""Nodes that make a mask from the model's own predictions or attention."""
 
 from . import host
 from .masks import CATEGORY
@@ -9,7 +9,7 @@ from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, STRING, Input, Node, ou
 
 
 def _looks(t_min: float, t_max: float, timesteps: int) -> dict[str, Input]:
-    """The inputs that say at which noise levels the clip is looked at, and how often."""
+    """The inputs for the noise levels at which the model looks at the clip, and for draws."""
     return {
         "t_min": FLOAT(t_min, 0, 1, 0.01,
             "The lowest timestep looked at, as a share of the schedule. Low ones show outlines. If "
@@ -28,7 +28,7 @@ def _looks(t_min: float, t_max: float, timesteps: int) -> dict[str, Input]:
 
 
 def _threshold(level: float, smooth: float) -> dict[str, Input]:
-    """The inputs that say how a map is made into a mask."""
+    """The inputs for the threshold that makes a mask from a map."""
     return {
         "threshold": COMBO(["level", "otsu", "quantile"],
             "How the map is cut. level: at a share of its strongest place. otsu: where it falls "
@@ -50,7 +50,7 @@ def _threshold(level: float, smooth: float) -> dict[str, Input]:
 
 
 def _cut(values, threshold, smooth: float, grid):
-    """The mask of a map, the map as pictures in 0..1, both of the clip's size, and a report."""
+    """The mask of a map and the map as pictures in 0..1, both in the clip's size, and a report."""
     from einops import rearrange
 
     from ..pipelines.masks.thresholds import smoothed

@@ -1,4 +1,4 @@
-"""Nodes that compute a clip's optical flow, show it, and smooth gradients along it."""
+"""Nodes that compute and show the optical flow of a clip, and smooth gradients along it."""
 
 from dataclasses import replace
 

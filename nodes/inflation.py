@@ -1,4 +1,4 @@
-"""The node that makes a video model of an image model."""
+"""The node that makes a video model from an image model."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The node that shows what a set of terms would do to a clip."""
+"""The node that shows how terms would change a clip."""
 
 from . import host
 from .running import prepared

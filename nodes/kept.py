@@ -1,4 +1,4 @@
-"""What a node keeps of a run that was stopped."""
+"""The state that a node keeps of a stopped run."""
 
 import logging
 from typing import Any
@@ -7,10 +7,10 @@ log = logging.getLogger("rescore")
 
 
 class Kept:
-    """Where a node's last run stood, for the very same run to go on from.
+    """The state of a node's last run, so that the same run can continue later.
 
-    A run is named by the `fingerprint` of everything that shapes its result: another run finds
-    nothing here, and starts anew.
+    A run is identified by the `fingerprint` of all inputs that change its result. A run with other
+    inputs finds nothing here, and starts from the beginning.
     """
 
     def __init__(self, node: str) -> None:
@@ -18,15 +18,15 @@ class Kept:
         self._run, self._step, self._state = "", 0, None
 
     def keep(self, run: str, step: int, state: Any) -> None:
-        """Keep the state of a run after so many steps, and nothing of any run before."""
+        """Keep the state of a run after `step` steps, in place of any earlier state."""
         self._run, self._step, self._state = run, step, state
 
     def forget(self) -> None:
-        """Keep nothing: the run has come to its end."""
+        """Drop the state, because the run is finished."""
         self.keep("", 0, None)
 
     def of(self, run: str, at_most: int) -> Any | None:
-        """The state of this run if it has made no more steps than wanted; logs that it goes on."""
+        """The state of this run, if it has made at most so many steps; the log says so."""
         if run != self._run or self._step > at_most:
             return None
         log.info("%s goes on at step %d, where it was stopped.", self._node, self._step)

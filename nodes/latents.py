@@ -11,8 +11,8 @@ _FRAMES_PER_CHUNK = INT(8, 1, 256,
     "Frames that go through the VAE at once. Lower it when memory runs "
     "out; the result is the same.", advanced=True
 )  # fmt: skip
-# Bytes that the activations of Stable Diffusion's autoencoder take in float32, per pixel of a
-# chunk, as benchmarks/real_sizes.py measures them.
+# The memory for activations of Stable Diffusion's autoencoder in float32, in bytes per pixel of a
+# chunk, measured by benchmarks/real_sizes.py.
 _BYTES_PER_PIXEL = 3100
 
 
@@ -102,7 +102,7 @@ class VideoVAEDecode(Node):
 
 
 def _memory(model, frames_per_chunk: int, height: int, width: int) -> int:
-    """Bytes that the work of an autoencoder takes; one that compresses time has its own chunks."""
+    """Bytes that encoding or decoding takes; Wan's autoencoder has its own chunks."""
     frames = frames_per_chunk if model.by_frame else model.vae_stride
     return _BYTES_PER_PIXEL * frames * height * width
 

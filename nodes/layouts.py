@@ -1,4 +1,4 @@
-"""From the host's layouts of clips, masks and latents to those of the algorithms, and back."""
+"""Convert clips, masks and latents between the host's layouts and those of the algorithms."""
 
 import logging
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,12 @@ log = logging.getLogger("rescore")
 
 
 def clip_from_image(image: "torch.Tensor") -> "torch.Tensor":
-    """IMAGE `[f, H, W, c]` in 0..1 to a clip `[1, 3, f, H, W]`: a view where it already has 3.
+    """IMAGE `[f, H, W, c]` in 0..1 to a clip `[1, 3, f, H, W]`; a view if c is 3.
 
     Grey becomes three equal channels; an alpha channel is dropped, and the log says so.
 
     Raises:
-        ValueError: for anything that is not an image batch.
+        ValueError: if it is not an image batch.
     """
     from einops import rearrange
 
@@ -41,7 +41,7 @@ def image_from_clip(clip: "torch.Tensor") -> "torch.Tensor":
 def latents_of(samples: "torch.Tensor", model: Any) -> "torch.Tensor":
     """The samples of a LATENT to model latents `[1, c, f, h, w]`, float32.
 
-    Samples are `[f, c, h, w]` of models that encode frame by frame, and else `[1, c, f, h, w]`.
+    Samples are `[f, c, h, w]` for models that encode frame by frame, otherwise `[1, c, f, h, w]`.
 
     Raises:
         ValueError: for latents of another layout.
@@ -91,7 +91,7 @@ def masks_of(mask: "torch.Tensor") -> "torch.Tensor":
     """MASK `[f, H, W]`, `[1, H, W]` or `[H, W]` to masks `[n, H, W]`, float32.
 
     Raises:
-        ValueError: for anything that is not a mask.
+        ValueError: if it is not a mask.
     """
     if mask.ndim == 2:
         mask = mask[None]
@@ -103,7 +103,7 @@ def masks_of(mask: "torch.Tensor") -> "torch.Tensor":
 
 
 def edit_masks_of(mask: "torch.Tensor") -> "torch.Tensor":
-    """As `masks_of`, for a mask outside of which nothing is edited: the log says if that is all."""
+    """As `masks_of`, for a mask that limits an edit: if it is black, the log says so."""
     masks = masks_of(mask)
     if not bool(masks.any()):
         log.warning(
@@ -115,7 +115,7 @@ def edit_masks_of(mask: "torch.Tensor") -> "torch.Tensor":
 
 
 def samples_to_edit(latent: dict[str, Any]) -> "torch.Tensor":
-    """The samples of a LATENT; the log says so if it has a noise mask, which nothing here reads."""
+    """The samples of a LATENT. If it has a noise mask, the log says that it is not used."""
     if latent.get("noise_mask") is not None:
         log.warning(
             "The latent has a noise mask (Set Latent Noise Mask), and ReScore does not read it. "

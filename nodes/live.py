@@ -1,4 +1,4 @@
-"""The numbers of a loop on their way to the plot that the browser draws in the node."""
+"""Send the numbers of a loop to the browser, which plots them in the node."""
 
 import math
 import time
@@ -8,11 +8,11 @@ from . import host
 
 
 class Numbers:
-    """Gathers the numbers of every step and sends them, at most ten times a second.
+    """Collects the numbers of every step and sends them, at most ten times a second.
 
-    Each message is the event `rescore.progress`: `node`, `step` (the last one made, from 1),
-    `steps`, and `values`, by name one number for each step since the message before, None where
-    there was none. Without a browser nothing is sent.
+    Each message is the event `rescore.progress` with `node`, `step` (the last step, from 1),
+    `steps` and `values`. For each name, `values` holds one number for each step since the last
+    message, None if the step had none. Without a browser nothing is sent.
     """
 
     def __init__(self, steps: int) -> None:
@@ -21,7 +21,7 @@ class Numbers:
         self._sent = -math.inf
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the numbers of `step`, which follows the one before."""
+        """Add the numbers of `step`; steps must come in order."""
         self._waiting.append({k: float(v) for k, v in values.items() if math.isfinite(v)})
         now = time.monotonic()
         if step < self._steps and now - self._sent < host.SECONDS_BETWEEN:

@@ -1,4 +1,4 @@
-"""Nodes that load models: from the user's folders, and the tiny ones that come with the pack."""
+"""Nodes that load models from the user's folders, and the tiny models of the pack."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ _PRECISION = COMBO(["auto", "fp32", "bf16", "fp16"],
 
 
 def _found(name: str, kind: str, *categories: str) -> Path:
-    """The path of a chosen model, inside the host's folders for one of the categories."""
+    """The path of a chosen model in the host's folders for these categories."""
     from ..pipelines.models.unet.layout import find_model
 
     roots = [root for category in categories for root in host.roots(category)]

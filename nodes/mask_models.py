@@ -1,4 +1,4 @@
-"""Nodes that make masks with Grounding DINO, which finds objects, and SAM 2, which follows them."""
+"""Nodes that make masks: Grounding DINO finds objects, SAM 2 follows them."""
 
 from typing import Any
 
@@ -59,7 +59,7 @@ class LoadSam2(Node):
 
 
 def _folders(category: str, kind: str) -> Input:
-    """The folders with a model of a kind, to choose from."""
+    """The input to choose a folder with a model of a kind."""
     from ..pipelines.models.unet.layout import list_models
 
     names = list_models(host.roots(category), kind)
@@ -72,7 +72,7 @@ def _folders(category: str, kind: str) -> Input:
 def _found(folder: str, category: str, kind: str, example: str):
     from ..pipelines.models.unet.layout import find_model
 
-    # Without a choice, look for the example: the error then has the command that fetches it.
+    # Without a choice, search for the example: its error shows the command to download it.
     name = example if folder.startswith("(") else folder
     return find_model(name, host.roots(category), kind)
 
@@ -216,7 +216,7 @@ class MaskThroughClip(Node):
 
 
 def _things(drawn, inside, outside, boxes, frames: int, frame: int) -> list[Any]:
-    """The objects that are pointed at: one by hand, and one for each box on the wire."""
+    """The objects to follow: one from the node's own box and points, one for each wired box."""
     from ..pipelines.masks.boxes import frames_with_boxes, listed
     from ..pipelines.models.vision.sam2_video import Pointed
 
@@ -235,7 +235,7 @@ def _things(drawn, inside, outside, boxes, frames: int, frame: int) -> list[Any]
                 f"Frame {frame} has no box. Choose one that has: "
                 f"{listed(frames_with_boxes(boxes))}."
             )
-        # Negative points apply to the boxes, too.
+        # Negative points also apply to the boxes.
         things += [Pointed(tuple(found.tolist()), (), outside) for found in there]
     if not things:
         raise ValueError(

@@ -10,7 +10,7 @@ CATEGORY = f"{host.CATEGORY}/masks"
 
 
 def _edge(default: float, side: str, frame: str) -> Input:
-    """The place of one edge of a box in the first or in the last frame."""
+    """The input for one edge of a box in the first or the last frame."""
     wider = "lower" if side in ("left", "upper") else "raise"
     return FLOAT(default, 0, 1, 0.01,
         f"The {side} edge in the {frame} frame, as a share of the picture. If it cuts the object "

@@ -1,4 +1,4 @@
-"""Nodes that measure with a model from the user's folders: CLIP, PickScore, LPIPS."""
+"""Nodes for measures that need a model: CLIP, PickScore, LPIPS."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ _PROMPT = STRING("",
 
 
 def _embedded(clip, images, prompt: str | None = None, region=None):
-    """Embeddings of the frames, all of them or what lies in a region, and of the prompt."""
+    """The embeddings of the frames, whole or only a region of them, and of the prompt."""
     from ..pipelines.measures.clip import only
     from ..pipelines.measures.measure import check_clip
 
@@ -61,7 +61,7 @@ class LoadClipScorer(Node):
         from ..pipelines.models.vision.clip_scorer import load_clip
 
         if folder.startswith("("):
-            # Look for an example: the error then has the command that fetches it.
+            # Search for an example: its error shows the command to download it.
             folder = "clip-vit-large-patch14"
         path = find_model(folder, host.roots("clip_vision"), "clip")
         return (load_clip(path),)
@@ -146,7 +146,7 @@ class ClipFrameConsistency(MeasureNode):
 
 @dataclass(frozen=True, eq=False)
 class _Loadable:
-    """A network in the form that `host.load` takes."""
+    """A network with the interface that `host.load` needs."""
 
     net: Any
 

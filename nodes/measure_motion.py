@@ -1,4 +1,4 @@
-"""Nodes that measure how a clip moves, by its optical flow."""
+"""Nodes that measure the motion of a clip, from its optical flow."""
 
 from . import host, layouts
 from .measures import CLIP, EDITED, SOURCE, MeasureNode
@@ -12,7 +12,7 @@ _GIVEN_FLOW = SOCKET(FLOW,
 
 
 def flow_of(clip, given=None):
-    """The clip's optical flow: the one given, or computed here with a progress bar."""
+    """The optical flow of a clip: the given one, or computed here with a progress bar."""
     from ..pipelines.flow.estimation import estimate_flow
     from ..pipelines.measures.motion import check_flow
 

@@ -1,4 +1,4 @@
-"""Nodes that measure with DINO how much the layout of a clip has changed."""
+"""Nodes that measure with DINO how much the layout of a clip changes."""
 
 from . import host, layouts
 from .measures import CATEGORY, EDITED, SOURCE, MeasureNode
@@ -39,7 +39,7 @@ class LoadDino(Node):
         from ..pipelines.models.vision.dino import load_dino
 
         if folder.startswith("("):
-            folder = "dino-vitb8"  # the error then has the command that fetches it
+            folder = "dino-vitb8"  # its error shows the command to download it
         return (load_dino(find_model(folder, host.roots(FOLDER), "vit")),)
 
 

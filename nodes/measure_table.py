@@ -1,4 +1,4 @@
-"""Nodes that put measures of several edits together: a table to look at, CSV and JSON."""
+"""Nodes that collect measures of several edits in a table, as a picture, CSV and JSON."""
 
 import json
 import re
@@ -40,7 +40,7 @@ class CollectMeasures(Node):
     def collect(self, label: str, measures=(), **given):
         from ..pipelines.measures.table import collect
 
-        # In the order of the sockets; a graph's file may have another.
+        # In the order of the sockets; a graph file may have another order.
         found = [given.get(f"measure_{i}") for i in range(1, _SOCKETS + 1)]
         found = [measure for measure in found if measure is not None]
         if not found:
@@ -84,14 +84,14 @@ class MeasuresTable(Node):
         file = _write(name, texts)
         ui = {
             "text": [f"Saved {file}.csv and {file}.json\n\n{texts['.csv']}"],
-            FOLDER: [json.loads(texts[".json"])],  # for who runs the graph: a batch's report
+            FOLDER: [json.loads(texts[".json"])],  # for the report of a batch
         }
         picture = table_picture(measures, reference.strip())
         return {"ui": ui, "result": (picture, *texts.values())}
 
 
 def _write(name: str, texts: dict[str, str]) -> str:
-    """Write each text to a new file with its suffix; returns the name that all have in common."""
+    """Write each text to a new file with its suffix; return the name without suffix."""
     if not re.fullmatch(_NAME, name):
         raise ValueError(
             f"{name[:80]!r} is no name for a file. Use up to 80 letters, digits, dots, dashes and "
@@ -103,7 +103,7 @@ def _write(name: str, texts: dict[str, str]) -> str:
     while any((folder / f"{name}_{number:05d}{suffix}").exists() for suffix in texts):
         number += 1
     for suffix, text in texts.items():
-        # "x" fails if the file has appeared since.
+        # "x" fails if another program has made the file in between.
         with open(folder / f"{name}_{number:05d}{suffix}", "x", encoding="utf-8") as file:
             file.write(text)
     return f"{FOLDER}/{name}_{number:05d}"

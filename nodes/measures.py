@@ -1,4 +1,4 @@
-"""PSNR and SSIM of an edit against its source, and what all nodes share that measure."""
+"""The nodes for PSNR and SSIM, and the base of all nodes that measure."""
 
 from . import host, layouts
 from .sockets import MEASURE
@@ -42,7 +42,7 @@ class RegionNode(MeasureNode):
 
 
 def compared(source, edited, mask, region: str, threshold: float):
-    """Both clips, and the pixels at which they are compared."""
+    """Both clips, and the region in which they are compared."""
     from ..pipelines.measures.region import region as pixels
 
     clips = layouts.clip_from_image(source), layouts.clip_from_image(edited)

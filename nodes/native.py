@@ -1,4 +1,4 @@
-"""Nodes for ComfyUI's own MODEL: as a model of ReScore's, and the loop in the host's types."""
+"""Nodes for ComfyUI's own MODEL: used as a model of ReScore, or with the loop as a SAMPLER."""
 
 from . import host
 from .distillation import ScoreDistillation
@@ -40,7 +40,7 @@ class NativeModel(Node):
 
         given = {"source": source, "target": target, "negative": negative}
         taken = native.NativeModel(model, vae, given)
-        # Texts are not told any more; equal ones have equal names.
+        # A CONDITIONING does not contain its text; equal ones get equal names.
         names = {side: str(native.key_of(conditioning)) for side, conditioning in given.items()}
         return (taken, PromptPair(**names, embeddings=taken.prompts))
 
@@ -76,7 +76,7 @@ class EditGuider(Node):
         return (editing.EditGuider(model, given, cfg),)
 
 
-# What Score Distillation draws, and how it guides; here the SIGMAS say between which levels.
+# The inputs of Score Distillation for draws and guidance. The SIGMAS replace t_min and t_max.
 _DRAWING = (
     "order", "source_cfg", "guidance", "noise_memory", "draws", "draw_count", "draw_steps",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Nodes that make guided denoising follow a trajectory."""
+"""The nodes of null-text optimisation and of decoupled guidance."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Nodes that keep null-text embeddings in files."""
+"""Nodes that save and load null-text embeddings."""
 
 import json
 

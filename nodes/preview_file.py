@@ -1,4 +1,4 @@
-"""A video for the browser to play forwards, backwards and frame by frame, with sound."""
+"""Write the video that the browser plays forwards, backwards and frame by frame, with sound."""
 
 import math
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-_BT709, _LIMITED = 1, 1  # codes of the colour matrix (H.273) and of the range that players assume
+_BT709, _LIMITED = 1, 1  # codes of the colour matrix (H.273) and range that players expect
 _SAMPLE_RATE = 48_000  # Hz
 _LAYOUTS = {1: "mono", 2: "stereo"}  # by the count of channels
 
@@ -23,10 +23,10 @@ def write_preview(
     fps: float,
     audio: dict[str, Any] | None,
 ) -> bool:
-    """Write `frames` pictures `[h, w, 3]` of even `size` as H.264, made for stepping.
+    """Write `frames` pictures `[h, w, 3]` of even `size` as H.264, for fast steps to any frame.
 
     Args:
-        audio: sound as the host has it, or None; it is cut at the end of the pictures.
+        audio: the host's AUDIO, or None; it is cut at the end of the pictures.
 
     Returns:
         Whether there is sound in the file.
@@ -38,7 +38,7 @@ def write_preview(
 
     rate = Fraction(fps).limit_denominator(1001)
     heard = _sound(audio, frames / fps)
-    # No frame waits for a later one.
+    # No B-frames: no frame needs a later one.
     options = {"crf": "15", "preset": "veryfast", "g": "8", "bf": "0"}
     with av.open(str(file), "w", format="mp4") as output:
         video = output.add_stream("libx264", rate=rate, options=options)
@@ -65,9 +65,9 @@ def write_preview(
 
 
 def _sound(audio: dict[str, Any] | None, seconds: float) -> tuple["np.ndarray", int] | None:
-    """The first sound of a batch `[channels, samples]`, and its sample rate.
+    """The first sound of a batch, `[channels, samples]`, and its sample rate.
 
-    One channel or two; more are mixed into one.
+    It has one or two channels; more are mixed to one.
     """
     if audio is None:
         return None

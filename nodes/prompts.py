@@ -9,7 +9,7 @@ from .widgets import SOCKET, STRING, Node, outputs
 
 log = logging.getLogger("rescore")
 
-# What the host's own prompts understand, and a model of ReScore reads as letters.
+# Syntax of the host's own prompts that ReScore's models read as plain letters.
 _HOST_SYNTAX = {
     re.compile(r"\(.*?\)", re.DOTALL): (
         "brackets and numbers weigh no words. Weights of words go into word_weights of "
@@ -23,7 +23,7 @@ _HOST_SYNTAX = {
 
 
 def host_syntax(text: str) -> list[str]:
-    """For each thing in a prompt that the host would not take as words: what becomes of it."""
+    """A sentence for each piece of the host's syntax in a prompt, which has no effect here."""
     return [
         f'"{found[0]}" is read as letters here: {why}.'
         for pattern, why in _HOST_SYNTAX.items()
@@ -32,7 +32,7 @@ def host_syntax(text: str) -> list[str]:
 
 
 def warn_of_host_syntax(prompt: str) -> None:
-    """Say it in the log, where a node has no report."""
+    """Write `host_syntax` to the log, for nodes without a report."""
     for told in host_syntax(prompt):
         log.warning("In the prompt, %s", told)
 

@@ -1,4 +1,4 @@
-"""The node that reconstructs a clip from its trajectory and measures how close it comes."""
+"""The node that reconstructs a clip from its trajectory and measures the result."""
 
 from . import host, layouts
 from .inversion import CATEGORY

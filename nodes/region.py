@@ -1,4 +1,4 @@
-"""Nodes that cut the region of an edit out of a clip and put it back, and give back its colours."""
+"""Nodes that cut the region of an edit out of a clip, paste it back, and restore the source."""
 
 from . import host, layouts
 from .sockets import REGION

@@ -1,4 +1,4 @@
-"""What every node prepares before it runs a model on a clip."""
+"""What every node does before it runs a model on a clip."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-# Rough bounds on what a model takes, in bytes per latent pixel and clip of a call: of a UNet
-# without gradients, with them, and with them where activations are computed a second time.
+# Rough upper bounds for the memory of a UNet, in bytes per latent pixel and clip of a call: without
+# gradients, with gradients, and with gradients and checkpointing.
 BYTES, BYTES_WITH_GRADIENTS, BYTES_CHECKPOINTED = 20_000, 100_000, 30_000
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A model where it computes, with room for its work, and a clip on its latents."""
+    """A model on its device, with memory for its work, and the latents and the grid of a clip."""
 
     model: Any
     z: "Tensor"  # the clip's latents, on the device of the model
     grid: "ClipGrid"
-    picture: "Callable[[Tensor], Any] | None"  # of latents, for previews; None without a browser
+    picture: "Callable[[Tensor], Any] | None"  # makes previews of latents; None without a browser
 
     def run(self, work: "Callable[[Denoiser], Result]") -> "Result":
-        """What a piece of work with the model as a loop sees it returns."""
+        """Call `work` with the denoiser, and return its result."""
         return self.model.run(self.z, work)
 
     def windows(self, window: int, overlap: int) -> "Windows | None":
-        """The windows in which the clip goes through the model; None if it goes in at once.
+        """The windows in which the clip goes through the model; None if all frames go at once.
 
-        Both are in frames of the clip. A `window` of 0 is as many as the model takes: all, or the
-        most that it knows.
+        `window` and `overlap` are in frames of the clip. A `window` of 0 means the most that the
+        model takes: all frames, or its `max_frames`.
         """
         from ..pipelines.windows import Windows
 
@@ -51,12 +51,12 @@ class Run:
         return Windows(self.grid.latent_frames(frames), -(-overlap // self.grid.stride))
 
     def latent(self, z: "Tensor") -> dict[str, Any]:
-        """Model latents as a LATENT that Video VAE Decode brings back to the clip's size."""
+        """Model latents as a LATENT, with the size of the clip for Video VAE Decode."""
         samples = layouts.samples_of(z, self.model)
         return {"samples": samples, PIXEL_SIZE: self.grid.pixels, FRAMES: self.grid.frames}
 
     def shows(self, steps: int) -> "Callable[..., None]":
-        """Progress, previews, plot and Cancel of a loop: call it with the result of each step."""
+        """Progress, previews, plot and Cancel of a loop: call it after each step."""
         bar, numbers, picture = host.progress(steps), Numbers(steps), self.picture
 
         def show(done: int, z: "Tensor", values: Mapping[str, float] | None = None) -> None:
@@ -68,16 +68,16 @@ class Run:
 
 
 def prepared(model, latent: dict[str, Any], *, rows: int = 1, each: int = BYTES) -> Run:
-    """A run on a LATENT. The model gets `rows` clips at once, of `each` bytes a latent pixel."""
+    """A run on a LATENT. A call has `rows` clips, each with `each` bytes per latent pixel."""
     z = layouts.latents_of(layouts.samples_to_edit(latent), model)
     return _run(model, z, latent.get(PIXEL_SIZE), latent.get(FRAMES), rows * each)
 
 
 def along(model, prompts, inversion: Inversion, *, rows: int) -> "tuple[Run, Trajectory]":
-    """A run along an inverted clip, and its trajectory, on the model's device.
+    """A run along an inverted clip, and its trajectory on the model's device.
 
     Raises:
-        ValueError: if another model, or another source prompt, made the trajectory.
+        ValueError: if the trajectory was made with another model or another source prompt.
     """
     path = inversion.trajectory
     path.require(model=model.fingerprint, prompt=prompts.source)
@@ -86,10 +86,10 @@ def along(model, prompts, inversion: Inversion, *, rows: int) -> "tuple[Run, Tra
 
 
 def own(model, what: str) -> None:
-    """Refuse a MODEL of the host where only models that ReScore loads itself will do.
+    """Check that ReScore has loaded the model itself, because `what` needs that.
 
     Raises:
-        ValueError: for such a model, naming `what` needs another.
+        ValueError: for the host's own MODEL; the message names `what`.
     """
     if model.kind == "native":
         raise ValueError(
@@ -99,10 +99,10 @@ def own(model, what: str) -> None:
 
 
 def of_stable_diffusion(model, what: str) -> None:
-    """As `own`, and refuse transformers, too.
+    """As `own`, and check that the model is no transformer.
 
     Raises:
-        ValueError: for such a model, naming `what` needs another.
+        ValueError: for another model; the message names `what`.
     """
     own(model, what)
     if model.kind == "wan":
@@ -121,16 +121,16 @@ def decoded(
     frames_per_chunk: int = 8,
     on_chunk: "Callable[[int, int], None] | None" = None,
 ) -> "Tensor":
-    """The clip `[1, 3, f, H, W]` of the samples of a LATENT, without what padded it.
+    """The clip `[1, 3, f, H, W]` of the samples of a LATENT, without padding.
 
-    The autoencoder must have been given room; see `host.load`.
+    The autoencoder must be loaded; see `host.load`.
     """
     from ..pipelines.models.codec import decode_video
 
     latents = layouts.unscaled_of(samples, model)
     if model.whole_clips:
         if frames and 1 - (1 - frames) // model.vae_stride != latents.shape[2]:
-            frames = None  # of another clip: these latents were cut or joined
+            frames = None  # from another clip: these latents were cut or joined
         return model.decode_clip(latents, size=size, frames=frames, on_chunk=on_chunk)
     return decode_video(
         latents,
@@ -147,21 +147,21 @@ def _run(model, z, pixel_size: tuple[int, int] | None, frames: int | None, memor
     factor, stride = model.vae_factor, model.vae_stride
     whole = z.shape[3] * factor, z.shape[4] * factor
     cells = tuple(z.shape[2:])
-    # Latents that were cut or joined since still carry the number of frames of their first clip.
+    # Latents that were cut or joined still have the number of frames of the first clip.
     if frames and ClipGrid(cells, whole, factor, stride).latent_frames(frames) != cells[0]:
         frames = None
     grid = ClipGrid(cells, pixel_size or whole, factor, stride, frames)
-    # Before the model itself, which may leave no room for the autoencoder.
+    # Before the model is loaded, because then there may be no room for the autoencoder.
     picture = picture_of(model, z)
     host.load(model, "network", memory=memory * z[:, :1].numel())
     return Run(model, z.to(model.device), grid, picture)
 
 
 def picture_of(model, z):
-    """A map from latents `[1, c, f, h, w]` to a rough picture of a frame; None without a browser.
+    """Makes a rough picture of a frame from latents `[1, c, f, h, w]`; None without a browser.
 
-    Each call shows the next frame, so that the clip plays while it changes. Fitted to the middle
-    frame of the clip; a MODEL of the host has previews of its own.
+    Each call shows the next frame, so that the clip plays while it changes. The map is fitted to
+    one frame of the clip. The host's own MODEL uses the host's previews.
     """
     if not host.shows_previews():
         return None
@@ -171,7 +171,7 @@ def picture_of(model, z):
 
     host.load(model, "vae")
     if model.whole_clips:
-        shown = 0  # the one latent frame that is one picture
+        shown = 0  # the only latent frame that stands for one picture
         pixels = model.decode_clip(model.latents_out(z[:, :, :1]))[0, :, 0]
     else:
         shown = z.shape[2] // 2

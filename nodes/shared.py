@@ -1,4 +1,4 @@
-"""The inputs that several nodes share, by name."""
+"""Inputs that several nodes share."""
 
 from typing import Any
 
@@ -30,5 +30,5 @@ INVERTED = {
 
 
 def FIXED_SEED(tooltip: str, **options: Any) -> Input:
-    """A seed that the front end leaves as it is after a run, so that the run can be resumed."""
+    """A seed that the front end does not change after a run, so that the run can be resumed."""
     return INT(0, 0, 0xFFFFFFFF, tooltip, control_after_generate=False, **options)

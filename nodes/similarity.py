@@ -6,7 +6,7 @@ from . import layouts
 from .terms import END, JOINED, START, WEIGHT, TermNode, hang
 from .widgets import FLOAT, SOCKET, STRING
 
-# The inputs of all terms that compare attention keys, after their weight.
+# The inputs after the weight, of all terms that compare attention keys.
 _LAYERS_AND_TIME = {
     "sites": STRING("decoder",
         "Which self-attention layers are compared. decoder is the whole decoder, as in the paper, "
@@ -118,7 +118,7 @@ class ContentPreservation(TermNode):
         if edit_mask is None:
             return hang(Term(threshold), weight, start, end, terms)
         (wire,) = hang(Term(None), weight, start, end, terms)
-        # A mask says where a term acts; this one acts where nothing is edited.
+        # The mask of a term says where it acts; this term acts where nothing is edited.
         preserved = 1 - layouts.masks_of(edit_mask)
         return ((*wire[:-1], replace(wire[-1], masks=(preserved,))),)
 

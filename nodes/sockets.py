@@ -1,4 +1,4 @@
-"""What travels on ReScore's own wires: the name of each socket and the object behind it."""
+"""The types of ReScore's own sockets, and the objects that go through their wires."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,9 +31,9 @@ MEASURE = "RESCORE_MEASURE"  # pipelines.measures.measure.Measure
 MEASURES = "RESCORE_MEASURES"  # pipelines.measures.table.Table
 LOSSES = "LOSS_MAP"  # the host's own type: {"loss": [one number per step]}
 
-# Keys a LATENT of ours carries beside the host's "samples".
-PIXEL_SIZE = "rescore_pixel_size"  # (height, width) of the clip before it was padded
-FRAMES = "rescore_frames"  # how many frames it had before it was padded at its end
+# Entries of our LATENTs, beside the host's "samples".
+PIXEL_SIZE = "rescore_pixel_size"  # (height, width) of the clip without padding
+FRAMES = "rescore_frames"  # the number of frames of the clip without padding
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,17 @@ class PromptPair:
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """An inverted clip: its trajectory to noise, and what the nodes along it must know."""
+    """An inverted clip: its trajectory to noise, and what later nodes need to know."""
 
     trajectory: "Trajectory"
-    pixel_size: tuple[int, int] | None  # (height, width) before it was padded, if known
+    pixel_size: tuple[int, int] | None  # (height, width) without padding, if known
     windows: "Windows | None" = None  # in which a long clip goes through the model
-    frames: int | None = None  # before it was padded at its end, if known
+    frames: int | None = None  # without padding, if known
 
 
 @dataclass(frozen=True, eq=False)
 class Guidance:
-    """Decoupled guidance: how strong it is, and where the foreground is."""
+    """The settings of decoupled guidance, and where the foreground is."""
 
     settings: "GuidanceSettings"
-    mask: "Tensor | None"  # [n, H, W]; without one, all is background
+    mask: "Tensor | None"  # [n, H, W]; None: all is background

@@ -1,4 +1,4 @@
-"""The node that turns one number into the settings of an edit."""
+"""The node that makes the settings of an edit from one number."""
 
 from . import host
 from .widgets import FLOAT, Node, outputs

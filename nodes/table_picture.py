@@ -15,8 +15,8 @@ _INK, _GREY, _RULE, _BEST, _BAND = "#202020", "#7a7a7a", "#c8c8c8", "#d8efdc", "
 def table_picture(table: "Table", reference: str = "") -> "torch.Tensor":
     """The table as IMAGE `[1, height, width, 3]`: a row for each edit, a column for each measure.
 
-    Triangles say which way is better, and the best edits of each column are marked. The row called
-    `reference` comes first, in grey.
+    Triangles show whether higher or lower is better, and the best edits of each column are marked.
+    The row `reference` comes first, in grey.
     """
     import numpy as np
     import torch
@@ -68,14 +68,14 @@ def table_picture(table: "Table", reference: str = "") -> "torch.Tensor":
 
 
 def _number(value: float | None) -> str:
-    """A value to about four digits; a dash where nothing was measured."""
+    """A value with about four digits; a dash if nothing was measured."""
     if value is None:
         return "-"
     return f"{value:.2f}" if 10 <= abs(value) < 10000 else f"{value:#.4g}"
 
 
 def _triangle(draw, x: float, top: float, upwards: bool) -> None:
-    """Draw a triangle that points up where higher is better, down where lower is."""
+    """Draw a triangle that points up if higher is better, down if lower is."""
     half, tall = _SIZE * 0.32, _SIZE * 0.55
     base, tip = (top + tall, top) if upwards else (top, top + tall)
     shift = _SIZE * 0.28

@@ -1,4 +1,4 @@
-"""Delta denoising, a mask for gradients, and what all nodes share that add a term to the wire."""
+"""The nodes of delta denoising and of gradient masks, and the base of all nodes that add a term."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ JOINED = SOCKET(TERMS, "Other terms to combine this one with: their gradients ar
 
 
 class TermNode(Node):
-    """A node that hangs one term on the wire, which its `build` makes."""
+    """A node that adds one term to the terms on the wire; its `build` makes it."""
 
     CATEGORY = CATEGORY
     FUNCTION = "build"
@@ -31,7 +31,7 @@ class TermNode(Node):
 
 
 def hang(term, weight: float, start: float, end: float, terms: tuple | None) -> tuple:
-    """A node's result: the terms on the wire and one more."""
+    """The result of a term node: the terms on the wire and one more."""
     from ..pipelines.distillation.terms import Weighted
 
     return ((*(terms or ()), Weighted(term, weight, start=start, end=end)),)

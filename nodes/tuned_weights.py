@@ -1,4 +1,4 @@
-"""Nodes that keep tuned weights in files."""
+"""Nodes that save and load tuned weights."""
 
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +11,7 @@ from .widgets import FILES, SOCKET, STRING, Node, outputs
 
 FOLDER = "rescore_tuned"  # under the output folder, and under models
 _WHAT = "tuned weights"
-_BASE = "base"  # the tensor that tells which model was inflated; no weight has this name
+_BASE = "base"  # the name of the tensor that identifies the base model; no weight has this name
 
 
 class SaveTunedWeights(Node):

@@ -1,4 +1,4 @@
-"""The node that teaches an inflated model one clip."""
+"""The node that trains an inflated model on one clip."""
 
 import logging
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, Node, outputs
 
 log = logging.getLogger("rescore")
 
-_SMOOTHED_OVER = 25  # steps: single losses jump with the timestep that was drawn
+_SMOOTHED_OVER = 25  # steps; single losses jump, because they depend on the random timestep
 
 
 class OneShotTune(Node):
@@ -88,8 +88,8 @@ class OneShotTune(Node):
     }  # fmt: skip
 
     def __init__(self) -> None:
-        # What the last run learned, finished or not. Resuming gives bit for bit what one long run
-        # gives, so going on from here never changes a result.
+        # The last run, finished or not. A resumed run equals one long run bit for bit, so that
+        # continuing from here never changes a result.
         self._kept = Kept("One-Shot Tune")
 
     def tune(
@@ -113,7 +113,7 @@ class OneShotTune(Node):
             steps, learning_rate, seed=seed, precision=precision, checkpointing=checkpointing
         )
         samples = latent["samples"]
-        shaping = replace(settings, steps=0, checkpointing=False)  # these two change no step
+        shaping = replace(settings, steps=0, checkpointing=False)  # these two do not change a step
         run = fingerprint(
             model.fingerprint, prompts.source, prompts.embeddings.source, samples, shaping, state
         )
@@ -129,7 +129,7 @@ class OneShotTune(Node):
         last: Progress | None = None
 
         with host.differentiable():
-            # Tensors from inference mode cannot be trained on; a clone made here can.
+            # Autograd refuses tensors made in inference mode, but not a clone made here.
             z_0 = ready.z.clone()
             cond = prompts.embeddings.source.clone().to(model.device)
 
@@ -178,7 +178,7 @@ class OneShotTune(Node):
 
 
 def _preview(model, network, z_0, prompts, steps: int, cfg: float, describe: bool):
-    """The clip edited by the model as it is now, as LATENT samples."""
+    """The clip edited by the network in its current state, as LATENT samples."""
     import torch
 
     from ..pipelines.tuning.tuned_edit import invert_and_edit

@@ -1,4 +1,4 @@
-"""The node that plays up to four clips in the browser, by a wipe or in a grid."""
+"""The node that plays up to four clips in the browser, with a wipe or in a grid."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from .widgets import FLOAT, SOCKET, Node, outputs
 if TYPE_CHECKING:
     import torch
 
-_LONGEST, _SHORTEST = 768, 256  # pixels: limits of a preview's longer side
+_LONGEST, _SHORTEST = 768, 256  # limits of the longer side of a preview, in pixels
 
 
 class ViewComparison(Node):
@@ -71,7 +71,7 @@ class ViewComparison(Node):
 
 
 def _scale(height: int, width: int) -> float:
-    """How much a preview is enlarged. Small clips are, as H.264 halves the resolution of colour."""
+    """The scale of a preview. Small clips are enlarged, because H.264 halves colour resolution."""
     longest = max(height, width)
     return _LONGEST / longest if longest > _LONGEST else max(1, _SHORTEST // longest)
 
@@ -81,9 +81,9 @@ def _even(pixels: int) -> int:
 
 
 def _stacked(clips: Sequence["torch.Tensor"], size: tuple[int, int]) -> Iterator["torch.Tensor"]:
-    """Each frame of all clips `[3, f, H, W]` at `size`, one below the other, uint8 `[h, w, 3]`.
+    """Each frame of all clips `[3, f, H, W]` at `size`, one below another, uint8 `[h, w, 3]`.
 
-    In one video they stay in step. H.264 needs even sizes: an odd one repeats its last line.
+    In one video they stay in step. H.264 needs even sizes; to an odd size its last line is added.
     """
     import torch
     from einops import rearrange

@@ -2,20 +2,20 @@
 
     "cfg": FLOAT(9, 0, 100, 0.1, "Guidance scale. If the edit is too weak, raise it."),
 
-Every input takes further options of the host by name: `advanced=True` (Nodes 2.0 hides the input
-behind a button), `multiline`, `round`, `display`, ...
+Further options of the host are passed by name: `advanced=True` (Nodes 2.0 hides the input behind a
+button), `multiline`, `round`, `display`, ...
 """
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-Input = tuple[Any, dict[str, Any]]  # what the host calls it: type or choices, and options
+Input = tuple[Any, dict[str, Any]]  # in the host's form: type or choices, and options
 
 
 class Node:
-    """What every node shares: its inputs stand in two tables, in the order in which they are shown.
+    """The base of all nodes: their inputs are in two tables, in the order on the node.
 
-    `DESCRIPTION` tells users and readers what a node does. Newer hosts also search the aliases.
+    `DESCRIPTION` says what a node does. Newer hosts also search for `SEARCH_ALIASES`.
     """
 
     TITLE: ClassVar[str]
@@ -25,7 +25,7 @@ class Node:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, dict[str, Input]]:
-        """What the host asks of a node class."""
+        """The inputs, in the form that the host reads."""
         return {"required": cls.REQUIRED, "optional": cls.OPTIONAL}
 
 
@@ -74,5 +74,5 @@ def COMBO(choices: Sequence[str], tooltip: str, **options: Any) -> Input:
 
 
 def FILES(names: list[str], remedy: str, tooltip: str) -> Input:
-    """One of the files or folders on this machine; if there is none, a choice that says why."""
+    """One of the files or folders on this machine; without any, a choice that says what to do."""
     return names or [f"(nothing found: {remedy})"], {"tooltip": tooltip}

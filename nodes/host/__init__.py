@@ -1,6 +1,6 @@
-"""All that touches ComfyUI: folders, memory, progress, Cancel. Without it, plain torch.
+"""All that uses ComfyUI (the host): folders, memory, progress, Cancel. Without it, plain torch.
 
-`native.py` holds the host's own MODEL; it is imported where there is a host.
+The other modules of this folder import ComfyUI, and are imported only inside it.
 """
 
 import importlib
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 
 CATEGORY = "ReScore"
-MODELS_VARIABLE = "RESCORE_MODELS"  # where models lie when ComfyUI is absent; default ./models
-# Files that shipped graphs load, laid out like the host's models folder. Nothing writes here.
+MODELS_VARIABLE = "RESCORE_MODELS"  # the models folder without ComfyUI; default ./models
+# Files that shipped graphs load, in the layout of the host's models folder. Nothing writes here.
 SHIPPED = Path(__file__).resolve().parents[2] / "workflows" / "models"
 
 
-# The tiny Wan, which the host's own loaders load; its folders by the host's names for them.
+# The tiny Wan, for the host's own loaders: its folders, by the host's names of categories.
 _SHAPEWORLD = Path(__file__).resolve().parents[2] / "shapeworld" / "weights" / "shapeworld-wan"
 _FOR_THE_HOST = {"diffusion_models": _SHAPEWORLD / "transformer", "vae": _SHAPEWORLD / "vae"}
 
 
 def _host(name: str) -> ModuleType | None:
-    """A module of ComfyUI; None where the pack runs without it."""
+    """A module of ComfyUI; None if the pack runs without ComfyUI."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -45,11 +45,11 @@ def _host(name: str) -> ModuleType | None:
 
 
 def roots(category: str) -> list[Path]:
-    """The folders in which models of a category (checkpoints, diffusers, ...) lie."""
+    """The folders for models of a category (checkpoints, diffusers, ...)."""
     folders = _host("folder_paths")
     if folders is None:
         return [Path(os.environ.get(MODELS_VARIABLE, "models")) / category]
-    # The host knows animatediff_models only if some pack has registered it.
+    # The host knows animatediff_models only if a pack has registered it.
     if category not in folders.folder_names_and_paths:
         folders.add_model_folder_path(category, os.path.join(folders.models_dir, category))
     return [Path(folder) for folder in folders.get_folder_paths(category)]
@@ -68,9 +68,9 @@ def files_in(category: str, *suffixes: str) -> list[str]:
 
 
 def own_folders(category: str) -> list[Path]:
-    """The folders of files that nodes of ours save and load; new files go to the first.
+    """The folders of files that our nodes save and load; new files go to the first.
 
-    The last holds what comes with the pack: a user's file of the same name is found before it.
+    The last holds files that come with the pack. A user's file of the same name is found first.
     """
     return [output_folder() / category, *roots(category), SHIPPED / category]
 
@@ -81,17 +81,17 @@ def own_files_in(category: str, *suffixes: str) -> list[str]:
 
 
 def own_file(category: str, name: str, *suffixes: str) -> Path | None:
-    """The file of that name in `own_folders`; None if there is none."""
+    """The first file of that name in `own_folders`; None if there is none."""
     if name not in own_files_in(category, *suffixes):
         return None
     return next(f / name for f in own_folders(category) if (f / name).is_file())
 
 
 def new_own_file(category: str, name: str, suffix: str) -> Path:
-    """The path of a new file, under a name that the user has typed.
+    """The path of a new file, with a name that the user has typed.
 
     Raises:
-        ValueError: if the name is empty, leads to another folder, or is not allowed everywhere.
+        ValueError: if the name is empty, leads to another folder, or is not allowed on all systems.
     """
     name = name.strip().removesuffix(suffix)
     if not name or Path(name).name != name or name.startswith(".") or set(name) & set('\\:*?"<>|'):
@@ -113,7 +113,7 @@ _output: ContextVar[Path | None] = ContextVar("output", default=None)
 
 
 def output_folder() -> Path:
-    """The folder that nodes write files to: what `writing_to` says, or the host's."""
+    """The folder that nodes write files to: that of `writing_to`, or the host's."""
     if (folder := _output.get()) is not None:
         return folder
     folders = _host("folder_paths")
@@ -134,7 +134,7 @@ _spread: ContextVar["Spread | None"] = ContextVar("spread", default=None)
 
 
 def spread() -> "Spread":
-    """How windows of a clip are computed: as `spreading` says, or one by one."""
+    """How windows of a clip are computed: as set by `spreading`, or one by one."""
     from ...pipelines.windows import one_by_one
 
     return _spread.get() or one_by_one
@@ -142,7 +142,7 @@ def spread() -> "Spread":
 
 @contextmanager
 def spreading(how: "Spread | None") -> Iterator[None]:
-    """Within the `with`, loops that run in windows have these computed so."""
+    """Within the `with`, loops compute their windows in this way."""
     token = _spread.set(how)
     try:
         yield
@@ -151,9 +151,9 @@ def spreading(how: "Spread | None") -> Iterator[None]:
 
 
 def temp_file(stem: str, suffix: str) -> tuple[Path, dict[str, str]] | None:
-    """A new temporary file, and the entry by which the browser finds it; None without a host.
+    """A new temporary file, and the entry with which the browser finds it; None without a host.
 
-    The host empties the folder of such files when it starts.
+    The host empties the folder of these files when it starts.
     """
     folders = _host("folder_paths")
     if folders is None:
@@ -167,7 +167,7 @@ def temp_file(stem: str, suffix: str) -> tuple[Path, dict[str, str]] | None:
 
 
 def dtype(precision: str) -> "torch.dtype":
-    """The number format of a `precision` widget; "auto" is what the machine does best."""
+    """The number format of a `precision` widget; "auto" is the best one for this machine."""
     import torch
 
     named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -185,37 +185,37 @@ def dtype(precision: str) -> "torch.dtype":
 
 
 def load(model: "Backbone", part: str, *, memory: int = 0) -> None:
-    """Move one part of a model ("network", "vae", "text_encoder") to the device it computes on.
+    """Move one part of a model ("network", "vae", "text_encoder") to its compute device.
 
-    The host frees memory for it, keeps account of it, and may offload it again when another node
-    needs the room. `memory` is what the work itself will need, in bytes.
+    The host makes room for it in memory, keeps account of it, and may offload it later when another
+    node needs the memory. `memory` is the number of bytes for the computation itself.
     """
     import torch
 
     parts = model.modules()
-    if not parts:  # a MODEL or VAE of the host, which loads its own when they are called
+    if not parts:  # the host loads its own MODEL and VAE when they are called
         return
     module = parts[part]
     management = _host("comfy.model_management")
     if management is None:
         module.to("cuda" if torch.cuda.is_available() else "cpu")
         return
-    # Kept on the module itself: models share parts, and the host must count each part once.
+    # Stored on the module itself: models share parts, and the host must count each part once.
     account = module.__dict__.setdefault("_rescore_account", _Account())
     if account.patcher is None:
         account.patcher = _patcher(module, part, management)
     patcher = account.patcher
     # Autograd refuses weights that were moved in inference mode.
     with torch.inference_mode(False):
-        # The host can load only its own layers in part; a module of diffusers moves as a whole.
+        # The host can load its own layers partly; a module of diffusers must be moved as a whole.
         management.load_models_gpu([patcher], memory_required=memory, force_full_load=True)
-        # A motion model shares weights with its image model: offloading that one moves them, too.
+        # A motion model shares weights with its image model, which may have been offloaded.
         if any(p.device.type != patcher.load_device.type for p in module.parameters()):
             module.to(patcher.load_device)
 
 
 class _Account:
-    """The host's record of a module. A copy of the module gets a record of its own."""
+    """The host's record of a module. A copy of the module gets its own record."""
 
     patcher: Any = None
 
@@ -227,7 +227,7 @@ def _patcher(module: Any, part: str, management: ModuleType) -> Any:
     import torch
 
     class ReScoreModel(torch.nn.Module):  # the host logs this name
-        """Takes the `device` that the host sets, which modules of diffusers refuse."""
+        """A wrapper on which the host can set `device`; modules of diffusers do not allow that."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -248,7 +248,7 @@ def _patcher(module: Any, part: str, management: ModuleType) -> Any:
 
 @contextmanager
 def differentiable() -> Iterator[None]:
-    """Leave the host's inference mode, for autograd. Tensors made outside of it must be cloned."""
+    """Leave the host's inference mode, for autograd. Tensors made before must be cloned."""
     import torch
 
     with torch.inference_mode(False), torch.enable_grad():
@@ -259,27 +259,27 @@ def differentiable() -> Iterator[None]:
 
 
 def check_cancelled() -> None:
-    """Raise the host's own exception if the user pressed Cancel."""
+    """Raise the host's exception if the user has pressed Cancel."""
     management = _host("comfy.model_management")
     if management is not None:
         management.throw_exception_if_processing_interrupted()
 
 
 def _execution() -> Any | None:
-    """What the host is running: `node_id`, `prompt_id`; None where no server of it runs us."""
+    """The node that the host runs now (`node_id`, `prompt_id`); None outside its server."""
     execution = _host("comfy_execution.utils")
     return None if execution is None else execution.get_executing_context()
 
 
 def shows_previews() -> bool:
-    """Whether previews are shown: the host's server is running this node."""
+    """Whether previews are shown, that is, the host's server runs this node."""
     return _execution() is not None
 
 
 def send(event: str, data: dict[str, Any]) -> None:
     """Send data to the browser that started this run, as the event `rescore.<event>`.
 
-    `node` is the id of the node that is running. Without a browser nothing is sent.
+    The data also gets `node`, the id of the running node. Without a browser nothing is sent.
     """
     execution = _execution()
     if execution is None:
@@ -289,15 +289,14 @@ def send(event: str, data: dict[str, Any]) -> None:
         server.send_sync(f"rescore.{event}", {"node": execution.node_id, **data}, server.client_id)
 
 
-SECONDS_BETWEEN = 0.1  # two messages to the browser: more often, nobody sees
+SECONDS_BETWEEN = 0.1  # the least time between two messages to the browser
 
 
 def progress(total: int) -> Callable[[int, Callable[[], Any] | None], None]:
-    """A progress bar on the node: call it with the number of steps done, and a preview if any.
+    """A progress bar on the node: call it with the number of steps done, and perhaps a preview.
 
-    The preview is a function that makes a picture, called only if it is shown: `[h, w, 3]` in
-    0..1, or an image of PIL as the host's own previews are.
-    Every call is also a point where Cancel takes effect.
+    The preview is a function that makes a picture, `[h, w, 3]` in 0..1 or a PIL image. It is called
+    only if the picture is shown. Every call also checks for Cancel.
     """
     execution, sent = _execution(), -math.inf
     if execution is not None:

@@ -1,4 +1,4 @@
-"""The attention of a native transformer, and gradients through it, by what the host offers."""
+"""Attention of the host's own transformers: how to change it, and how to get gradients."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from ...attention.layers import attend
 
 
 def layers_of(patcher: Any) -> TransformerLayers | None:
-    """The attention layers of a MODEL; None where nothing is known of its family."""
+    """The attention layers of a MODEL; None if its family is not known."""
     network = patcher.model.diffusion_model
     family = family_of(network)
     if family is None:
@@ -25,7 +25,7 @@ def layers_of(patcher: Any) -> TransformerLayers | None:
 
 
 def watched(options: dict[str, Any], layers: TransformerLayers) -> dict[str, Any]:
-    """Model options by which attention goes through `layers`, and else where it went before."""
+    """Model options with an attention override that calls `layers`, or the override before it."""
     inner = options.get("transformer_options", {})
     before = inner.get("optimized_attention_override")
     override = partial(_attention, layers, before)
@@ -43,7 +43,7 @@ def _attention(
     mask: Tensor | None = None,
     **named: Any,
 ) -> Tensor:
-    """Attention in place of the host's `kernel`, which is called where nothing is to be changed."""
+    """The attention override: calls the host's `kernel` if nothing changes the layer."""
     with_graph = torch.is_grad_enabled() and q.requires_grad
     if not (layers.changing or with_graph):
         call = kernel if before is None else partial(before, kernel)
@@ -62,10 +62,11 @@ def _attention(
 
 @contextmanager
 def with_graph(patcher: Any) -> Iterator[None]:
-    """Within the `with`, the network of a loaded MODEL can be differentiated through.
+    """Within the `with`, gradients can go through the network of a loaded MODEL.
 
-    Its weights were loaded in inference mode, and may not be part of a graph. Meanwhile others
-    stand in their place that share their memory. Kernels that have no gradient are left out.
+    The host loads weights in inference mode, where they cannot be part of a graph. Here they are
+    replaced by tensors that share their memory, and restored at the end. The host also avoids
+    kernels without gradients.
 
     Raises:
         ValueError: if the host is too old, or the weights are quantised.

@@ -1,4 +1,4 @@
-"""The distillation loop in the host's own types: a GUIDER and a SAMPLER for its sampling nodes."""
+"""The distillation loop as the host's own types: a GUIDER and a SAMPLER for its sampling nodes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,17 +17,17 @@ from ...pipelines.models.process import Tabled
 from . import check_cancelled
 from .native import SIDES, SidedGuider, as_hosts, as_ours, check_model, is_by_frame, process_of
 
-# Pixels and frames that a latent shows, of hosts whose latent formats do not say it.
+# Frames per latent frame, for hosts whose latent formats do not say it; 4 in all others.
 _STRIDES = {"LTXV": 8, "Mochi": 6}
 
 
 class EditGuider(SidedGuider):
-    """The target, source and negative prompt of an edit, and how strongly they guide.
+    """A guider with the source, target and negative prompt of an edit.
 
     With a sampler of the host it guides to the target prompt, as CFGGuider does.
 
     Raises, when made:
-        ValueError: if the model makes other things than pictures or videos alone.
+        ValueError: if the model makes anything else than pictures or videos.
     """
 
     def __init__(self, patcher: Any, conditionings: dict[str, list], cfg: float) -> None:
@@ -40,10 +40,10 @@ class EditGuider(SidedGuider):
         self, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None,
         disable_pbar=False, seed=None,
     ):  # fmt: skip
-        """What the host's sampling nodes call."""
+        """Called by the host's sampling nodes."""
         if isinstance(sampler, Distilling):
             sampler = sampler.masked(denoise_mask)
-            # The loop multiplies its steps by it; given to the host, some models would see it, too.
+            # The loop applies the mask itself. Some models would also use it if the host had it.
             denoise_mask = None
             sampler.check(self.model_patcher, latent_image, sigmas)
         return super().sample(
@@ -52,7 +52,7 @@ class EditGuider(SidedGuider):
 
 
 class Distilling(comfy.samplers.Sampler):
-    """The distillation loop as a SAMPLER: it draws its levels from the SIGMAS it is given."""
+    """The distillation loop as a SAMPLER, with levels drawn from the SIGMAS that it gets."""
 
     def __init__(
         self,
@@ -61,19 +61,19 @@ class Distilling(comfy.samplers.Sampler):
         controls: Sequence[Control] = (),
         mask: Tensor | None = None,
     ) -> None:
-        """`settings` are those of the loop but for guidance, seed and levels, by their names."""
+        """`settings` are those of the loop, by name, without cfg, seed, t_min and t_max."""
         self.terms, self.settings, self.controls, self.mask = terms, settings, controls, mask
 
     def masked(self, mask: Tensor | None) -> "Distilling":
-        """The same loop, confined to the noise mask of a LATENT."""
+        """The same loop, limited to the noise mask of a LATENT."""
         return Distilling(self.terms, self.settings, self.controls, mask)
 
     def check(self, patcher: Any, latent: Tensor, sigmas: Tensor) -> None:
-        """Refuse what cannot be edited, before the model is loaded.
+        """Check the inputs before the model is loaded.
 
         Raises:
-            ValueError: for an empty latent or one of another model, and for sigmas that are none of
-                the model's.
+            ValueError: for an empty latent, a latent of another model, or sigmas that the model
+                does not have.
         """
         name, latents = type(patcher.model).__name__, patcher.model.latent_format
         if getattr(latent, "is_nested", False):
@@ -96,7 +96,7 @@ class Distilling(comfy.samplers.Sampler):
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None,
         denoise_mask=None, disable_pbar=False,
     ):  # fmt: skip
-        """What the host calls in the middle of its sampling."""
+        """Called by the host during its sampling."""
         if not isinstance(model_wrap, EditGuider):
             raise ValueError(
                 "Distillation Sampler needs a source prompt: wire Edit Guider to guider."
@@ -128,7 +128,10 @@ class Distilling(comfy.samplers.Sampler):
         return as_hosts(state.z, by_frame)
 
     def _mask(self, grid: ClipGrid) -> Tensor | None:
-        """The noise mask of a LATENT, of one picture, of each or of latent frames, for pictures."""
+        """The noise mask of a LATENT as a mask for pictures.
+
+        It may hold one mask, a mask for each picture, or a mask for each latent frame.
+        """
         if self.mask is None:
             return None
         mask = self.mask.reshape(-1, *self.mask.shape[-2:]).float().clamp(0, 1)

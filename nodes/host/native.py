@@ -1,8 +1,8 @@
-"""ComfyUI's own MODEL as a model of ours: everything is done inside the host's sampling.
+"""ComfyUI's own MODEL as a model for our loops, which run inside the host's sampling.
 
-The host sets up sampling as it does for its own samplers (loading, memory, hooks, wrappers,
-injections), and calls a sampler of ours, in which a whole loop runs. So what its nodes have done to
-a MODEL holds here, too.
+The host prepares sampling as for its own samplers (loading, memory, hooks, wrappers, injections).
+Then it calls a sampler of ours, in which a whole loop runs. So all changes that the host's nodes
+have made to a MODEL also act here.
 """
 
 import hashlib
@@ -28,26 +28,26 @@ from .attention import layers_of, watched, with_graph
 log = logging.getLogger("rescore")
 Result = TypeVar("Result")
 
-# By what name the host's guider knows the conditioning of each prompt. From "positive" it copies
-# control nets and GLIGEN to the others, and "negative" means something to some models.
+# The name of each prompt's conditioning in the host's guider. The host copies control nets and
+# GLIGEN from "positive" to the others, and some models treat "negative" in a special way.
 SIDES = {"source": "source", "target": "positive", "negative": "negative"}
-# Ways to add noise that have not been tried: classes of the host's model_sampling.
+# Classes of the host's model_sampling that have not been tested here.
 REFUSED = {"COSMOS_RFLOW", "IMG_TO_IMG", "IMG_TO_IMG_FLOW", "V_PREDICTION_DDPM", "X0"}
-# What a MODEL may carry to change guidance: ReScore guides by itself, with both predictions.
+# Patches of guidance in a MODEL, which are not used: loops do the guidance themselves.
 GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
 
 
 class NativeModel:
-    """A MODEL, a VAE and the CONDITIONING of an edit, with what every model of ours has.
+    """A MODEL, a VAE and the CONDITIONING of an edit, with the interface of our own models.
 
     Raises, when made:
-        ValueError: if model and VAE do not belong together, or if the model adds noise in a way
-            that ReScore does not know.
+        ValueError: if model and VAE do not belong together, or if the model adds noise in an
+            unknown way.
     """
 
     kind: ClassVar[str] = "native"
     max_frames: ClassVar[None] = None
-    whole_clips: ClassVar[bool] = True  # the host's VAE looks after chunks and tiles
+    whole_clips: ClassVar[bool] = True  # the host's VAE makes chunks and tiles itself
 
     def __init__(self, patcher: Any, vae: Any, conditionings: Mapping[str, list]) -> None:
         self.patcher, self.vae = patcher, vae
@@ -62,12 +62,12 @@ class NativeModel:
         self.prompts = Prompts(**{side: handle_of(given) for side, given in conditionings.items()})
 
     def modules(self) -> dict[str, torch.nn.Module]:
-        """Nothing that we would have to load."""
+        """No parts: the host loads this model itself."""
         return {}
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device of the model while it computes."""
         return self.patcher.load_device
 
     @property
@@ -77,12 +77,12 @@ class NativeModel:
 
     @property
     def vae_stride(self) -> int:
-        """Frames that a latent frame but the first shows."""
+        """Frames that each latent frame after the first stands for."""
         return 1 if self.by_frame else self.vae.temporal_compression_decode() or 1
 
     @cached_property
     def fingerprint(self) -> str:
-        """A short name of this very model, with its patches and its levels."""
+        """A short name of this model, which also depends on its patches and levels."""
         digest = hashlib.sha256(self.name.encode())
         digest.update(repr(self.patcher.model.model_config.unet_config).encode())
         digest.update(repr(self.process).encode())
@@ -99,7 +99,7 @@ class NativeModel:
         return self._host_latents(unscaled, self.patcher.model.process_latent_in)
 
     def latents_out(self, z: Latents) -> Latents:
-        """The way back from `latents_in`."""
+        """The inverse of `latents_in`."""
         return self._host_latents(z, self.patcher.model.process_latent_out)
 
     def _host_latents(self, z: Latents, process: Callable[[Tensor], Tensor]) -> Latents:
@@ -112,10 +112,10 @@ class NativeModel:
         return as_ours(process(as_hosts(z, self.by_frame)), self.by_frame).float()
 
     def encode_clip(self, clip: Tensor, **_: Any) -> Latents:
-        """Unscaled latents of a clip `[1, 3, f, H, W]` in 0..1, padded to what the VAE takes.
+        """Unscaled latents of a clip `[1, 3, f, H, W]` in 0..1, by the host's VAE.
 
-        The last picture is repeated at the end, and the right and lower edges. They are what the
-        host's VAE gives, with no sample of its own and no progress.
+        The clip is padded to a size that the VAE takes, by repeating the last picture and the right
+        and lower edges. A random sample of the posterior and progress are not supported.
         """
         frames, *size = clip.shape[2:]
         below, beside = (-length % self.vae_factor for length in size)
@@ -127,41 +127,41 @@ class NativeModel:
     def decode_clip(
         self, latents: Latents, *, size: tuple[int, int] | None, frames: int | None, **_: Any
     ) -> Tensor:
-        """The clip `[1, 3, f, H, W]` of unscaled latents, without what padded it, on the CPU."""
+        """The clip `[1, 3, f, H, W]` of unscaled latents, without padding, on the CPU."""
         pixels = self.vae.decode(as_hosts(latents, self.by_frame))
         clip = rearrange(pixels[-1] if pixels.ndim == 5 else pixels, "f h w c -> 1 c f h w")
         height, width = size or clip.shape[-2:]
         return clip[:, :, :frames, :height, :width].float().cpu()
 
     def picture(self) -> Callable[[Latents], Any] | None:
-        """The host's own preview of latents; None if it shows none."""
-        # Through the module: packs replace the function.
+        """The host's own preview of latents; None if it shows no previews."""
+        # Called through the module, because other packs replace the function.
         previewer = latent_preview.get_previewer(self.device, self._format)
         if previewer is None:
             return None
 
         def picture(z: Latents) -> Any:
-            # Packs that show moving previews send them by themselves, and return nothing.
+            # Packs with moving previews send them themselves, and return None.
             shown = previewer.decode_latent_to_preview_image("JPEG", as_hosts(z, self.by_frame))
             return shown and shown[1]
 
         return picture
 
     def run(self, z: Latents, work: Callable[[Denoiser], Result]) -> Result:
-        """Do a piece of work with the model on a clip's latents, and return what it returns."""
+        """Call `work` with the denoiser, for a clip's latents, and return its result."""
         sampler, guider = _Work(self, work), SidedGuider(self.patcher)
         guider.inner_set_conds(self._conds)
         latent = as_hosts(self.latents_out(z), self.by_frame)
-        # Some models and wrappers look up the sigma of a call in the list of all.
+        # Some models and wrappers search for the sigma of a call in this list.
         sigmas = torch.tensor([level.t for level in reversed(self.process.levels)])
         guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, disable_pbar=True, seed=0)
         return sampler.result
 
     def side_of(self, cond: Cond) -> str:
-        """Which of the model's conditionings a handle stands for, by the guider's name.
+        """The guider's name of the conditioning that a handle stands for.
 
         Raises:
-            ValueError: if it stands for none of them.
+            ValueError: if the handle belongs to none of this model's conditionings.
         """
         key = tuple(cond.flatten().tolist())
         if key not in self._keys:
@@ -173,14 +173,14 @@ class NativeModel:
 
 
 class SidedGuider(comfy.samplers.CFGGuider):
-    """Asks the model under one conditioning: `side` says which. Without one, it guides as usual."""
+    """A guider that can predict with a single conditioning, `side`. Without one it is CFGGuider."""
 
     side: str | None = None
 
     def predict_noise(self, x, timestep, model_options=None, seed=None):
         if self.side is None:
             return super().predict_noise(x, timestep, model_options, seed)
-        # Through the module: packs replace the function.
+        # Called through the module, because other packs replace the function.
         return comfy.samplers.sampling_function(
             self.inner_model, x, timestep, None, self.conds[self.side], 1.0, model_options, seed
         )
@@ -188,9 +188,10 @@ class SidedGuider(comfy.samplers.CFGGuider):
     def denoiser(
         self, name: str, process: Tabled, side_of: Callable[[Cond], str], extra: dict[str, Any]
     ) -> Denoiser:
-        """The model as a loop sees it, while the host samples; `extra` is what samplers are given.
+        """The model as a loop sees it, during the host's sampling.
 
-        `side_of` tells what conditioning a handle stands for.
+        `side_of` gives the name of the conditioning for a handle. `extra` are the host's extra
+        arguments for samplers.
         """
         by_frame = is_by_frame(self.model_patcher)
         options = {k: v for k, v in extra["model_options"].items() if k not in GUIDANCE}
@@ -218,14 +219,14 @@ class SidedGuider(comfy.samplers.CFGGuider):
                 self.side = None
             return as_ours(denoised, by_frame).to(z.device, torch.float32)
 
-        # One clip a call: the host knows its prompt, and whether it fits is the host's to say.
+        # One clip in each call, because a call has one conditioning.
         channels = self.model_patcher.model.latent_format.latent_channels
         space = LatentSpace(channels, 1, 1.0, 0.0)
         return Denoiser(name, process, "denoised", output, space, layers, rows_per_call=1)
 
 
 class _Work(comfy.samplers.Sampler):
-    """A sampler that does a piece of work with the model, and leaves the latents as they are."""
+    """A sampler that calls `work` with the denoiser and returns the latents unchanged."""
 
     def __init__(self, model: NativeModel, work: Callable[[Denoiser], Any]) -> None:
         self.model, self.work = model, work
@@ -246,20 +247,20 @@ def is_by_frame(patcher: Any) -> bool:
 
 
 def as_hosts(z: Latents, by_frame: bool) -> Tensor:
-    """A clip as the host has it: a batch of frames, or one of clips."""
+    """A clip in the host's layout: a batch of frames, or a batch of one clip."""
     return rearrange(z, "1 c f h w -> f c h w") if by_frame else z
 
 
 def as_ours(samples: Tensor, by_frame: bool) -> Latents:
-    """The way back from `as_hosts`."""
+    """The inverse of `as_hosts`."""
     return rearrange(samples, "f c h w -> 1 c f h w") if by_frame else samples
 
 
 def check_model(patcher: Any) -> None:
-    """Refuse a MODEL that makes other things than pictures or videos alone.
+    """Check that a MODEL makes pictures or videos, and nothing else.
 
     Raises:
-        ValueError: for such a model.
+        ValueError: for any other model.
     """
     name, latents = type(patcher.model).__name__, patcher.model.latent_format
     if name.endswith("AV"):
@@ -282,14 +283,14 @@ def _check_vae(vae: Any, latents: Any, name: str) -> None:
 
 
 def process_of(patcher: Any, sigmas: Tensor | None = None) -> Tabled:
-    """The levels of a MODEL, from the clip to noise: its own sigmas, or some that are given.
+    """The levels of a MODEL, from the clip to noise, for its own sigmas or for given ones.
 
-    What signal and noise a sigma stands for, the host's noise scaling says. Where it leaves the
-    clip as it is and adds noise to it, both are divided by `stretch`: then their squares add up to
-    1, as in the papers, and latents are as large as those that other models of ours get.
+    The host's noise scaling gives the signal and the noise of a sigma. In models where it is
+    `clip + sigma * noise`, both are divided by `stretch`. Then their squares add up to 1, as in the
+    papers, and noised latents have the same size as in our own models.
 
     Raises:
-        ValueError: if the model adds noise in a way that ReScore does not know.
+        ValueError: if the model adds noise in an unknown way.
     """
     sampling = patcher.get_model_object("model_sampling")
     names = [kind.__name__ for kind in type(sampling).__mro__]
@@ -310,7 +311,7 @@ def process_of(patcher: Any, sigmas: Tensor | None = None) -> Tabled:
 
 
 def stretch(patcher: Any, sigma: float) -> float:
-    """How much larger than ours the host's noised latents are: the root of 1 + sigma^2, or 1."""
+    """The host's noised latents divided by ours: sqrt(1 + sigma^2), or 1 in flow models."""
     sampling = patcher.get_model_object("model_sampling")
     return math.hypot(1, sigma) if "EPS" in {k.__name__ for k in type(sampling).__mro__} else 1.0
 
@@ -319,15 +320,15 @@ def stretch(patcher: Any, sigma: float) -> float:
 
 
 def handle_of(conditioning: list) -> Tensor:
-    """What stands for a CONDITIONING where other models have the embedding of a text, `[1, 1, 3]`.
+    """A tensor `[1, 1, 3]` that stands for a CONDITIONING, in place of a text embedding.
 
-    The same for equal conditionings, and another for any other.
+    Equal conditionings have equal handles, different ones have different handles.
     """
     return torch.tensor(key_of(conditioning)).view(1, 1, 3)
 
 
 def key_of(conditioning: list) -> tuple[float, ...]:
-    """A digest of a CONDITIONING as three whole numbers that float32 holds exactly."""
+    """A digest of a CONDITIONING as three whole numbers, which float32 stores exactly."""
     digest = hashlib.sha256()
     _digest(conditioning, digest.update)
     return tuple(float(int.from_bytes(digest.digest()[i : i + 3], "big")) for i in (0, 3, 6))
@@ -347,5 +348,5 @@ def _digest(value: Any, update: Callable[[bytes], None]) -> None:
             _digest(part, update)
     elif isinstance(value, str | int | float | bool | None):
         update(repr(value).encode())
-    else:  # a control net, hooks, ...: this very object
+    else:  # a control net, hooks, ...: the identity of the object
         update(f"{type(value).__name__}{id(value)}".encode())
