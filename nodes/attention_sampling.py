@@ -1,6 +1,7 @@
 """The node that samples an edit along an inverted clip."""
 
 from . import host, layouts
+from .live import tell_why_unchanged
 from .running import along, own
 from .shared import INVERTED
 from .sockets import FUSION, NULL_TEXT, PROMPTS
@@ -83,6 +84,7 @@ class AttentionControlledSampling(Node):
         from ..attention.mutual import SourceBackground, SourceLayout
         from ..attention.prompt_to_prompt import PromptControl
         from ..pipelines.inversion.attention_sampling import sample_edit
+        from ..pipelines.unchanged import same_prompts, why_not_sampled
 
         ready, path = along(model, prompts, trajectory, rows=4)
         tokens = _token_map(model, prompts, prompt_control, word_weights)
@@ -110,6 +112,9 @@ class AttentionControlledSampling(Node):
             )
         )
         report = _report(held, path.steps, same, background_control, mask)
+        alike = same_prompts(prompts.embeddings)
+        told = tell_why_unchanged(why_not_sampled(z, path.latents[0], held, alike, cfg, path.steps))
+        report = "\n".join(filter(None, (report, told)))
         return (ready.latent(z), report)
 
 

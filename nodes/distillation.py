@@ -1,6 +1,7 @@
 """The node that runs the distillation loop."""
 
 from . import host, layouts
+from .live import tell_why_unchanged
 from .running import prepared
 from .shared import CFG, PROMPT_PAIR, SEED, SOURCE_LATENT, WINDOWS
 from .sockets import FUSION, LOSSES, MODEL, STATE, TERMS
@@ -101,6 +102,7 @@ class ScoreDistillation(Node):
         import torch
 
         from ..pipelines.distillation.score_distillation import Progress, Settings, distil
+        from ..pipelines.unchanged import same_prompts, why_not_distilled
 
         ready = prepared(model, latent, rows=4)
         settings = Settings(
@@ -108,6 +110,7 @@ class ScoreDistillation(Node):
             None if source_cfg < 0 else source_cfg, guidance, noise_memory, draws, draw_count,
             draw_steps, stop_after,
         )  # fmt: skip
+        mask = None if mask is None else layouts.edit_masks_of(mask)
         shows = ready.shows(min(stop_after or steps, steps))
         done_before = 0 if state is None else state.step
 
@@ -125,13 +128,24 @@ class ScoreDistillation(Node):
                     controls=fusion,
                     windows=ready.windows(window, overlap),
                     spread=host.spread(),
-                    mask=None if mask is None else layouts.edit_masks_of(mask),
+                    mask=mask,
                     grid=ready.grid,
                     state=state,
                     on_step=show,
                 )
 
         state = ready.run(work)
+        tell_why_unchanged(
+            why_not_distilled(
+                state.z,
+                ready.z,
+                terms,
+                same_prompts(prompts.embeddings),
+                settings,
+                ready.grid,
+                mask,
+            )
+        )
         edited = layouts.samples_of(state.z, model)
         # Scaling to model latents and back rounds: what was not edited is returned as it came.
         untouched = layouts.samples_of_unscaled(state.z == ready.z, model).to(edited.device)

@@ -1,10 +1,13 @@
-"""Send the numbers of a loop to the browser, which plots them in the node."""
+"""Send to the browser what a loop tells: numbers, which the node plots, and words."""
 
+import logging
 import math
 import time
 from collections.abc import Mapping
 
 from . import host
+
+log = logging.getLogger("rescore")
 
 
 class Numbers:
@@ -30,3 +33,15 @@ class Numbers:
         columns = {name: [numbers.get(name) for numbers in self._waiting] for name in names}
         host.send("progress", {"step": step, "steps": self._steps, "values": columns})
         self._waiting, self._sent = [], now
+
+
+def tell_why_unchanged(cause: str) -> str:
+    """Say on the node and in the log that nobody would see the edit, and the likely cause.
+
+    Returns what is told. Without a cause it is nothing, and what the node told before goes.
+    """
+    text = f"Next to nothing has changed. {cause}" if cause else ""
+    if text:
+        log.warning("%s", text)
+    host.tell(text)
+    return text

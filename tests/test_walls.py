@@ -65,6 +65,7 @@ INSIDE = {
     "models": set(),
     "steps": set(),
     "tuning": {"inversion", "models"},
+    "unchanged": {"distillation", "models", "steps"},
     "windows": {"models"},
 }
 LOOPS = {
@@ -73,6 +74,7 @@ LOOPS = {
     "inversion": {"attention_sampling", "ddim_inversion", "drift", "null_text"},
     "masks": {"edit_masks"},
     "tuning": {"one_shot_tuning", "tuned_edit"},
+    "unchanged.py": {"unchanged"},  # judges what loops have made
 }
 # Words of one family of models: how its noise is told, what its parts and layers are called. Room
 # or file -> those that it may say. A loop and a technique know levels, denoisers and layers alone.

@@ -289,6 +289,23 @@ def send(event: str, data: dict[str, Any]) -> None:
         server.send_sync(f"rescore.{event}", {"node": execution.node_id, **data}, server.client_id)
 
 
+_told: set[str] = set()  # the nodes that show a text, by id
+
+
+def tell(text: str) -> None:
+    """Show a text on the node that is running, below its inputs; "" puts "Done." in its place.
+
+    Without a browser nothing is shown.
+    """
+    execution = _execution()
+    if execution is None or not (text or execution.node_id in _told):
+        return
+    server = importlib.import_module("server").PromptServer.instance
+    # The front end does not take empty text.
+    server.send_progress_text(text or "Done.", execution.node_id, server.client_id)
+    (_told.add if text else _told.discard)(execution.node_id)
+
+
 SECONDS_BETWEEN = 0.1  # the least time between two messages to the browser
 
 

@@ -14,8 +14,19 @@ from ...pipelines.distillation.terms import Weighted
 from ...pipelines.models.denoiser import Prompts
 from ...pipelines.models.grid import ClipGrid
 from ...pipelines.models.process import Tabled
+from ...pipelines.unchanged import why_not_distilled
+from ..live import tell_why_unchanged
 from . import check_cancelled
-from .native import SIDES, SidedGuider, as_hosts, as_ours, check_model, is_by_frame, process_of
+from .native import (
+    SIDES,
+    SidedGuider,
+    as_hosts,
+    as_ours,
+    check_model,
+    is_by_frame,
+    key_of,
+    process_of,
+)
 
 # Frames per latent frame, for hosts whose latent formats do not say it; 4 in all others.
 _STRIDES = {"LTXV": 8, "Mochi": 6}
@@ -33,6 +44,8 @@ class EditGuider(SidedGuider):
     def __init__(self, patcher: Any, conditionings: dict[str, list], cfg: float) -> None:
         check_model(patcher)
         super().__init__(patcher)
+        # Whether the model hears no difference between the two prompts.
+        self.alike = key_of(conditionings["source"]) == key_of(conditionings["target"])
         self.inner_set_conds({SIDES[side]: given for side, given in conditionings.items()})
         self.set_cfg(cfg)
 
@@ -121,10 +134,14 @@ class Distilling(comfy.samplers.Sampler):
                 shown = as_hosts(now.z, by_frame)
                 callback(now.step - 1, shown, shown, now.steps)
 
+        mask = self._mask(grid)
         state = distil(
             z, self.terms, denoiser, prompts, settings,
-            controls=self.controls, mask=self._mask(grid), grid=grid, on_step=show,
+            controls=self.controls, mask=mask, grid=grid, on_step=show,
         )  # fmt: skip
+        tell_why_unchanged(
+            why_not_distilled(state.z, z, self.terms, guider.alike, settings, grid, mask)
+        )
         return as_hosts(state.z, by_frame)
 
     def _mask(self, grid: ClipGrid) -> Tensor | None:

@@ -61,6 +61,7 @@ class ContentPreservation:
     threshold: float | None = 0.3
     name: str = "content preservation"
     needs: ClassVar[Needs] = Needs()
+    holds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.threshold is not None:

@@ -6,6 +6,7 @@
 import asyncio
 import json
 import shutil
+import struct
 import subprocess
 import time
 import urllib.error
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
+TEXT = 3  # the number of such messages on the websocket
 FEATURES = {"supports_preview_metadata": True}  # what the browser says of itself
 
 
@@ -74,6 +76,16 @@ class Run:
     outputs: dict[str, dict] = field(default_factory=dict)
     progress: list[tuple[str, float, float]] = field(default_factory=list)
     previews: int = 0
+    texts: dict[str, str] = field(default_factory=dict)  # what nodes show below their inputs
+
+    def take_bytes(self, message: bytes) -> None:
+        """Notes a preview, or a text that a node shows."""
+        (kind,) = struct.unpack_from(">I", message)
+        if kind != TEXT:
+            self.previews += 1
+            return
+        (length,) = struct.unpack_from(">I", message, 4)
+        self.texts[message[8 : 8 + length].decode()] = message[8 + length :].decode()
 
     def take(self, kind: str, data: dict) -> bool:
         """Notes one message of this prompt; true when it was the last. Raises what went wrong."""
@@ -186,7 +198,7 @@ class ComfyUI:
         while not done:
             message = self._receive(deadline - time.monotonic())
             if isinstance(message, bytes):
-                run.previews += 1
+                run.take_bytes(message)
                 continue
             kind, data = message["type"], message["data"]
             if data.get("prompt_id") == prompt_id:

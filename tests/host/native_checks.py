@@ -7,6 +7,7 @@ what went wrong, or nothing.
 """
 
 import json
+import logging
 import sys
 import traceback
 from dataclasses import replace
@@ -278,6 +279,31 @@ def check_a_ksampler_before_and_after_is_the_same():
     assert torch.equal(sampled(), before)
 
 
+class Told(logging.Handler):
+    """What is logged while it is in use, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record) -> None:
+        self.lines.append(record.getMessage())
+
+    def __enter__(self) -> list[str]:
+        logging.getLogger("rescore").addHandler(self)
+        return self.lines
+
+    def __exit__(self, *_) -> None:
+        logging.getLogger("rescore").removeHandler(self)
+
+
+def check_an_edit_that_changes_nothing_says_why():
+    with Told() as told:
+        edit(2, target=texts()["source"])
+        edit(2, cfg=0.0)
+    assert "encode alike" in told[0] and "cfg is 0" in told[1], told
+
+
 # --- the loop in the host's own sampling node ----------------------------------------------------
 
 
@@ -310,6 +336,17 @@ def check_the_sampler_equals_score_distillation():
     found = sampled_by_the_host(distilling(3), all_sigmas(), seed=7)
     torch.testing.assert_close(found, expected["samples"], rtol=0, atol=1e-4)
     assert not torch.allclose(found, latent()["samples"], atol=1e-2)
+
+
+def check_the_sampler_says_why_nothing_changed():
+    alike = texts() | {"target": texts()["source"]}
+    (guider,) = EditGuider().guide(patcher(), **alike, cfg=5.0)
+    with Told() as told:
+        sampled_by_the_host(distilling(), all_sigmas(), guider=guider)
+        sampled_by_the_host(distilling(step_size=1e-6), all_sigmas())
+        sampled_by_the_host(distilling(step_size=4.0), all_sigmas())
+    assert len(told) == 2, told
+    assert "encode alike" in told[0] and "The steps are too small: 2 of 1e-06" in told[1], told
 
 
 def check_a_sampler_of_the_hosts_goes_to_the_target():

@@ -287,6 +287,21 @@ def test_cancel_stops_a_long_loop_at_once_and_the_next_prompt_runs(comfyui, obje
     assert loop in comfyui.run(workflow).executed
 
 
+def test_a_node_shows_why_next_to_nothing_has_changed(comfyui):
+    workflow = prompt("delta_denoising")
+    loop = loop_of(workflow)
+    workflow[loop]["inputs"] |= {"steps": 2, "cfg": 0.0}
+    run = comfyui.run(workflow)
+    assert run.texts[loop] == (
+        "Next to nothing has changed. cfg is 0, so that no prompt is heard. 7 to 12 is usual."
+    )
+    assert run.texts[loop] in comfyui.log()
+    workflow[loop]["inputs"] |= {"cfg": 7.5, "steps": 20}
+    assert comfyui.run(workflow).texts == {loop: "Done."}  # what it told before is not true now
+    workflow[loop]["inputs"]["seed"] = 13
+    assert comfyui.run(workflow).texts == {}
+
+
 # What goes wrong is told
 
 
