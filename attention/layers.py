@@ -4,14 +4,16 @@ A plan says which layers are changed, and how. A change keeps no counters: what 
 a call, such as the clips in the batch, is passed to it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 KINDS = MappingProxyType(
@@ -187,3 +189,79 @@ def attend(
 ) -> Float[Tensor, "b h n d"]:
     """softmax(q k^T / sqrt(d)) v, by torch's fused kernels, which never store the maps."""
     return functional.scaled_dot_product_attention(q, k, v)
+
+
+# --- what all families share ----------------------------------------------------------------------
+
+
+def matching(
+    there: Sequence[Site], pattern: str, sets: Mapping[str, Collection[Site]], what: str
+) -> tuple[Site, ...]:
+    """The layers among `there` that a pattern names, as `Layers.find` takes it, in their order.
+
+    `sets` are the named sets of the family, `what` says in the message what kind of layer is meant.
+
+    Raises:
+        ValueError: if a part of the pattern matches no layer; the message lists all layers.
+    """
+    found: set[Site] = set()
+    for part in pattern.replace(",", " ").split() or [pattern]:
+        named = sets.get(part) or [site for site in there if fnmatchcase(site.name, part)]
+        if not named:
+            raise ValueError(
+                f"The pattern {part!r} matches no {what} layer of this model. It has "
+                f"{_listed(there)}."
+            )
+        found.update(named)
+    return tuple(site for site in there if site in found)
+
+
+def last_of(there: Sequence[Site], count: int) -> tuple[Site, ...]:
+    """The last `count` of spatial layers.
+
+    Raises:
+        ValueError: if `count` is less than 1 or more than there are.
+    """
+    if not 1 <= count <= len(there):
+        raise ValueError(
+            f"The last {count} spatial self-attention layers were asked for; choose 1 to "
+            f"{len(there)}, for this model has {_listed(there)}."
+        )
+    return tuple(there[-count:])
+
+
+def layer_at(model: nn.Module, site: Site) -> nn.Module:
+    """The module of a layer.
+
+    Raises:
+        ValueError: if the model has no layer of that name.
+    """
+    try:
+        return model.get_submodule(site.name)
+    except AttributeError:
+        raise ValueError(
+            f"This model has no attention layer {site.name}: the sites are another model's."
+        ) from None
+
+
+def changed(plan: Plan, layer: Layer, attend: Attend) -> Attend:
+    """`attend` with all changes of a plan at a layer. The last entry runs first; see `Change`."""
+    for entry in plan:
+        if layer.site in entry.sites:
+            attend = partial(_change, entry.change, layer, attend)
+    return attend
+
+
+def without_recording(plan: Plan) -> list[Entry]:
+    """The same plan for the second run of a checkpointed layer; see `Entry`."""
+    return [Entry(entry.sites, entry.again or entry.change) for entry in plan]
+
+
+def _change(change: Change, layer: Layer, inner: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return change(layer, q, k, v, inner)
+
+
+def _listed(sites: Sequence[Site]) -> str:
+    if not sites:
+        return "none"
+    return f"{len(sites)} of them: {', '.join(site.name for site in sites)}"

@@ -305,7 +305,7 @@ def test_every_folder_with_code_is_a_known_room():
         ("attention/fusion.py", "import diffusers", "attention must not know"),
         ("attention/layers.py", "import numpy", "attention must not know"),
         ("attention/unet/sites.py", "import transformers", "attention must not know"),
-        ("attention/fusion.py", "from .unet.install import installed", "says unet"),
+        ("attention/fusion.py", "from .unet.layers import UNetLayers", "says unet"),
         ("attention/fusion.py", "SITES = 'up_blocks.*'", "says up_blocks"),
         ("nodes/load.py", "from ..attention.unet.sites import x", "only pipelines/models/unet may"),
         ("pipelines/models/words.py", "from ...attention.unet.sites import x", "only pipelines/mo"),

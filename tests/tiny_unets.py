@@ -7,7 +7,7 @@ import torch
 from diffusers import UNetMotionModel
 from einops import rearrange, repeat
 from rescore.attention.layers import Plan
-from rescore.attention.unet.install import installed
+from rescore.attention.unet.layers import UNetLayers
 from rescore.shapeworld.models import build_image_unet, build_motion_adapter, build_video_unet
 from torch import Tensor, nn
 
@@ -49,7 +49,7 @@ def call(
 
     Under a plan the clips are known by the numbers `rows` (0, 1, ...).
     """
-    with installed(unet(kind), plan, range(len(z)) if rows is None else rows):
+    with UNetLayers(unet(kind)).installed(plan, range(len(z)) if rows is None else rows):
         return _call(kind, z, cond)
 
 

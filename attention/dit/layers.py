@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..checkpointing import checkpointed
-from ..layers import Attend, Change, Entry, Layer, Plan, Site
+from ..layers import Attend, Layer, Plan, Site, changed, last_of, layer_at, without_recording
 from .sites import Family, find_sites
 
 
@@ -49,13 +49,7 @@ class TransformerLayers:
         return find_sites(self.model, self.family, pattern, kind)
 
     def last(self, count: int) -> tuple[Site, ...]:
-        there = self.find("*", "spatial")
-        if not 1 <= count <= len(there):
-            raise ValueError(
-                f"The last {count} self-attention layers were asked for; choose 1 to {len(there)}, "
-                "for this model has no more."
-            )
-        return there[-count:]
+        return last_of(self.find("*", "spatial"), count)
 
     @contextmanager
     def installed(self, plan: Plan, rows: Sequence[int]) -> Iterator[None]:
@@ -64,7 +58,7 @@ class TransformerLayers:
         sites = {site for entry in plan for site in entry.sites}
         hooks = [getattr(self.model, self.family.embedding).register_forward_hook(self._embedded)]
         for site in sites:
-            layer = self._layer(site)
+            layer = layer_at(self.model, site)
             hooks.append(layer.register_forward_pre_hook(partial(self._enter, site)))
             hooks.append(layer.register_forward_hook(self._leave))
             if site.kind == "spatial":
@@ -91,8 +85,7 @@ class TransformerLayers:
         self, plan: Plan, rows: tuple[int, ...], grid: tuple[int, int, int]
     ) -> Iterator[None]:
         """The context for a block's second run: the same plan as the first time, not recording."""
-        plan = [Entry(entry.sites, entry.again or entry.change) for entry in plan]
-        with self._within(), self.installed(plan, rows):
+        with self._within(), self.installed(without_recording(plan), rows):
             self._grid = grid
             yield
 
@@ -122,29 +115,14 @@ class TransformerLayers:
         if site.kind == "cross":
             return self._by_frame(site, kernel, q, k, v)
         keys = rearrange(self._keys, "b (f n) (h d) -> (b f) h n d", f=self._grid[0], h=q.shape[1])
-        return self._changed(Layer(site, self._rows, keys), kernel)(q, k, v)
+        return changed(self._plan, Layer(site, self._rows, keys), kernel)(q, k, v)
 
     def _by_frame(self, site: Site, kernel: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         frames = self._grid[0]
         q = rearrange(q, "b h (f n) d -> (b f) h n d", f=frames)
         k, v = (repeat(part, "b h m d -> (b f) h m d", f=frames) for part in (k, v))
-        read = self._changed(Layer(site, self._rows), kernel)(q, k, v)
+        read = changed(self._plan, Layer(site, self._rows), kernel)(q, k, v)
         return rearrange(read, "(b f) h n d -> b h (f n) d", f=frames)
-
-    def _changed(self, layer: Layer, kernel: Attend) -> Attend:
-        inner = kernel
-        for entry in self._plan:
-            if layer.site in entry.sites:
-                inner = partial(_change, entry.change, layer, inner)
-        return inner
-
-    def _layer(self, site: Site) -> nn.Module:
-        try:
-            return self.model.get_submodule(site.name)
-        except AttributeError:
-            raise ValueError(
-                f"This model has no attention layer {site.name}: the sites are another model's."
-            ) from None
 
     def _enter(self, site: Site, module: nn.Module, args: Any) -> None:
         self._here = site
@@ -157,7 +135,3 @@ class TransformerLayers:
 
     def _embedded(self, module: nn.Module, args: Any, tokens: Tensor) -> None:
         self._grid = tuple(tokens.shape[2:])
-
-
-def _change(change: Change, layer: Layer, inner: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return change(layer, q, k, v, inner)

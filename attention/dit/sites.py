@@ -1,11 +1,10 @@
 """Where the attention layers of a video transformer are, for each known family."""
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from torch import nn
 
-from ..layers import KINDS, Site
+from ..layers import KINDS, Site, matching
 
 
 @dataclass(frozen=True)
@@ -60,21 +59,6 @@ def find_sites(model: nn.Module, family: Family, pattern: str, kind: str) -> tup
             "self-attention reads all frames at once. Use a UNet with motion layers for it, or a "
             "node that works on self-attention, such as Spatial Self-Similarity."
         )
-    found = []
-    for part in pattern.replace(",", " ").split() or [pattern]:
-        named = [site for i, site in enumerate(there) if _named(part, site, i, len(there))]
-        if not named:
-            raise ValueError(
-                f"The pattern {part!r} matches no {KINDS[kind]} layer of this model. It has "
-                f"{len(there)}: {there[0].name} to {there[-1].name}; late and decoder name sets."
-            )
-        found += named
-    return tuple(site for site in there if site in found)
-
-
-def _named(pattern: str, site: Site, index: int, count: int) -> bool:
-    if pattern == "decoder":
-        return index >= count // 2
-    if pattern == "late":
-        return count // 2 <= index < max(count // 2 + 1, count * 3 // 4)
-    return fnmatchcase(site.name, pattern)
+    half, later = len(there) // 2, max(len(there) // 2 + 1, len(there) * 3 // 4)
+    sets = {"decoder": there[half:], "late": there[half:later]}
+    return matching(there, pattern, sets, KINDS[kind])

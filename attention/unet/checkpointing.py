@@ -7,7 +7,7 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from .. import checkpointing
-from .install import Installed
+from .processor import HeadsProcessor
 
 
 def checkpointed(unet: nn.Module) -> AbstractContextManager[None]:
@@ -37,7 +37,7 @@ class _Again:
     def __init__(self, layers: list[Attention]) -> None:
         self.layers = layers
         self.then = [
-            processor.again() if isinstance(processor, Installed) else processor
+            processor.again() if isinstance(processor, HeadsProcessor) else processor
             for processor in (layer.processor for layer in layers)
         ]
 

@@ -1,4 +1,4 @@
-"""The attention processor for changes, which work on queries, keys and values of each head."""
+"""The attention processor that stands in a UNet's layer while a plan changes it."""
 
 from typing import Any
 
@@ -6,18 +6,32 @@ from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from torch import Tensor
 
-from ..layers import Attend, attend
+from ..layers import Layer, Plan, Site, attend, changed, without_recording
 
 
 class HeadsProcessor:
-    """A processor for diffusers' `Attention` in which `attend` computes the output of the heads.
+    """A processor for diffusers' `Attention` in which a plan changes the output of the heads.
 
-    With the plain `attend` it computes the same as diffusers' `AttnProcessor2_0`. The batch of a
-    spatial or cross-attention layer is `(clip frame)`, that of a temporal one `(clip position)`.
+    Without a change it computes the same as diffusers' `AttnProcessor2_0`. `rows` are the numbers
+    of the clips in the batch. The batch of a spatial or cross-attention layer is `(clip frame)`,
+    that of a temporal one `(clip position)`.
     """
 
-    def __init__(self, attend: Attend = attend) -> None:
-        self.attend = attend
+    def __init__(self, site: Site, plan: Plan, rows: tuple[int, ...]) -> None:
+        # `attend` is a method here. As an attribute it would make a reference cycle, and records of
+        # the changes, perhaps with a whole graph, would stay until Python collects garbage.
+        self.site, self.plan, self.rows = site, plan, rows
+
+    def again(self) -> "HeadsProcessor":
+        """A processor for the second run of the layer, with the same changes as now.
+
+        A graph may refer to it, because it refers to no record that has a graph.
+        """
+        return HeadsProcessor(self.site, without_recording(self.plan), self.rows)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The attention of the layer, with all changes of the plan."""
+        return changed(self.plan, Layer(self.site, self.rows), attend)(q, k, v)
 
     def __call__(
         self,

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
-from ..layers import KINDS, Site
+from ..layers import KINDS, Site, matching
 
 # Named sets of layers: all layers of the upsampling half, and those of its blocks 1 and 2.
 SETS = MappingProxyType({"decoder": "up_blocks.*", "late": "up_blocks.[12].*"})
@@ -39,29 +39,8 @@ def find_sites(unet: nn.Module, pattern: str = "*", kind: str | None = None) -> 
     if kind is not None and kind not in KINDS:
         raise ValueError(f"{kind!r} is no kind of attention; choose {', '.join(KINDS)}.")
     there = [site for site in attention_sites(unet) if kind in (None, site.kind)]
-    patterns = [SETS.get(part, part) for part in pattern.replace(",", " ").split()]
-    for part in patterns or [pattern]:
-        if not any(fnmatchcase(site.name, part) for site in there):
-            raise ValueError(
-                f"The pattern {part!r} matches no {_called(kind)} layer of this model. "
-                f"It has {_listed(there)}."
-            )
-    return tuple(site for site in there if any(fnmatchcase(site.name, part) for part in patterns))
-
-
-def last_spatial_sites(unet: nn.Module, count: int) -> tuple[Site, ...]:
-    """The last `count` spatial self-attention layers, in the order in which they run.
-
-    Raises:
-        ValueError: if `count` is less than 1 or more than there are.
-    """
-    there = find_sites(unet, kind="spatial")
-    if not 1 <= count <= len(there):
-        raise ValueError(
-            f"The last {count} spatial self-attention layers were asked for; choose 1 to "
-            f"{len(there)}, for this model has {_listed(there)}."
-        )
-    return there[-count:]
+    sets = {name: [s for s in there if fnmatchcase(s.name, glob)] for name, glob in SETS.items()}
+    return matching(there, pattern, sets, "attention" if kind is None else KINDS[kind])
 
 
 def map_size(tokens: int, height: int, width: int) -> tuple[int, int]:
@@ -109,13 +88,3 @@ def _number(pattern: str, name: str) -> int:
     """The number that a pattern finds in a name; 0 if it finds none."""
     found = re.search(pattern, name)
     return int(found[1]) if found else 0
-
-
-def _called(kind: str | None) -> str:
-    return "attention" if kind is None else KINDS[kind]
-
-
-def _listed(sites: list[Site] | tuple[Site, ...]) -> str:
-    if not sites:
-        return "none"
-    return f"{len(sites)} of them: {', '.join(site.name for site in sites)}"

@@ -2,26 +2,21 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..models.process import Latents, Level, Process, noised
+from .settings import Settings
 from .terms import Draw, Weighted
 
-if TYPE_CHECKING:
-    from .settings import Settings
-
-ORDERS = ("random", "descending")
-DRAWS = ("one", "weighted", "best against worst")
 # FlowDirector's guidance: how far to go from the gradient of one draw beyond the mean of all.
 _BEYOND = 2.75
 
 
 def level_and_step(
-    step: int, steps: int, process: Process, settings: "Settings", generator: torch.Generator
+    step: int, steps: int, process: Process, settings: Settings, generator: torch.Generator
 ) -> tuple[Level, float]:
     """The level of step number `step` of `steps`, and its step size along the gradient.
 

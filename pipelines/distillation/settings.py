@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .draws import DRAWS, ORDERS
-
 OPTIMISERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+ORDERS = ("random", "descending")
 GUIDANCE = ("usual", "source as negative")
+DRAWS = ("one", "weighted", "best against worst")
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from rescore.attention.fusion import AttentionFusion, fused_attention
 from rescore.attention.layers import Entry
-from rescore.attention.unet.install import installed
-from rescore.attention.unet.sites import find_sites, last_spatial_sites
+from rescore.attention.unet.layers import UNetLayers
+from rescore.attention.unet.sites import find_sites
 from tiny_unets import KINDS, call, inputs, unet
 
 FRAMES = 3
@@ -58,7 +58,7 @@ def kind(request):
 def fused(kind, z, cond, pairs, weight, sites, rows=None):
     plan = [Entry(sites, AttentionFusion(pairs, weight))]
     rows = range(len(z)) if rows is None else rows
-    with torch.no_grad(), installed(unet(kind), plan, rows):
+    with torch.no_grad(), UNetLayers(unet(kind)).installed(plan, rows):
         return call(kind, z, cond)
 
 
@@ -110,7 +110,7 @@ def test_each_frame_reads_the_same_frame_of_its_reference(kind, pairs):
 
 def test_weight_1_is_no_fusion_bit_for_bit(kind):
     z, cond = inputs(4, FRAMES)
-    sites = last_spatial_sites(unet(kind), 3)
+    sites = UNetLayers(unet(kind)).last(3)
     with torch.no_grad():
         plain = call(kind, z, cond)
     result = fused(kind, z, cond, {2: 0, 3: 1}, 1.0, sites)
@@ -124,21 +124,21 @@ def test_equal_clips_stay_as_they_are(kind):
     z, cond = z.repeat(2, 1, 1, 1, 1), cond.repeat(2, 1, 1)
     with torch.no_grad():
         plain = call(kind, z, cond)
-    result = fused(kind, z, cond, {1: 0}, 0.3, last_spatial_sites(unet(kind), 4))
+    result = fused(kind, z, cond, {1: 0}, 0.3, UNetLayers(unet(kind)).last(4))
     torch.testing.assert_close(result, plain, rtol=1e-5, atol=1e-5)
 
 
 def test_references_from_an_earlier_call_are_the_same_ones(kind):
     """As where the edited clip runs alone, with a graph, or the batch is taken in slices."""
     z, cond = inputs(4, FRAMES)
-    sites = last_spatial_sites(unet(kind), 3)
+    sites = UNetLayers(unet(kind)).last(3)
     whole = fused(kind, z, cond, {2: 0, 3: 1}, 0.3, sites)
 
     plan = [Entry(sites, AttentionFusion({2: 0, 3: 1}, 0.3))]
-    with torch.no_grad(), installed(unet(kind), plan, range(3)):
+    with torch.no_grad(), UNetLayers(unet(kind)).installed(plan, range(3)):
         first = call(kind, z[:3], cond[:3])
     leaf = z[3:].clone().requires_grad_()
-    with installed(unet(kind), plan, [3]):
+    with UNetLayers(unet(kind)).installed(plan, [3]):
         last = call(kind, leaf, cond[3:])
     result = torch.cat([first, last.detach()])
     torch.testing.assert_close(result, whole, rtol=1e-5, atol=1e-5)
@@ -147,7 +147,7 @@ def test_references_from_an_earlier_call_are_the_same_ones(kind):
 
 def test_an_edited_clip_before_its_reference():
     z, cond = inputs(2, FRAMES)
-    sites = last_spatial_sites(unet("image"), 1)
+    sites = UNetLayers(unet("image")).last(1)
     with pytest.raises(ValueError, match=r"Clip 0 .* before its counterpart, clip 7.* come first"):
         fused("image", z, cond, {0: 7}, 0.5, sites)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rescore.attention.layers import Entry, attend
 from rescore.attention.mutual import foreground_tokens, mutual, mutual_attention, source_layout
-from rescore.attention.unet.install import installed
+from rescore.attention.unet.layers import UNetLayers
 from rescore.attention.unet.sites import find_sites
 from tiny_models import tiny_unet
 
@@ -99,7 +99,7 @@ def run(unet, change, same=False, calls=((SOURCE, EDIT),)):
     slices = zip(calls, z.chunk(len(calls)), text.chunk(len(calls)), strict=True)
     parts = []
     for rows, part, texts in slices:
-        with torch.no_grad(), installed(unet, [Entry(sites, change)], rows):
+        with torch.no_grad(), UNetLayers(unet).installed([Entry(sites, change)], rows):
             parts.append(unet(part, t, texts).sample)
     return torch.cat(parts).unflatten(0, (2, FRAMES))
 

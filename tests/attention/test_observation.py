@@ -6,7 +6,7 @@ import pytest
 import torch
 from rescore.attention.layers import Entry
 from rescore.attention.observation import observe
-from rescore.attention.unet.install import installed
+from rescore.attention.unet.layers import UNetLayers
 from rescore.attention.unet.sites import find_sites
 from tiny_unets import HEIGHT, WIDTH, call, inputs, unet
 
@@ -39,7 +39,7 @@ def by_hand(kind, z, cond):
             keys[layer.site.name] = k.transpose(1, 2).flatten(2)
         return attend(q, k, v)
 
-    with installed(unet(kind), [Entry([*temporal, *spatial], keep)], [0]):
+    with UNetLayers(unet(kind)).installed([Entry([*temporal, *spatial], keep)], [0]):
         call(kind, z, cond)
     return maps, keys
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rescore.attention.layers import Entry
 from rescore.attention.prompt_to_prompt import cross_control, refine_mapper, reweighted, swap_mapper
-from rescore.attention.unet.install import installed
+from rescore.attention.unet.layers import UNetLayers
 from rescore.attention.unet.sites import find_sites
 from rescore.pipelines.models.text import encode_prompt
 from rescore.pipelines.models.words import words_of
@@ -180,7 +180,7 @@ def run(given, tokens=None):
     plan = []
     if tokens is not None:
         plan = [Entry(find_sites(unet, kind="cross"), cross_control({EDIT: SOURCE}, tokens))]
-    with torch.no_grad(), installed(unet, plan, [SOURCE, EDIT]):
+    with torch.no_grad(), UNetLayers(unet).installed(plan, [SOURCE, EDIT]):
         return unet(*given).sample.unflatten(0, (2, FRAMES))
 
 

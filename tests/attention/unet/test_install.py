@@ -7,8 +7,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0, FusedAttnProcessor2_0
 from rescore.attention.layers import Entry, Site
-from rescore.attention.unet.install import installed
-from rescore.attention.unet.processor import HeadsProcessor
+from rescore.attention.unet.layers import UNetLayers
 from rescore.attention.unet.sites import attention_sites, find_sites
 from tiny_unets import KINDS, call, inputs, unet
 
@@ -52,7 +51,7 @@ def test_nothing_special_at_all_layers_is_what_diffusers_computes(kind):
     sites = attention_sites(unet(kind))
     assert all(type(p) is AttnProcessor2_0 for p in unet(kind).attn_processors.values())
     expected = run(kind)
-    with installed(unet(kind), [Entry(sites, plain)], range(CLIPS)):
+    with UNetLayers(unet(kind)).installed([Entry(sites, plain)], range(CLIPS)):
         assert not any(type(p) is AttnProcessor2_0 for p in unet(kind).attn_processors.values())
         torch.testing.assert_close(run(kind), expected, rtol=1e-6, atol=1e-6)
     assert torch.equal(run(kind), expected)
@@ -62,7 +61,7 @@ def test_every_layer_matters(kind):
     """So the equality above says something about each of them."""
     expected = run(kind)
     for site in attention_sites(unet(kind)):
-        with installed(unet(kind), [Entry([site], zeros)], range(CLIPS)):
+        with UNetLayers(unet(kind)).installed([Entry([site], zeros)], range(CLIPS)):
             assert not torch.allclose(run(kind), expected, rtol=1e-4, atol=1e-4), site.name
 
 
@@ -82,7 +81,7 @@ def test_a_layer_is_told_its_clips_and_gets_their_heads(kind):
     z, cond = inputs(2, FRAMES)
     other = torch.cat([z[:1], z[1:] + 1])
     for latents in (z, other):
-        with torch.no_grad(), installed(unet(kind), [Entry(sites, look)], (5, 3)):
+        with torch.no_grad(), UNetLayers(unet(kind)).installed([Entry(sites, look)], (5, 3)):
             call(kind, latents, cond)
     assert seen.keys() == set(sites)
     for (first, second), (same, changed) in seen.values():
@@ -102,25 +101,9 @@ def test_several_changes_at_a_layer_nest_in_the_order_of_the_plan():
         return change
 
     plan = [Entry(site, named("inner")), Entry(site, named("outer"))]
-    with installed(unet("image"), plan, range(CLIPS)):
+    with UNetLayers(unet("image")).installed(plan, range(CLIPS)):
         run("image")
     assert calls == ["outer", "inner"]
-
-
-def test_a_change_starts_from_the_heads_processor_that_was_there():
-    """As an inflated model has them: what it does is what the change calls `attend`."""
-    site = find_sites(unet("image"), "mid_block.*.attn1")[0]
-    layer = unet("image").get_submodule(site.name)
-    before = layer.processor
-    try:
-        layer.set_processor(HeadsProcessor(lambda q, k, v: torch.zeros_like(q)))
-        expected = run("image")
-        with installed(unet("image"), [Entry([site], plain)], range(CLIPS)):
-            changed = run("image")
-    finally:
-        layer.set_processor(before)
-    assert torch.equal(changed, expected)
-    assert not torch.allclose(changed, run("image"))
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
@@ -131,7 +114,7 @@ def test_it_is_gone_after_an_error_inside_the_model(kind, error):
     sites = attention_sites(unet(kind))
     with (
         pytest.raises(error, match="stop"),
-        installed(unet(kind), [Entry(sites[3:5], fail)], range(CLIPS)),
+        UNetLayers(unet(kind)).installed([Entry(sites[3:5], fail)], range(CLIPS)),
     ):
         run(kind)
 
@@ -148,7 +131,9 @@ def test_what_a_change_holds_goes_with_its_plan():
     z, cond = inputs(1, FRAMES)
     gc.disable()
     try:
-        with installed(unet("image"), [Entry(attention_sites(unet("image")), change)], [0]):
+        with UNetLayers(unet("image")).installed(
+            [Entry(attention_sites(unet("image")), change)], [0]
+        ):
             call("image", z, cond)
         del change
         assert gone() is None
@@ -165,13 +150,13 @@ def test_another_with_may_change_other_layers():
         [Entry([sites[0], *sites[4:]], zeros)],
     )
     for plan in plans[:2]:
-        with installed(unet("video"), plan, range(CLIPS)):
+        with UNetLayers(unet("video")).installed(plan, range(CLIPS)):
             expected.append(run("video"))
-    with installed(unet("video"), plans[0], range(CLIPS)):
-        with installed(unet("video"), plans[1], range(CLIPS)):
+    with UNetLayers(unet("video")).installed(plans[0], range(CLIPS)):
+        with UNetLayers(unet("video")).installed(plans[1], range(CLIPS)):
             both = run("video")
         one = run("video")
-    with installed(unet("video"), [*plans[0], *plans[1]], range(CLIPS)):
+    with UNetLayers(unet("video")).installed([*plans[0], *plans[1]], range(CLIPS)):
         torch.testing.assert_close(run("video"), both, rtol=0, atol=0)
     assert torch.equal(one, expected[1])
     assert not torch.allclose(both, expected[1])
@@ -180,9 +165,9 @@ def test_another_with_may_change_other_layers():
 def test_but_not_the_same_ones():
     sites = find_sites(unet("video"), kind="spatial")
     with (
-        installed(unet("video"), [Entry(sites[:2], plain)], range(CLIPS)),
+        UNetLayers(unet("video")).installed([Entry(sites[:2], plain)], range(CLIPS)),
         pytest.raises(ValueError, match=r"down_blocks\.1.* is already changed .* one plan"),
-        installed(unet("video"), [Entry(sites[1:], plain)], range(CLIPS)),
+        UNetLayers(unet("video")).installed([Entry(sites[1:], plain)], range(CLIPS)),
     ):
         pass
 
@@ -191,7 +176,7 @@ def test_the_sites_of_another_model():
     sites = find_sites(unet("video"), kind="temporal")
     with (
         pytest.raises(ValueError, match=r"no attention layer transformer_in.* another model's"),
-        installed(unet("image"), [Entry(sites, plain)], range(CLIPS)),
+        UNetLayers(unet("image")).installed([Entry(sites, plain)], range(CLIPS)),
     ):
         pass
 
@@ -204,7 +189,7 @@ def test_attention_that_does_more_is_not_replaced():
     try:
         with (
             pytest.raises(ValueError, match=r"mid_block.* not plain .*FusedAttnProcessor2_0"),
-            installed(unet("image"), [Entry([site], plain)], range(CLIPS)),
+            UNetLayers(unet("image")).installed([Entry([site], plain)], range(CLIPS)),
         ):
             pass
     finally:
@@ -216,7 +201,7 @@ def test_an_attention_mask_is_refused():
     z, cond = inputs(1, 1)
     with (
         pytest.raises(ValueError, match="attention mask"),
-        installed(unet("image"), [Entry(site, plain)], (0,)),
+        UNetLayers(unet("image")).installed([Entry(site, plain)], (0,)),
     ):
         unet("image")(
             z[:, :, 0], torch.tensor(7), cond, encoder_attention_mask=torch.ones(cond.shape[:2])
@@ -226,6 +211,8 @@ def test_an_attention_mask_is_refused():
 def test_a_layer_of_an_unknown_name():
     with (
         pytest.raises(ValueError, match=r"no attention layer nowhere\.attn1"),
-        installed(unet("image"), [Entry([Site("nowhere.attn1", "spatial")], plain)], (0,)),
+        UNetLayers(unet("image")).installed(
+            [Entry([Site("nowhere.attn1", "spatial")], plain)], (0,)
+        ),
     ):
         pass

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
-from rescore.attention.unet.sites import attention_sites, find_sites, last_spatial_sites, map_size
+from rescore.attention.unet.layers import UNetLayers
+from rescore.attention.unet.sites import attention_sites, find_sites, map_size
 from tiny_unets import HEIGHT, KINDS, WIDTH, WORDS, call, inputs, unet
 
 FRAMES = 3
@@ -93,15 +94,15 @@ def test_several_patterns(kind):
 def test_the_last_layers(kind):
     """Up blocks run last, although the mid block is registered after them."""
     spatial = find_sites(unet(kind), kind="spatial")
-    assert last_spatial_sites(unet(kind), 2) == (spatial[-2], spatial[-1])
+    assert UNetLayers(unet(kind)).last(2) == (spatial[-2], spatial[-1])
     assert spatial[-1].name == ATTN1("up_blocks.2", 1)
-    assert last_spatial_sites(unet(kind), 7) == spatial
+    assert UNetLayers(unet(kind)).last(7) == spatial
 
 
 @pytest.mark.parametrize("count", [0, -1, 8])
 def test_more_layers_than_there_are(kind, count):
     with pytest.raises(ValueError, match=rf"last {count} .* choose 1 to 7.*up_blocks\.2"):
-        last_spatial_sites(unet(kind), count)
+        UNetLayers(unet(kind)).last(count)
 
 
 @pytest.mark.parametrize("pattern", ["up_blocks.9.*", "", "*.attn1, upblocks.*", "attn1"])

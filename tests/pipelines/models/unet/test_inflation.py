@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from einops import rearrange, repeat
 from rescore.attention import ffam
 from rescore.attention.layers import Entry
-from rescore.attention.unet.install import installed
+from rescore.attention.unet.layers import UNetLayers
 from rescore.attention.unet.sites import attention_sites, find_sites
 from rescore.attention.unet.video_block import marked_of_read
 from rescore.pipelines.inversion.ddim_inversion import ddim_invert
@@ -240,7 +240,7 @@ def test_attention_control_finds_and_changes_the_layers(image):
         return attend(q, k, 2 * v)
 
     spatial = find_sites(model, "up_blocks.*", "spatial")
-    with installed(model, [Entry(spatial, change)], rows=(0, 1)):
+    with UNetLayers(model).installed([Entry(spatial, change)], rows=(0, 1)):
         changed = model(z, TIMES, COND)
     assert seen == [((0, 1), B * F, True)] * len(spatial)
     assert (changed - before).abs().max() > 1e-4
