@@ -5,6 +5,21 @@ from .distillation import ScoreDistillation
 from .sockets import MODEL, PROMPTS, PromptPair
 from .widgets import FLOAT, SOCKET, STRING, Node, outputs
 
+_MODEL = SOCKET("MODEL",
+    "A model of the host's own loaders, such as Load Diffusion Model, with any LoRA."
+)  # fmt: skip
+_CONDITIONINGS = {
+    "source": SOCKET("CONDITIONING",
+        "What the clip shows now, from CLIP Text Encode. The closer it describes the clip, the "
+        "less is changed that should stay."),
+    "target": SOCKET("CONDITIONING",
+        "What it should show: the same text with the words changed that are to change. If "
+        "nothing changes, make the difference more explicit or raise cfg."),
+    "negative": SOCKET("CONDITIONING",
+        "What guidance moves away from: the negative prompt that the model is used with, or an "
+        "empty text."),
+}  # fmt: skip
+
 
 class NativeModel(Node):
     TITLE = "Native Model"
@@ -21,27 +36,17 @@ class NativeModel(Node):
         prompts=(PROMPTS, "The three prompts, in place of those of Encode Prompt Pair."),
     )
     REQUIRED = {
-        "model": SOCKET("MODEL",
-            "A model of the host's own loaders, such as Load Diffusion Model, with any LoRA."),
+        "model": _MODEL,
         "vae": SOCKET("VAE", "The VAE that belongs to the model, from Load VAE."),
-        "source": SOCKET("CONDITIONING",
-            "What the clip shows now, from CLIP Text Encode. The closer it describes the clip, the "
-            "less is changed that should stay."),
-        "target": SOCKET("CONDITIONING",
-            "What it should show: the same text with the words changed that are to change. If "
-            "nothing changes, make the difference more explicit or raise cfg."),
-        "negative": SOCKET("CONDITIONING",
-            "What guidance moves away from: the negative prompt that the model is used with, or an "
-            "empty text."),
-    }  # fmt: skip
+        **_CONDITIONINGS,
+    }
 
-    def take(self, model, vae, source, target, negative):
+    def take(self, model, vae, **conditionings):
         from .host import native
 
-        given = {"source": source, "target": target, "negative": negative}
-        taken = native.NativeModel(model, vae, given)
+        taken = native.NativeModel(model, vae, conditionings)
         # A CONDITIONING does not contain its text; equal ones get equal names.
-        names = {side: str(native.key_of(conditioning)) for side, conditioning in given.items()}
+        names = {side: str(native.key_of(given)) for side, given in conditionings.items()}
         return (taken, PromptPair(**names, embeddings=taken.prompts))
 
 
@@ -59,21 +64,18 @@ class EditGuider(Node):
         guider=("GUIDER", "For SamplerCustomAdvanced."),
     )
     REQUIRED = {
-        "model": NativeModel.REQUIRED["model"],
-        "source": NativeModel.REQUIRED["source"],
-        "target": NativeModel.REQUIRED["target"],
-        "negative": NativeModel.REQUIRED["negative"],
+        "model": _MODEL,
+        **_CONDITIONINGS,
         "cfg": FLOAT(5, 0, 100, 0.1,
             "Guidance scale, as in KSampler: 5 for Wan, 7 to 12 for Stable Diffusion, 1 for models "
             "distilled to few steps. If the edit is too weak, raise it; if colours burn, lower "
             "it."),
     }  # fmt: skip
 
-    def guide(self, model, source, target, negative, cfg: float):
+    def guide(self, model, cfg: float, **conditionings):
         from .host import editing
 
-        given = {"source": source, "target": target, "negative": negative}
-        return (editing.EditGuider(model, given, cfg),)
+        return (editing.EditGuider(model, conditionings, cfg),)
 
 
 # The inputs of Score Distillation for draws and guidance. The SIGMAS replace t_min and t_max.
@@ -96,10 +98,8 @@ class DistillationSampler(Node):
         sampler=("SAMPLER", "For SamplerCustomAdvanced, with Edit Guider."),
     )
     REQUIRED = {
-        "terms": ScoreDistillation.REQUIRED["terms"],
-        "steps": ScoreDistillation.REQUIRED["steps"],
-        "step_size": ScoreDistillation.REQUIRED["step_size"],
-        "optimiser": ScoreDistillation.REQUIRED["optimiser"],
+        name: ScoreDistillation.REQUIRED[name]
+        for name in ("terms", "steps", "step_size", "optimiser")
     }
     OPTIONAL = {name: ScoreDistillation.OPTIONAL[name] for name in ("fusion", *_DRAWING)}
 

@@ -18,8 +18,6 @@ def _node(outputs: tuple[str, ...], **inputs: tuple) -> type:
     )
 
 
-NATIVE_SINCE = 0, 16  # the first ComfyUI that loads the tiny Wan
-
 HOST_NODES = {
     "UNETLoader": _node(
         ("MODEL",),

@@ -210,6 +210,24 @@ class ComfyUI:
         """Queues a workflow and waits for its end; `options` are those of `wait`."""
         return self.wait(self.post_prompt(workflow, preview_method), **options)
 
+    def run_cancelled(self, workflow: dict, node_id: str, steps: int) -> float:
+        """Runs a workflow, cancels it once a node has made so many steps, and says how long in
+        seconds the host took to stop there.
+        """
+        asked = []
+
+        def cancel(kind: str, data: dict) -> None:
+            if reached(kind, data, node_id, steps) and not asked:
+                asked.append(time.monotonic())
+                self.interrupt()
+
+        try:
+            self.run(workflow, on_message=cancel, timeout=200)
+        except ExecutionInterrupted as stop:
+            assert stop.node_id == node_id, f"stopped in node {stop.node_id}, not in {node_id}"
+            return time.monotonic() - asked[0]
+        raise AssertionError(f"the run came to its end, and node {node_id} was not stopped")
+
     def _receive(self, timeout: float) -> dict | bytes:
         async def next_message():
             return await asyncio.wait_for(self._socket.receive(), max(timeout, 0.001))

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from rescore.tests.host.conftest import skip_if_too_old
 from rescore.tests.host.graph import as_prompt, problems
 from rescore.tests.host.test_host import frames, rate
-from rescore.workflows.host_nodes import NATIVE_SINCE
 
 pytestmark = pytest.mark.host
 
@@ -83,11 +83,10 @@ def prompt_of(inside: dict, object_info: dict, given: list) -> tuple[dict, list]
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_video_is_edited_and_keeps_its_length_rate_and_sound(comfyui, object_info, masked):
-    if comfyui.version() < NATIVE_SINCE:
-        pytest.skip("this ComfyUI cannot load the tiny Wan")
     mask = ["mask", 0] if masked else None
     given = [["in", 0], "a red circle", "a blue circle", 0.5, mask]
     nodes, made = prompt_of(whole(TINY), object_info, given)
+    skip_if_too_old(comfyui, nodes)
     for node in nodes.values():
         if node["class_type"] == "ReScoreScoreDistillation":
             node["inputs"]["steps"] = 2

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,12 +10,8 @@ import numpy as np
 import pytest
 from rescore.headless.runner import run_workflow
 from rescore.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
-from rescore.tests.host.comfyui import (
-    ExecutionError,
-    ExecutionInterrupted,
-    PromptRejected,
-    reached,
-)
+from rescore.tests.host.comfyui import ExecutionError, PromptRejected
+from rescore.tests.host.conftest import skip_if_too_old
 from rescore.tests.host.graph import (
     as_prompt,
     declared,
@@ -24,7 +19,7 @@ from rescore.tests.host.graph import (
     without_additions,
     without_titles,
 )
-from rescore.workflows.host_nodes import NATIVE_SINCE, needs_host
+from rescore.workflows.host_nodes import needs_host
 
 pytestmark = pytest.mark.host
 
@@ -195,8 +190,7 @@ def finished(request, comfyui):
     What many steps achieve is for other tests; here each loop only has to come to its end.
     """
     workflow = prompt(request.param)
-    if needs_host(workflow) and comfyui.version() < NATIVE_SINCE:
-        pytest.skip("this ComfyUI cannot load the tiny Wan")
+    skip_if_too_old(comfyui, workflow)
     for node in workflow.values():
         steps = node["inputs"].get("steps")
         if isinstance(steps, int):
@@ -272,17 +266,7 @@ def test_cancel_stops_a_long_loop_at_once_and_the_next_prompt_runs(comfyui, obje
         name: o for name, _, o in declared(object_info[workflow[loop]["class_type"]], "required")
     }
     workflow[loop]["inputs"]["steps"] = options["steps"]["max"]
-    asked = []
-
-    def cancel(kind: str, data: dict) -> None:
-        if reached(kind, data, loop, 2) and not asked:
-            asked.append(time.monotonic())
-            comfyui.interrupt()
-
-    with pytest.raises(ExecutionInterrupted) as stop:
-        comfyui.run(workflow, on_message=cancel, timeout=120)
-    assert stop.value.node_id == loop
-    assert time.monotonic() - asked[0] < 10
+    assert comfyui.run_cancelled(workflow, loop, 2) < 10
     workflow[loop]["inputs"]["steps"] = 1
     assert loop in comfyui.run(workflow).executed
 

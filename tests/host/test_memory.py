@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from rescore.tests.host.comfyui import ExecutionInterrupted
-from rescore.workflows.host_nodes import NATIVE_SINCE, needs_host
+from rescore.tests.host.conftest import skip_if_too_old
 
 pytestmark = pytest.mark.host
 
@@ -40,8 +39,7 @@ def test_a_graph_that_runs_again_takes_no_more_memory(comfyui, request, name):
     every = request.config.getoption("--every-graph")
     if name not in LOOPS and not every:
         pytest.skip("runs with --every-graph")
-    if needs_host(brief(name, 0)) and comfyui.version() < NATIVE_SINCE:
-        pytest.skip("this ComfyUI cannot load the tiny Wan")
+    skip_if_too_old(comfyui, brief(name, 0))
     after = []
     for seed in range(10 if every else RUNS):
         assert comfyui.run(brief(name, seed)).executed
@@ -55,12 +53,6 @@ def test_a_loop_that_is_cancelled_again_takes_no_more_memory(comfyui):
         workflow = brief("dreammotion", seed)
         (loop,) = (k for k, n in workflow.items() if n["class_type"] == "ReScoreScoreDistillation")
         workflow[loop]["inputs"]["steps"] = 500
-
-        def cancel(kind: str, data: dict, loop=loop) -> None:
-            if kind == "progress" and data["node"] == loop and data["value"] == 1:
-                comfyui.interrupt()
-
-        with pytest.raises(ExecutionInterrupted):
-            comfyui.run(workflow, on_message=cancel)
+        comfyui.run_cancelled(workflow, loop, 1)
         after.append(comfyui.resident())
     require_level(after)

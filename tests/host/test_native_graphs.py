@@ -1,19 +1,10 @@
 """ComfyUI's own model under ReScore's loop: progress, previews and Cancel are the host's."""
 
-import time
-
 import pytest
-from rescore.tests.host.comfyui import ExecutionInterrupted
-from rescore.tests.host.test_host import of_type, prompt, reached, saved
-from rescore.workflows.host_nodes import NATIVE_SINCE
+from rescore.tests.host.conftest import skip_if_too_old
+from rescore.tests.host.test_host import of_type, prompt, saved
 
 pytestmark = pytest.mark.host
-
-
-@pytest.fixture(autouse=True)
-def loads_the_tiny_wan(comfyui):
-    if comfyui.version() < NATIVE_SINCE:
-        pytest.skip("this ComfyUI cannot load the tiny Wan")
 
 
 # The graph, and the node of it in which the loop runs.
@@ -23,9 +14,10 @@ LOOPS = {
 }
 
 
-def with_steps(name: str, steps: int) -> tuple[dict, str]:
+def with_steps(comfyui, name: str, steps: int) -> tuple[dict, str]:
     """A shipped graph with so many steps, and the id of the node that runs them."""
     workflow = prompt(name)
+    skip_if_too_old(comfyui, workflow)
     for node in workflow.values():
         if node["class_type"].startswith("ReScore") and "steps" in node["inputs"]:
             node["inputs"]["steps"] = steps
@@ -35,7 +27,7 @@ def with_steps(name: str, steps: int) -> tuple[dict, str]:
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_reports_its_steps_and_shows_the_hosts_previews(comfyui, name):
-    workflow, loop = with_steps(name, 3)
+    workflow, loop = with_steps(comfyui, name, 3)
     run = comfyui.run(workflow, preview_method="auto")
     values = [value for node, value, total in run.progress if node == loop and total == 3]
     assert values[-1] == 3 and values == sorted(values)
@@ -44,17 +36,7 @@ def test_a_loop_reports_its_steps_and_shows_the_hosts_previews(comfyui, name):
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_cancel_stops_a_loop_at_once_and_the_same_model_runs_again(comfyui, name):
-    workflow, loop = with_steps(name, 10000)
-    asked = []
-
-    def cancel(kind: str, data: dict) -> None:
-        if reached(kind, data, loop, 2) and not asked:
-            asked.append(time.monotonic())
-            comfyui.interrupt()
-
-    with pytest.raises(ExecutionInterrupted) as stop:
-        comfyui.run(workflow, on_message=cancel)
-    assert stop.value.node_id == loop
-    assert time.monotonic() - asked[0] < 20
-    workflow, _ = with_steps(name, 1)
+    workflow, loop = with_steps(comfyui, name, 10000)
+    assert comfyui.run_cancelled(workflow, loop, 2) < 20
+    workflow, _ = with_steps(comfyui, name, 1)
     assert saved(comfyui, workflow, comfyui.run(workflow))

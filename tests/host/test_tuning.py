@@ -1,7 +1,6 @@
 """One-shot tuning in a real ComfyUI: outside its inference mode, and never lost to Cancel."""
 
 import pytest
-from rescore.tests.host.comfyui import ExecutionInterrupted, reached
 
 pytestmark = pytest.mark.host
 
@@ -83,16 +82,7 @@ def test_tuning_runs_in_the_host_and_its_weights_are_offered(comfyui):
 
 
 def test_after_cancel_the_same_run_goes_on_where_it_stopped(comfyui):
-    asked = []
-
-    def cancel(kind: str, data: dict) -> None:
-        if reached(kind, data, "8", 2) and not asked:
-            asked.append(True)
-            comfyui.interrupt()
-
-    with pytest.raises(ExecutionInterrupted) as stop:
-        comfyui.run(tuning(5000), on_message=cancel, timeout=200)
-    assert stop.value.node_type == "ReScoreOneShotTune"
+    comfyui.run_cancelled(tuning(5000), "8", 2)
     done = report(comfyui.run(tuning(40)))
     assert "40 steps are made" in done
     assert "40 of them now" not in done
