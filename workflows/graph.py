@@ -30,6 +30,8 @@ IN_A_RUN = {
     "ReScoreNullTextOptimisation": PICTURE + PLOT,
     "ReScoreOneShotTune": PICTURE + PLOT,
     "ReScoreScoreDistillation": PICTURE + PLOT,
+    "ReScoreEditVideo": PICTURE + PLOT,
+    "ReScoreEditVideoByInversion": PICTURE,
 }
 GROUPS = ("Load", "Describe", "Edit", "Result")
 COLOURS = {"Load": "#3f789e", "Describe": "#8a8", "Edit": "#a1309b", "Result": "#b58b2a"}
@@ -48,6 +50,8 @@ SET_BY_MODEL = (
     "ReScoreAttentionControlledSampling",
     "ReScoreReconstruct",
     "ReScoreOneShotTune",
+    "ReScoreEditVideo",
+    "ReScoreEditVideoByInversion",
 )
 
 

@@ -35,6 +35,8 @@ THUMBNAILS = (
     "assd",
     "delta_denoising",
     "dreammotion",
+    "edit_video",
+    "edit_video_by_inversion",
     "ei2",
     "flow_enhanced",
     "pivotal_reconstruction",

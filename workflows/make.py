@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from graph import Graph
-from graphs import distillation, inversion, looking, native, tuning
+from graph import Graph, Node
+from graphs import distillation, inversion, looking, native, tuning, video
 from host_nodes import needs_host
 from rescore.headless.demo import save_strip
 from rescore.headless.runner import run_workflow
-from rescore.headless.video import VideoComponents
+from rescore.headless.video import Video, VideoComponents
 from rescore.headless.video_write import encode_mp4
 from rescore.shapeworld.edits import edited
 from rescore.shapeworld.showcase import FPS, SHOWCASE
@@ -28,6 +28,8 @@ from torch.nn import functional
 
 HERE = Path(__file__).resolve().parent
 GRAPHS: tuple[Callable[[], Graph], ...] = (
+    video.edit_video,
+    video.edit_video_by_inversion,
     distillation.delta_denoising,
     distillation.edit_region,
     distillation.assd,
@@ -122,14 +124,28 @@ def write_pictures(names: list[str]) -> None:
         if needs_host(graph.api()):
             continue
         with tempfile.TemporaryDirectory() as out:
-            frames = next(n for n in graph.nodes if n.kind == "GetVideoComponents")
-            compare = next(n for n in graph.nodes if n.kind == "ReScoreCompareClips")
-            ids = [str(frames.number), str(compare.inputs["edited"].node.number)]
+            ids = [str(number) for number in _source_and_edit(graph)]
             result = run_workflow(
                 graph.api(), out=Path(out), inputs=[HERE / "input"], keep=ids, report=print
             )
-            clips = {number: result.values[number][0] for number in ids}
+            clips = {number: _frames(result.values[number][0]) for number in ids}
             save_strip(clips, HERE / f"{graph.name}.jpg")
+
+
+def _source_and_edit(graph: Graph) -> tuple[int, int]:
+    """The nodes whose first outputs are the clip and the edit, as frames or as videos."""
+
+    def first(kind: str) -> Node:
+        return next(node for node in graph.nodes if node.kind == kind)
+
+    if any(node.kind == "ReScoreCompareClips" for node in graph.nodes):
+        edited = first("ReScoreCompareClips").inputs["edited"]
+        return first("GetVideoComponents").number, edited.node.number
+    return first("LoadVideo").number, first("SaveVideo").inputs["video"].node.number
+
+
+def _frames(clip: torch.Tensor | Video) -> torch.Tensor:
+    return clip if isinstance(clip, torch.Tensor) else clip.get_components().images
 
 
 if __name__ == "__main__":

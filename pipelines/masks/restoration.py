@@ -1,7 +1,10 @@
 """Remove from an edit what the autoencoder alone has changed in the clip."""
 
+import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from ..compare import require_alike
 
@@ -30,3 +33,29 @@ def restored(
     kept = (1 - apart / threshold).clamp(min=0)
     # `where` makes unchanged pixels exactly the source's, without rounding.
     return (kept * source + (edited - kept * reconstruction)).where(apart > 0, source).clamp(0, 1)
+
+
+def kept_outside(
+    edited: Float[Tensor, "1 c f H W"],
+    source: Float[Tensor, "1 c f2 H2 W2"],
+    mask: Float[Tensor, "n h w"],
+) -> Float[Tensor, "1 c f H W"]:
+    """`mask edited + (1 - mask) source`; where the mask is 0 exactly the source's pixels.
+
+    The mask holds 0..1, one for the clip or one for each frame; of another size it is scaled.
+
+    Raises:
+        ValueError: if the clips differ in length or size, or the mask in the number of frames.
+    """
+    require_alike(source, edited)
+    frames, *size = edited.shape[2:]
+    if len(mask) not in (1, frames):
+        raise ValueError(
+            f"The mask has {len(mask)} frames and the clip has {frames}. Give one mask for the "
+            "whole clip, or one for each frame."
+        )
+    share = rearrange(mask.to(edited).clamp(0, 1), "n h w -> n 1 h w")
+    if list(share.shape[2:]) != size:
+        share = functional.interpolate(share, size, mode="bilinear")
+    share = rearrange(share, "n 1 h w -> 1 1 n h w").expand_as(edited)
+    return torch.lerp(source, edited, share).where(share > 0, source)

@@ -41,8 +41,8 @@ class Start:
         edit = SHOWCASE[clip]
         self.graph = graph
         file = file or clip
-        video = graph.add("LoadVideo", "Load", "Clip to edit", file=f"{file}.mp4")
-        self.parts = graph.add("GetVideoComponents", "Load", "Frames", video=video["VIDEO"])
+        self.video = graph.add("LoadVideo", "Load", "Clip to edit", file=f"{file}.mp4")["VIDEO"]
+        self.parts = graph.add("GetVideoComponents", "Load", "Frames", video=self.video)
         self.model = graph.add("ReScoreLoadShapeWorldModel", "Load", model=model)["model"]
         self.prompts = graph.add(
             "ReScoreEncodePromptPair",
@@ -123,12 +123,15 @@ class Start:
                 mask=mask,
             )["IMAGE"]
         audio = self.parts["audio"]
-        video = add("CreateVideo", "Result", images=images, fps=fps, audio=audio)
+        if self.region is None:
+            video = add("CreateVideo", "Result", images=images, fps=fps, audio=audio)["VIDEO"]
+        else:
+            video = add("ReScoreEditedVideo", "Result", source=self.video, images=images)["video"]
         add(
             "SaveVideo",
             "Result",
             "Save the edit",
-            video=video["VIDEO"],
+            video=video,
             filename_prefix=f"rescore/{self.graph.name}",
         )
         pair = add("ReScoreCompareClips", "Result", source=source, edited=images)

@@ -1,0 +1,129 @@
+"""A whole video through one node: its sound, its times, its size, and what a mask leaves black."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+from rescore.headless.video import VideoComponents
+from rescore.headless.video_read import VideoFromFile, read_video
+from rescore.headless.video_write import encode_mp4
+
+TIMES = tuple(Fraction(t, 100) for t in (0, 13, 20, 41, 70))  # of 5 frames, unevenly
+TEXTS = {
+    "source_prompt": "a red circle moving right on a plain background",
+    "target_prompt": "a blue circle moving right on a plain background",
+}
+
+
+@pytest.fixture
+def video(tmp_path, clip):
+    """A file of 5 frames of 22 x 18 that come unevenly, with a sound."""
+    wave = torch.sin(torch.arange(8000 * 7 // 8) * 0.3).reshape(1, 1, -1) * 0.5
+    sound = {"waveform": wave, "sample_rate": 8000}
+    parts = VideoComponents(clip(5, 18, 22), Fraction(40, 7), sound, TIMES)
+    file = tmp_path / "clip.mp4"
+    file.write_bytes(encode_mp4(parts))
+    return VideoFromFile(file)
+
+
+def test_an_edited_video_keeps_size_sound_and_times(run, load, video, tmp_path):
+    made, images, losses = run(
+        "ReScoreEditVideo", model=load("text-to-video"), video=video, **TEXTS, steps=3
+    )
+    source, parts = video.get_components(), made.get_components()
+    assert parts.times == source.times and len(set(parts.times)) == 5
+    assert parts.frame_rate == source.frame_rate
+    assert torch.equal(parts.audio["waveform"], source.audio["waveform"])
+    assert images.shape == source.images.shape and torch.equal(parts.images, images)
+    assert not torch.equal(images, source.images)
+    assert len(losses["loss"]) == 3
+    # And in a file that is read again, as players read it.
+    (tmp_path / "edit.mp4").write_bytes(encode_mp4(parts))
+    again = read_video(tmp_path / "edit.mp4")
+    for then, now in zip(source.times, again.times, strict=True):
+        assert abs(then - now) < Fraction(1, 1000)
+
+
+def test_where_the_mask_is_black_pixels_are_the_clips_to_the_bit(run, load, video):
+    mask = torch.zeros(1, 18, 22)
+    mask[:, :, 11:] = 1
+    _, images, _ = run(
+        "ReScoreEditVideo", model=load("text-to-video"), video=video, **TEXTS, steps=3, mask=mask
+    )
+    source = video.get_components().images
+    assert torch.equal(images[:, :, :11], source[:, :, :11])
+    assert not torch.equal(images[:, :, 11:], source[:, :, 11:])
+
+
+def test_terms_that_are_wired_drive_the_edit(run, load, video):
+    terms = run("ReScoreDeltaDenoising", weight=0.0)[0]
+    model = load("text-to-video")
+    given = {"model": model, "video": video, **TEXTS, "steps": 2, "restore_source": False}
+    _, images, losses = run("ReScoreEditVideo", **given, terms=terms)
+    assert losses["loss"] == [0, 0]
+    (latent,) = run("ReScoreVideoVAEEncode", model=model, images=video.get_components().images)
+    (alone,) = run("ReScoreVideoVAEDecode", model=model, latent=latent)
+    assert torch.equal(images, alone)
+
+
+def test_a_video_is_edited_by_inversion(run, load, video):
+    model = load("animatediff")
+    made, images = run(
+        "ReScoreEditVideoByInversion", model=model, video=video, **TEXTS, steps=3, keep_layout=0.3
+    )
+    source = video.get_components()
+    assert images.shape == source.images.shape
+    assert made.get_components().times == source.times
+    free = run(
+        "ReScoreEditVideoByInversion", model=model, video=video, **TEXTS, steps=3, keep_layout=0.0
+    )[1]
+    assert not torch.equal(images, free)
+
+
+def test_frames_of_any_graph_become_a_video_of_the_clip(run, video):
+    source = video.get_components()
+    mask = torch.zeros(5, 18, 22)
+    mask[2] = 1
+    made, images = run("ReScoreEditedVideo", source=video, images=1 - source.images, mask=mask)
+    assert torch.equal(images[2], 1 - source.images[2])
+    assert torch.equal(images[[0, 1, 3, 4]], source.images[[0, 1, 3, 4]])
+    assert made.get_components().times == source.times
+
+
+def test_a_mask_of_another_size_is_scaled(run, video):
+    source = video.get_components()
+    mask = torch.zeros(1, 9, 11)
+    mask[:, :, :5] = 1
+    _, images = run("ReScoreEditedVideo", source=video, images=1 - source.images, mask=mask)
+    assert torch.equal(images[:, :, 12:], source.images[:, :, 12:])
+    assert torch.equal(images[:, :, :8], 1 - source.images[:, :, :8])
+
+
+def test_frames_of_another_clip_are_told(run, video, clip):
+    with pytest.raises(ValueError, match="3"):
+        run("ReScoreEditedVideo", source=video, images=clip(3, 18, 22))
+
+
+def test_a_mask_of_another_length_is_told(run, video):
+    images = video.get_components().images
+    with pytest.raises(ValueError, match="The mask has 3 frames and the clip has 5"):
+        run("ReScoreEditedVideo", source=video, images=images, mask=torch.ones(3, 18, 22))
+
+
+def test_a_file_that_is_no_video_is_told(run, load, tmp_path):
+    file = tmp_path / "words.mp4"
+    file.write_text("no video")
+    with pytest.raises(ValueError, match="is not a video"):
+        run("ReScoreEditVideo", model=load("text-to-video"), video=VideoFromFile(file), **TEXTS)
+
+
+def test_an_even_clip_stays_even(run, video):
+    parts = replace(video.get_components(), times=None)
+
+    class Made:
+        def get_components(self):
+            return parts
+
+    made, _ = run("ReScoreEditedVideo", source=Made(), images=parts.images)
+    assert made.get_components().times is None
