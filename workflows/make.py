@@ -9,15 +9,16 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 
 import torch
 from einops import rearrange
 from graph import Graph, Node
-from graphs import distillation, inversion, looking, native, tuning, video
+from graphs import blueprints, distillation, inversion, looking, native, tuning, video
 from host_nodes import needs_host
+from PIL import Image
 from rescore.headless.demo import save_strip
 from rescore.headless.runner import run_workflow
 from rescore.headless.video import Video, VideoComponents
@@ -27,6 +28,7 @@ from rescore.shapeworld.showcase import FPS, SHOWCASE
 from torch.nn import functional
 
 HERE = Path(__file__).resolve().parent
+MOVING = "delta_denoising"  # the graph whose edit moves on the first page
 GRAPHS: tuple[Callable[[], Graph], ...] = (
     video.edit_video,
     video.edit_video_by_inversion,
@@ -95,7 +97,7 @@ def write_graphs(folder: Path = HERE) -> None:
 
 def write_blueprints(folder: Path = HERE.parent / "subgraphs") -> None:
     folder.mkdir(exist_ok=True)
-    for make in (native.edit_video_wan, native.edit_video_shapeworld):
+    for make in (native.edit_video_wan, native.edit_video_shapeworld, *blueprints.BLUEPRINTS):
         blueprint = make()
         content = json.dumps(blueprint.file(), indent=2) + "\n"
         (folder / f"{blueprint.title}.json").write_text(content, "utf-8")
@@ -130,6 +132,22 @@ def write_pictures(names: list[str]) -> None:
             )
             clips = {number: _frames(result.values[number][0]) for number in ids}
             save_strip(clips, HERE / f"{graph.name}.jpg")
+            if graph.name == MOVING:
+                save_moving(clips.values(), HERE / "screenshots" / "edit.gif")
+
+
+def save_moving(clips: Iterable[torch.Tensor], file: Path, zoom: int = 3) -> None:
+    """Clips `[f, h, w, 3]` in 0..1 side by side, as a picture that moves."""
+    wide = rearrange(list(clips), "n f h w c -> f h n w c")
+    wide = functional.pad(wide, (0, 0, 0, 4), value=1.0)  # white between them
+    frames = (rearrange(wide, "f h n w c -> f h (n w) c").clamp(0, 1) * 255).round().byte()
+    first, *others = (
+        Image.fromarray(frame.numpy()).resize(
+            (zoom * frame.shape[1], zoom * frame.shape[0]), Image.Resampling.NEAREST
+        )
+        for frame in frames
+    )
+    first.save(file, save_all=True, append_images=others, duration=1000 // FPS, loop=0)
 
 
 def _source_and_edit(graph: Graph) -> tuple[int, int]:

@@ -13,6 +13,16 @@ pytestmark = pytest.mark.host
 FOLDER = Path(__file__).resolve().parents[2] / "subgraphs"
 BLUEPRINTS = sorted(file.stem for file in FOLDER.glob("*.json"))
 TINY = "Edit Video (shape world, ReScore)"
+NATIVE = (TINY, "Edit Video (Wan 2.1, ReScore)")  # on ComfyUI's own models, loaded inside
+MODELS = {  # the tiny model that each of the others is tried with
+    "ASSD": "shapeworld-t2v",
+    "DreamMotion": "shapeworld-t2v",
+    "EI2": "shapeworld-sd",
+    "Tune-A-Video": "shapeworld-sd",
+    "VideoDirector": "shapeworld-animatediff",
+    "delta denoising": "shapeworld-t2v",
+    "flow-enhanced": "shapeworld-t2v",
+}
 DOORS = (-10, -20)
 
 
@@ -47,8 +57,10 @@ def test_a_blueprint_opens_without_a_missing_node_or_a_changed_widget(object_inf
 @pytest.mark.parametrize("name", BLUEPRINTS)
 def test_the_ends_of_a_blueprint_are_wired(name):
     inside = whole(name)
+    model = [] if name in NATIVE else [("model", "RESCORE_MODEL")]
     assert [(end["name"], end["type"]) for end in inside["inputs"]] == [
         ("video", "VIDEO"),
+        *model,
         ("what it shows", "STRING"),
         ("what it should show", "STRING"),
         ("strength", "FLOAT"),
@@ -81,20 +93,36 @@ def prompt_of(inside: dict, object_info: dict, given: list) -> tuple[dict, list]
     return nodes, [str(out["origin_id"]), out["origin_slot"]]
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_a_video_is_edited_and_keeps_its_length_rate_and_sound(comfyui, object_info, masked):
+def test_every_blueprint_is_tried():
+    assert sorted(BLUEPRINTS) == sorted([*NATIVE, *(f"Edit Video ({m}, ReScore)" for m in MODELS)])
+
+
+@pytest.mark.parametrize(
+    ("method", "masked"),
+    [("shape world", False), ("shape world", True), ("VideoDirector", True),
+     *((method, False) for method in MODELS), ("DreamMotion", True)],
+)  # fmt: skip
+def test_a_video_is_edited_and_keeps_its_length_rate_and_sound(
+    comfyui, object_info, method, masked
+):
     mask = ["mask", 0] if masked else None
     given = [["in", 0], "a red circle", "a blue circle", 0.5, mask]
-    nodes, made = prompt_of(whole(TINY), object_info, given)
+    if method in MODELS:
+        given.insert(1, ["model", 0])
+    nodes, made = prompt_of(whole(f"Edit Video ({method}, ReScore)"), object_info, given)
     skip_if_too_old(comfyui, nodes)
     for node in nodes.values():
-        if node["class_type"] == "ReScoreScoreDistillation":
+        if "steps" in node["inputs"]:
             node["inputs"]["steps"] = 2
     nodes |= {
         "in": {"class_type": "LoadVideo", "inputs": {"file": "red_circle.mp4"}},
         "out": {
             "class_type": "SaveVideo",
             "inputs": {"video": made, "filename_prefix": "b", "format": "auto", "codec": "auto"},
+        },
+        "model": {
+            "class_type": "ReScoreLoadShapeWorldModel",
+            "inputs": {"model": MODELS.get(method, "shapeworld-t2v")},
         },
         "painted": {"class_type": "LoadVideo", "inputs": {"file": "red_circle_mask.mp4"}},
         "parts": {"class_type": "GetVideoComponents", "inputs": {"video": ["painted", 0]}},

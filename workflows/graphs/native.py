@@ -230,16 +230,5 @@ def _edits(
         **{name: settings[name] for name in ("cfg", "t_max", "step_size")},
     )
     images = add("ReScoreVideoVAEDecode", "Result", model=model, latent=distilled["latent"])
-    whole = add(
-        "ImageCompositeMasked",
-        "Result",
-        "The source's own pixels outside the mask",
-        destination=parts["images"],
-        source=images["images"],
-        x=0,
-        y=0,
-        resize_source=False,
-        mask=mask,
-    )["IMAGE"]
-    made = add("CreateVideo", "Result", images=whole, fps=parts["fps"], audio=parts["audio"])
-    blueprint.goes_out("video", made["VIDEO"])
+    made = add("ReScoreEditedVideo", "Result", source=video, images=images["images"], mask=mask)
+    blueprint.goes_out("video", made["video"])

@@ -1,0 +1,164 @@
+"""A blueprint for each method: VIDEO, model, two texts, strength, perhaps a mask; VIDEO out."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from blueprint import Blueprint
+from graph import Output
+from rescore.shapeworld.scene import caption
+from rescore.shapeworld.showcase import SHOWCASE
+
+
+class Ends(NamedTuple):
+    """What comes into a blueprint."""
+
+    video: Output
+    model: Output
+    shows: Output
+    should: Output
+    strength: Output
+    mask: Output
+
+    @property
+    def texts(self) -> dict[str, Output]:
+        """Both texts, by the names of the inputs that take them."""
+        return {"source_prompt": self.shows, "target_prompt": self.should}
+
+
+def _blueprint(method: str, words: str) -> tuple[Blueprint, Ends]:
+    name = f"edit_video_{method.lower().replace(' ', '_').replace('-', '_')}"
+    whole = Blueprint(name, f"Edit Video ({method}, ReScore)", words)
+    comes_in, edit = whole.comes_in, SHOWCASE["red_circle"]
+    return whole, Ends(
+        video=comes_in("video", "VIDEO"),
+        model=comes_in("model", "RESCORE_MODEL"),
+        shows=comes_in("what it shows", "STRING", caption(edit.source)),
+        should=comes_in("what it should show", "STRING", caption(edit.target)),
+        strength=comes_in("strength", "FLOAT", 0.3),
+        mask=comes_in("mask", "MASK"),
+    )
+
+
+def _distilled(whole: Blueprint, ends: Ends, terms: Output, **controls: Output) -> Blueprint:
+    edit = whole.add(
+        "ReScoreEditVideo",
+        "Edit",
+        model=ends.model,
+        video=ends.video,
+        **ends.texts,
+        strength=ends.strength,
+        mask=ends.mask,
+        terms=terms,
+        **controls,
+    )
+    whole.goes_out("video", edit["video"])
+    return whole
+
+
+def delta_denoising() -> Blueprint:
+    whole, ends = _blueprint(
+        "delta denoising",
+        "Moves a video from one text to another. To begin with. Wire a video model to model.",
+    )
+    return _distilled(whole, ends, whole.add("ReScoreDeltaDenoising", "Edit")["terms"])
+
+
+def dreammotion() -> Blueprint:
+    whole, ends = _blueprint(
+        "DreamMotion",
+        "Delta denoising that holds shapes in space and in time. Wire a video model to model.",
+    )
+    terms = whole.add("ReScoreDeltaDenoising", "Edit")["terms"]
+    for kind in ("Spatial", "Temporal"):
+        terms = whole.add(f"ReScore{kind}SelfSimilarity", "Edit", terms=terms)["terms"]
+    return _distilled(whole, ends, terms)
+
+
+def assd() -> Blueprint:
+    whole, ends = _blueprint(
+        "ASSD",
+        "Delta denoising whose reference is smoothed in time, and whose attention also reads the "
+        "source: where no mask can be painted. Wire a video model to model.",
+    )
+    terms = whole.add("ReScoreAdaptiveSliding", "Edit")["terms"]
+    fusion = whole.add("ReScoreAttentionFusion", "Edit")["fusion"]
+    return _distilled(whole, ends, terms, fusion=fusion)
+
+
+def flow_enhanced() -> Blueprint:
+    whole, ends = _blueprint(
+        "flow-enhanced",
+        "Delta denoising smoothed along the optical flow of the clip, where edits flicker. Wire a "
+        "video model to model.",
+    )
+    parts = whole.add("GetVideoComponents", "Load", "Frames", video=ends.video)
+    flow = whole.add("ReScoreOpticalFlow", "Edit", images=parts["images"])["flow"]
+    terms = whole.add("ReScoreDeltaDenoising", "Edit")["terms"]
+    terms = whole.add("ReScoreFlowSmoothing", "Edit", terms=terms, flow=flow)["terms"]
+    terms = whole.add("ReScoreContentPreservation", "Edit", terms=terms)["terms"]
+    return _distilled(whole, ends, terms)
+
+
+def _inverted(whole: Blueprint, ends: Ends, model: Output, **settings: Any) -> Blueprint:
+    strength = whole.add("ReScoreEditStrength", "Edit", strength=ends.strength)
+    edit = whole.add(
+        "ReScoreEditVideoByInversion",
+        "Edit",
+        model=model,
+        video=ends.video,
+        **ends.texts,
+        cfg=strength["cfg"],
+        mask=ends.mask,
+        **settings,
+    )
+    whole.goes_out("video", edit["video"])
+    return whole
+
+
+def inversion() -> Blueprint:
+    whole, ends = _blueprint(
+        "VideoDirector",
+        "Inverts a video to noise and samples it with another text, while attention is held to it; "
+        "without null-text embeddings, which take minutes. Wire an AnimateDiff model to model.",
+    )
+    return _inverted(whole, ends, ends.model)
+
+
+def _tuned(method: str, variant: str, words: str) -> Blueprint:
+    whole, ends = _blueprint(method, words)
+    add = whole.add
+    parts = add("GetVideoComponents", "Load", "Frames", video=ends.video)
+    model = add("ReScoreInflateImageModel", "Edit", model=ends.model, variant=variant)["model"]
+    prompts = add("ReScoreEncodePromptPair", "Describe", model=model, **ends.texts)["prompts"]
+    latent = add("ReScoreVideoVAEEncode", "Edit", model=model, images=parts["images"])["latent"]
+    tuned = add("ReScoreOneShotTune", "Edit", model=model, prompts=prompts, latent=latent)["model"]
+    return _inverted(whole, ends, tuned, keep_layout=0.0)
+
+
+def ei2() -> Blueprint:
+    return _tuned(
+        "EI2",
+        "ei2",
+        "Teaches an image model the motion of a video, 500 steps, and samples it with another "
+        "text. Wire a Stable Diffusion model to model.",
+    )
+
+
+def tune_a_video() -> Blueprint:
+    return _tuned(
+        "Tune-A-Video",
+        "tune-a-video",
+        "As EI2, with the attention of the baseline that it is compared with. Wire a Stable "
+        "Diffusion model to model.",
+    )
+
+
+BLUEPRINTS: tuple[Callable[[], Blueprint], ...] = (
+    delta_denoising,
+    dreammotion,
+    assd,
+    flow_enhanced,
+    inversion,
+    ei2,
+    tune_a_video,
+)
