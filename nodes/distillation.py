@@ -70,11 +70,11 @@ class ScoreDistillation(Node):
         "source_cfg": FLOAT(-1, -1, 100, 0.1,
             "Guidance of the source's prediction; -1 is the same as cfg. FlowEdit and DFVEdit take "
             "less than cfg, which also edits what both prompts share. If the whole clip drifts, go "
-            "back to -1.", advanced=True),
+            "back to -1."),
         "guidance": COMBO(["usual", "source as negative"],
             "usual: both predictions are guided away from the negative prompt. source as "
             "negative: the edit is guided away from the source prompt, as in FlowAlign; three rows "
-            "in place of four.", advanced=True),
+            "in place of four."),
         "noise_memory": FLOAT(0, 0, 1, 0.05,
             "Part of the noise's variance that stays from step to step. 0 draws fresh noise, 1 "
             "keeps the first. If the edit flickers or is soft, try 0.5.", advanced=True),

@@ -48,17 +48,18 @@ class DeltaDenoising(TermNode):
     REQUIRED = {"weight": WEIGHT, "start": START, "end": END}
     OPTIONAL = {
         "terms": JOINED,
-        "weighting": COMBO(["eps", "velocity", "x0"],
+        "weighting": COMBO(["eps", "velocity", "x0", "bare velocity"],
             "How levels of noise count. eps: the difference of predicted noises, as in the papers "
             "for Stable Diffusion. velocity: that of velocities, for flow models such as Wan "
-            "(FlowEdit, DRFS, FlowAlign, DFVEdit). x0: that of predicted clips."),
+            "(FlowEdit, DRFS, FlowAlign). x0: that of predicted clips. bare velocity: nothing "
+            "pulls to the source where eta is below 1 (DFVEdit)."),
         "eta": FLOAT(0, 0, 1, 0.05,
             "Part of the edit so far by which the noised clip is moved back. 0 keeps most of the "
             "source (DDS), 1 edits most (FlowEdit). If the edit is too weak, raise it; if too much "
             "changes, lower it."),
         "eta_rises": BOOLEAN(False,
             "Eta grows from 0 to its value along the steps, as in DRFS: it keeps first and edits "
-            "later.", advanced=True),
+            "later."),
     }  # fmt: skip
 
     def build(
@@ -95,7 +96,60 @@ class GradientMask(Node):
         return (tuple(replace(entry, masks=(*entry.masks, mask)) for entry in terms),)
 
 
+class SourcePull(TermNode):
+    TITLE = "Source Pull"
+    SEARCH_ALIASES = ["FlowAlign", "source consistency", "keep the source", "zeta"]
+    DESCRIPTION = (
+        "Draws what the model takes for the edited clip back to what it takes for the source, a "
+        "little in every step: paths get smoother, and more of the source stays. From FlowAlign "
+        "(arXiv 2505.23145); goes with Delta Denoising of eta 1, and costs no call of the model."
+    )
+    REQUIRED = {
+        "weight": FLOAT(0.01, 0, 1, 0.001,
+            "Zeta, the share that is drawn back in each step. FlowAlign takes 0.01; with Wan "
+            "0.001, behind a Gradient Mask that is white in the background. If too much changes, "
+            "raise it; if the edit does not come, lower it. 0 switches it off."),
+        "start": START,
+        "end": END,
+    }  # fmt: skip
+
+    def build(self, weight: float, start: float, end: float, terms: tuple | None = None):
+        from ..pipelines.distillation.source_pull import SourcePull as Term
+
+        return hang(Term(), weight, start, end, terms)
+
+
+class DirectionCorrection(Node):
+    TITLE = "Direction Correction"
+    SEARCH_ALIASES = ["FlowDirector", "direction-aware flow correction", "projection"]
+    DESCRIPTION = (
+        "Corrects the gradients of the terms on the wire so far: their part along the source's own "
+        "velocity is dropped where it points the same way, and enlarged where it points back. So "
+        "shapes and textures change more. From FlowDirector (arXiv 2506.05046); for flow models. "
+        "Terms that compare attention keys stay as they are."
+    )
+    CATEGORY = CATEGORY
+    FUNCTION = "apply"
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        terms=(TERMS, "The same terms, corrected."),
+    )
+    REQUIRED = {
+        "terms": SOCKET(TERMS, "The terms to correct, such as Delta Denoising."),
+        "enlarged": FLOAT(1.25, 0, 10, 0.05,
+            "Factor of what points against the source. FlowDirector takes 1.25. If the edit is too "
+            "weak, raise it; if the picture breaks up, lower it."),
+    }  # fmt: skip
+
+    def apply(self, terms: tuple, enlarged: float):
+        from ..pipelines.distillation.direction import DirectionCorrection as Correction
+
+        more = Correction(enlarged)
+        return (tuple(replace(e, corrections=(*e.corrections, more)) for e in terms),)
+
+
 NODE_CLASS_MAPPINGS = {
     "ReScoreDeltaDenoising": DeltaDenoising,
     "ReScoreGradientMask": GradientMask,
+    "ReScoreSourcePull": SourcePull,
+    "ReScoreDirectionCorrection": DirectionCorrection,
 }

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..models.process import Latents, Level, Prediction
 from .terms import Draw, Needs, Predictions, Result
 
-WEIGHTINGS = ("eps", "velocity", "x0")
+WEIGHTINGS = ("eps", "velocity", "x0", "bare velocity")
 
 
 def delta_denoising_gradient(
@@ -33,6 +33,11 @@ def residual(target: Prediction, source: Prediction, z: Latents, z_source: Laten
     variants of delta denoising are this residual with different weights.
     """
     return (z - z_source) - (target.z_0 - source.z_0)
+
+
+def velocity_of(prediction: Prediction) -> Latents:
+    """How a noised clip changes as noise rises: eps - z_0, which a flow model predicts."""
+    return prediction.eps - prediction.z_0
 
 
 def weight_of(level: Level, weighting: str) -> float:
@@ -59,7 +64,8 @@ class DeltaDenoising:
     model. In a flow model, "velocity" is (v_e - v_s) + (1 - eta)(z - z_0), with velocities v. With
     eta 0 this is DDS with another weight; with eta 1 it is FlowEdit (Kulikov et al., 2025, Alg. 1);
     with an eta that is `rising` from 0 over the run it is DRFS (2509.05342). `eta` also shifts the
-    noised edit by a part of the edit: see `Draw.shift`.
+    noised edit by a part of the edit: see `Draw.shift`. "bare velocity" is v_e - v_s alone: with
+    eta 1 the same as "velocity", with eta 0 DFVEdit (2506.20967), where nothing pulls to the source.
     """
 
     name: str = "delta denoising"
@@ -83,6 +89,9 @@ class DeltaDenoising:
     def __call__(
         self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents
     ) -> Result:
-        weight = weight_of(draw.level, self.weighting)
-        gradient = weight * residual(predictions.target, predictions.source, z, z_source)
+        pair = predictions.target, predictions.source
+        if self.weighting == "bare velocity":
+            gradient = velocity_of(pair[0]) - velocity_of(pair[1])
+        else:
+            gradient = weight_of(draw.level, self.weighting) * residual(*pair, z, z_source)
         return Result(gradient, float(gradient.square().mean().sqrt()))

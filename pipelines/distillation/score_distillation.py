@@ -229,7 +229,7 @@ class Descent:
 
         The model's graph is local to this call. So it is freed before the next window.
         """
-        needs = [self.terms[i].term.needs for i in active]
+        needs = [self.terms[i].needs for i in active]
         together = Needs(any(n.target for n in needs), any(n.source for n in needs))
         keys = tuple(dict.fromkeys(site for i in active for site in self.sites[i]))
         seen = predict(
@@ -241,7 +241,7 @@ class Descent:
         results = {}
         for i, needed in zip(active, needs, strict=True):
             predictions = seen.by(needed, self.sites[i])
-            results[i] = self.terms[i].term(draw, predictions, z, z_source)
+            results[i] = self.terms[i].result(draw, predictions, z, z_source)
 
         def pull_back(on_keys: Keys) -> Latents:
             """The gradient on z: through the model to z_t, times d z_t / d z = s + shift."""

@@ -53,6 +53,11 @@ class Settings:
                 f"Levels are drawn from {self.t_min} to {self.t_max} of the schedule; the first "
                 "must not exceed the second, and both must lie within 0..1."
             )
+        if self.order == "descending" and self.t_min == self.t_max:
+            raise ValueError(
+                f"In descending order a step goes as far as the noise falls, and from t_max "
+                f"{self.t_max} to t_min {self.t_min} it does not. Set t_min lower."
+            )
         if not 0 <= self.noise_memory <= 1:
             raise ValueError(f"noise_memory is {self.noise_memory}; it must lie within 0..1.")
         if self.draw_count < 2:

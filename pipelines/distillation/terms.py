@@ -101,6 +101,17 @@ class Refinement(Protocol):
         ...
 
 
+@runtime_checkable
+class Correction(Protocol):
+    """Something done to one term's gradient on the latents, with what the model says."""
+
+    needs: Needs
+
+    def __call__(self, gradient: Latents, predictions: Predictions) -> Latents:
+        """The gradient in place of `gradient`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Weighted:
     """A term with its weight, its masks, and the part of the run in which it acts."""
@@ -112,6 +123,7 @@ class Weighted:
     refinements: tuple[Refinement, ...] = ()  # applied one after another, before the masks
     start: float = 0.0  # the share of the steps after which the term begins to act
     end: float = 1.0  # and after which it stops
+    corrections: tuple[Correction, ...] = ()  # of its own gradient, before it joins the others
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end <= 1:
@@ -123,6 +135,25 @@ class Weighted:
     def active(self, step: int, steps: int) -> bool:
         """Whether the term takes part in step number `step` of `steps`."""
         return self.weight != 0 and acts(self.start, self.end, step, steps)
+
+    @property
+    def needs(self) -> Needs:
+        """What the term and its corrections read of a step."""
+        needs = self.term.needs
+        if needs.keys:  # there is no gradient on the latents to correct
+            return needs
+        asked = [needs, *(correction.needs for correction in self.corrections)]
+        return Needs(any(each.target for each in asked), any(each.source for each in asked))
+
+    def result(self, draw: Draw, predictions: Predictions, z: Latents, z_source: Latents) -> Result:
+        """What the term gives back, corrected; a gradient on keys stays as it is."""
+        result = self.term(draw, predictions, z, z_source)
+        gradient = result.gradient
+        if gradient is None:
+            return result
+        for correct in self.corrections:
+            gradient = correct(gradient, predictions)
+        return result._replace(gradient=gradient)
 
 
 # --- losses on keys -------------------------------------------------------------------------------

@@ -4,85 +4,32 @@ The rules are written as their authors do, with the velocities of a flow model, 
 world where these are known in closed form and with a tiny Wan.
 """
 
+import itertools
 import math
 from dataclasses import replace
 
 import pytest
 import torch
-from gaussian_world import gaussian_model, prompt
+from flow_worlds import FLOW, GAUSSIAN, WORLDS, by_hand, make_world, run, velocity
+from gaussian_world import gaussian_model
+from rescore.pipelines.distillation.adaptive_sliding import AdaptiveSliding
 from rescore.pipelines.distillation.delta_denoising import DeltaDenoising
-from rescore.pipelines.distillation.draws import shares_of_draws
+from rescore.pipelines.distillation.direction import DirectionCorrection, corrected
+from rescore.pipelines.distillation.draws import draw_of, shares_of_draws
 from rescore.pipelines.distillation.score_distillation import Settings, distil
-from rescore.pipelines.distillation.terms import Weighted
-from rescore.pipelines.models.denoiser import Denoiser, Prompts
-from rescore.pipelines.models.process import RectifiedFlow, VariancePreserving, noised
-from tiny_wan import CHANNELS, TEXT_WIDTH, tiny_transformer
+from rescore.pipelines.distillation.source_pull import SourcePull
+from rescore.pipelines.distillation.terms import Predictions, Weighted
+from rescore.pipelines.flow.fields import Flow
+from rescore.pipelines.flow.smoothing import FlowSmoothing
+from rescore.pipelines.models.process import Prediction, VariancePreserving, noised
 
-FLOW = RectifiedFlow(3.0)
-GAUSSIAN = Prompts(prompt(0.3), prompt(1.9), prompt(-0.7))
 VELOCITY = DeltaDenoising(weighting="velocity")
 FLOWEDIT = replace(VELOCITY, eta=1.0)
 
 
-def tiny_wan() -> Denoiser:
-    transformer = tiny_transformer(seed=1)
-
-    def output(z, t, cond):
-        with torch.no_grad():
-            times = torch.full((len(z),), t)
-            return transformer(z, times, cond, return_dict=False)[0]
-
-    return Denoiser("tiny", FLOW, "flow", output)
-
-
-def words() -> Prompts:
-    generator = torch.Generator().manual_seed(7)
-    return Prompts(*(torch.randn(1, 3, TEXT_WIDTH, generator=generator) for _ in range(3)))
-
-
-WORLDS = {
-    "gaussian": (lambda: gaussian_model(FLOW, "flow"), GAUSSIAN, (1, 2, 3, 5, 7), torch.float64),
-    "network": (tiny_wan, words(), (1, CHANNELS, 2, 4, 6), torch.float32),
-}
-
-
 @pytest.fixture(params=list(WORLDS))
 def world(request):
-    """A model, its prompts, and a clip."""
-    make, prompts, shape, dtype = WORLDS[request.param]
-    generator = torch.Generator().manual_seed(3)
-    return make(), prompts, 0.3 + 0.5 * torch.randn(shape, generator=generator, dtype=dtype)
-
-
-def velocity(model, z, level, cond, uncond, cfg):
-    """The guided velocity, straight from the model's output."""
-    with_prompt, without = (
-        model.output(z, level.t, text.expand(len(z), *text.shape[1:])) for text in (cond, uncond)
-    )
-    return without + cfg * (with_prompt - without)
-
-
-def levels(steps, t_max=1.0, t_min=0.0):
-    return [FLOW.at(t_max - (t_max - t_min) * k / steps) for k in range(steps + 1)]
-
-
-def by_hand(world, steps, rule, seed=0, t_max=1.0):
-    """z after a descending run, by `rule(z, z_0, n, level, dt, share)`."""
-    model, prompts, z_0 = world
-    generator, z = torch.Generator().manual_seed(seed), z_0.clone()
-    grid = levels(steps, t_max)
-    for k in range(steps):
-        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype)
-        z = rule(
-            model, prompts, z, z_0, noise, grid[k], grid[k].noise - grid[k + 1].noise, k / steps
-        )
-    return z
-
-
-def run(world, term, settings, **options):
-    model, prompts, z_0 = world
-    terms = (Weighted(term),) if not isinstance(term, tuple) else term
-    return distil(z_0, terms, model, prompts, settings, **options)
+    return make_world(request.param)
 
 
 def flowedit(cfg, source_cfg):
@@ -116,8 +63,24 @@ def drfs(cfg, source_cfg, eta):
     return rule
 
 
-def flowalign(w):
-    """FlowAlign: v_e = v(x_e, source) + w [v(x_e, target) - v(x_e, source)], v_s unguided."""
+def dfvedit(cfg, source_cfg):
+    """DFVEdit's code: d sigma (v_e - v_s), both clips noised alike and neither moved."""
+
+    def rule(model, prompts, z, z_0, noise, level, dt, share):
+        t = level.noise
+        x_s, x_e = ((1 - t) * clip + t * noise for clip in (z_0, z))
+        v_e = velocity(model, x_e, level, prompts.target, prompts.negative, cfg)
+        v_s = velocity(model, x_s, level, prompts.source, prompts.negative, source_cfg)
+        return z - dt * (v_e - v_s)
+
+    return rule
+
+
+def flowalign(w, zeta=0.0):
+    """FlowAlign: v_e = v(x_e, source) + w [v(x_e, target) - v(x_e, source)], v_s unguided.
+
+    Beside FlowEdit's step, zeta of the way from one predicted clip to the other, D = x - t v.
+    """
 
     def rule(model, prompts, z, z_0, noise, level, dt, share):
         t = level.noise
@@ -125,7 +88,7 @@ def flowalign(w):
         x_e = z + x_s - z_0
         v_e = velocity(model, x_e, level, prompts.target, prompts.source, w)
         v_s = velocity(model, x_s, level, prompts.source, prompts.source, 1.0)
-        return z - dt * (v_e - v_s)
+        return z - dt * (v_e - v_s) + zeta * ((x_s - t * v_s) - (x_e - t * v_e))
 
     return rule
 
@@ -138,6 +101,11 @@ RULES = {
         replace(DESCENDING, cfg=13.5, source_cfg=3.5, t_max=0.66),
         flowedit(13.5, 3.5),
     ),
+    "DFVEdit": (
+        replace(VELOCITY, weighting="bare velocity"),
+        replace(DESCENDING, cfg=15.0, source_cfg=5.0),
+        dfvedit(15.0, 5.0),
+    ),
     "DFVEdit with the pull": (
         VELOCITY,
         replace(DESCENDING, cfg=15.0, source_cfg=5.0),
@@ -148,10 +116,15 @@ RULES = {
         replace(DESCENDING, cfg=16.5, source_cfg=6.0),
         drfs(16.5, 6.0, lambda share: share),
     ),
-    "FlowAlign": (
+    "FlowAlign without its pull": (
         FLOWEDIT,
         replace(DESCENDING, cfg=13.5, guidance="source as negative"),
         flowalign(13.5),
+    ),
+    "FlowAlign": (
+        (Weighted(FLOWEDIT), Weighted(SourcePull(), 0.3)),
+        replace(DESCENDING, cfg=13.5, guidance="source as negative"),
+        flowalign(13.5, zeta=0.3),
     ),
 }
 
@@ -207,6 +180,82 @@ def test_the_weights_differ_by_signal_and_noise():
     torch.testing.assert_close(moved["eps"] * level.noise, moved["x0"] * level.signal)
 
 
+def flowdirector(cfg, source_cfg, enlarged):
+    """FlowDirector: FlowEdit, but of v_e - v_s what lies along v_s is dropped or enlarged."""
+
+    def rule(model, prompts, z, z_0, noise, level, dt, share):
+        t = level.noise
+        x_s = (1 - t) * z_0 + t * noise
+        x_e = z + x_s - z_0
+        v_e = velocity(model, x_e, level, prompts.target, prompts.negative, cfg)
+        v_s = velocity(model, x_s, level, prompts.source, prompts.negative, source_cfg)
+        moved = z.clone()
+        for place in itertools.product(*map(range, z.shape[2:])):
+            here = (0, slice(None), *place)
+            way = v_s[here] / v_s[here].norm()
+            along = (v_e[here] - v_s[here]) @ way
+            across = v_e[here] - v_s[here] - along * way
+            kept = 0.0 if along > 0 else enlarged * float(along)
+            moved[here] -= dt * (across + kept * way)
+        return moved
+
+    return rule
+
+
+def test_the_correction_of_directions_is_flowdirectors(world):
+    settings = replace(DESCENDING, steps=3, cfg=4.0, source_cfg=2.0)
+    term = (Weighted(FLOWEDIT, corrections=(DirectionCorrection(1.25),)),)
+    moved = by_hand(world, 3, flowdirector(4.0, 2.0, 1.25)) - world[2]
+    found = run(world, term, settings).z - world[2]
+    scale = float(moved.abs().max())
+    assert scale > 1e-3
+    torch.testing.assert_close(found, moved, rtol=0, atol=2e-5 * max(scale, 1.0))
+    plain = run(world, FLOWEDIT, settings).z - world[2]
+    assert not torch.allclose(found, plain, atol=0.01 * scale)
+
+
+def test_a_correction_by_hand():
+    """Two channels, three places: the same way, back, and a source that stands still."""
+    gradient = torch.tensor([[3.0, -3.0, 2.0], [4.0, 4.0, 5.0]]).view(1, 2, 1, 1, 3)
+    velocity = torch.tensor([[2.0, 2.0, 0.0], [0.0, 0.0, 0.0]]).view(1, 2, 1, 1, 3)
+    expected = torch.tensor([[0.0, -6.0, 2.0], [4.0, 4.0, 5.0]]).view(1, 2, 1, 1, 3)
+    torch.testing.assert_close(corrected(gradient, velocity, 2.0), expected)
+    assert torch.equal(corrected(gradient[..., 1:], velocity[..., 1:], 1.0), gradient[..., 1:])
+
+
+def test_pull_and_correction_go_with_masks_smoothing_windows_and_assd(world):
+    """Where a mask is black nothing moves, whatever hangs on the wire; elsewhere all of it acts."""
+    z_0 = world[2]
+    mask = torch.ones(1, *z_0.shape[3:])
+    mask[..., :2] = 0
+    flow = Flow(
+        *(torch.zeros(z_0.shape[2] - 1, 2, *z_0.shape[3:]) for _ in range(2)),
+        *(torch.ones(z_0.shape[2] - 1, *z_0.shape[3:], dtype=torch.bool) for _ in range(2)),
+    )
+    shaped = {"masks": (mask,), "refinements": (FlowSmoothing(flow, 0.5),)}
+    settings = replace(DESCENDING, steps=2)
+    seen = []
+    for term in (FLOWEDIT, AdaptiveSliding((0.1, 0.8, 0.1))):
+        for corrections in ((), (DirectionCorrection(),)):
+            for pull in (0.0, 0.2):
+                terms = (
+                    Weighted(term, corrections=corrections, **shaped),
+                    Weighted(SourcePull(), pull, **shaped),
+                )
+                z = run(world, terms, settings).z
+                assert torch.equal(z[..., :2], z_0[..., :2])
+                assert all(not torch.allclose(z, other, atol=1e-4) for other in seen)
+                seen.append(z)
+
+
+def test_a_step_that_goes_nowhere_does_not_pull():
+    z_0 = make_world("gaussian")[2]
+    draw = draw_of(z_0 + 1, z_0, FLOW.at(0.5), torch.zeros_like(z_0), step=0.0)
+    said = Predictions(*(Prediction(z, z) for z in (z_0 + 1, z_0)))
+    result = SourcePull()(draw, said, z_0 + 1, z_0)
+    assert torch.equal(result.gradient, torch.zeros_like(z_0)) and result.value == 1
+
+
 EVERY = [
     {"order": order, "guidance": guidance, "noise_memory": memory, "draws": draws, "draw_count": 2}
     for order in ("random", "descending")
@@ -215,12 +264,17 @@ EVERY = [
 ]
 
 
-@pytest.mark.parametrize(("weighting", "eta"), [("eps", 0.0), ("velocity", 1.0), ("x0", 0.5)])
+@pytest.mark.parametrize(
+    ("weighting", "eta"), [("eps", 0.0), ("velocity", 1.0), ("x0", 0.5), ("bare velocity", 0.0)]
+)
 def test_equal_prompts_move_nothing(world, weighting, eta):
-    """Exactly, for every combination of settings."""
+    """Exactly, for every combination of settings with equal guidance of both clips."""
     model, prompts, z_0 = world
     same = prompts._replace(target=prompts.source)
-    term = (Weighted(DeltaDenoising(weighting=weighting, eta=eta)),)
+    moves = Weighted(
+        DeltaDenoising(weighting=weighting, eta=eta), corrections=(DirectionCorrection(),)
+    )
+    term = (moves, Weighted(SourcePull(), 0.3))
     for more in EVERY:
         settings = Settings(2, 0.7, 6.0, **more)
         assert torch.equal(distil(z_0, term, model, same, settings).z, z_0), more
@@ -305,6 +359,8 @@ def test_descending_steps_add_up_to_the_step_size():
         (lambda w: Settings(noise_memory=1.5), "noise_memory is 1.5"),
         (lambda w: Settings(source_cfg=-2.0), "source_cfg is -2.0"),
         (lambda w: Settings(stop_after=-1), "stop_after is -1"),
+        (lambda w: DirectionCorrection(-1.0), "enlarged is -1.0"),
+        (lambda w: Settings(order="descending", t_min=0.5, t_max=0.5), "Set t_min lower"),
         (
             lambda w: run(w, (Weighted(VELOCITY), Weighted(FLOWEDIT)), Settings(1)),
             "have different eta",
