@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from einops import rearrange
+from measuring import shipped
 from rescore.nodes.strength import EditStrength
 from rescore.pipelines.distillation.adaptive_sliding import AdaptiveSliding
 from rescore.pipelines.distillation.delta_denoising import DeltaDenoising
@@ -25,18 +26,20 @@ GRID = ClipGrid((3, 8, 8), (64, 64), factor=8, stride=4)
 class Run:
     """The settings that the rows share, from the graph `wan_edit`.
 
-    The guidance of the target's prediction is the same in every row; the source's is the share of
-    it that the method's authors take.
+    The guidance of the target's prediction is the same in every row but FlowAlign's, where it acts
+    twice; the source's is the share of it that the method's authors take.
     """
 
-    steps: int = 20
-    cfg: float = 6.0
-    t_max: float = 0.8
+    steps: int = shipped("wan_edit", "ScoreDistillation", "steps")
+    cfg: float = shipped("wan_edit", "ScoreDistillation", "cfg")
+    t_max: float = shipped("wan_edit", "ScoreDistillation", "t_max")
     random_steps: int = 40  # of the row that draws its levels at random, as the papers on DDS do
     random_step: float = 0.4
-    pull: float = 0.01  # FlowAlign's zeta
-    similarity: float = 300.0
-    strength: float = 0.5  # of flow smoothing
+    align_cfg: float = shipped("wan_flowalign", "ScoreDistillation", "cfg")
+    align_t_max: float = shipped("wan_flowalign", "ScoreDistillation", "t_max")
+    pull: float = shipped("wan_flowalign", "SourcePull", "weight")  # FlowAlign's zeta
+    similarity: float = shipped("wan_dreammotion", "SpatialSelfSimilarity", "weight")
+    strength: float = shipped("wan_edit", "FlowSmoothing", "strength")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Method:
 
 # Of the plot: how much of the edit is moved back, and whether that rises; how strong guidance is.
 ETAS = {"0": (0.0, False), "0.5": (0.5, False), "1": (1.0, False), "rising to 1": (1.0, True)}
-CFGS = (3.0, 6.0, 12.0)
+CFGS = (2.0, 4.5, 9.0)
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 # The recommended loop; each of the last rows adds a part to it.
@@ -74,7 +77,9 @@ def methods_of(run: Run) -> dict[str, Method | None]:
 
     director = replace(like(10.5, 3.5, 0.8), draws="best against worst", draw_count=4)
     dyna = replace(like(8.5, 4.5, 1.0), noise_memory=0.5, draws="weighted", draw_steps=3)
-    align = replace(falling, guidance="source as negative", t_max=0.66)
+    align = replace(
+        falling, cfg=run.align_cfg, t_max=run.align_t_max, guidance="source as negative"
+    )
     return {
         "no edit": None,
         "DDS, random levels": Method(DeltaDenoising(), drawn),
@@ -93,7 +98,7 @@ def methods_of(run: Run) -> dict[str, Method | None]:
         "+ mask": Method(VELOCITY, falling, ("mask",)),
         "+ flow smoothing": Method(VELOCITY, falling, ("smoothing",)),
         "+ self-similarity": Method(VELOCITY, falling, ("similarity",)),
-        "+ ASSD window": Method(AdaptiveSliding((0.1, 0.8, 0.1), tau=0.0), falling),
+        "+ ASSD window": Method(AdaptiveSliding(tau=0.0), falling),
         "+ source pull": Method(VELOCITY, falling, ("pull",)),
     }
 

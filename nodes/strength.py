@@ -15,7 +15,7 @@ class EditStrength(Node):
     CATEGORY = f"{host.CATEGORY}/distillation"
     FUNCTION = "settings"
     RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
-        cfg=("FLOAT", "Guidance: 3 to 9."),
+        cfg=("FLOAT", "Guidance: 2 to 7."),
         t_max=("FLOAT", "The highest level of noise, as a share of the clock: 0.7 to 0.9."),
         step_size=("FLOAT", "The step: 0.5, from strength 0.5 on 1."),
         eta=("FLOAT", "Eta of Delta Denoising: 0, from strength 0.5 on rising to 0.5."),
@@ -31,7 +31,7 @@ class EditStrength(Node):
             return round(low + strength * (high - low), 4)
 
         step_size, eta = min(0.5 + strength, 1.0), max(strength - 0.5, 0.0)
-        return (between(3, 9), between(0.7, 0.9), round(step_size, 4), round(eta, 4))
+        return (between(2, 7), between(0.7, 0.9), round(step_size, 4), round(eta, 4))
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreEditStrength": EditStrength}

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from einops import rearrange
 from graph import Graph, Node
-from graphs import blueprints, distillation, inversion, looking, native, tuning, video
+from graphs import blueprints, distillation, inversion, looking, native, tuning, video, wan
 from host_nodes import needs_host
 from PIL import Image
 from rescore.headless.demo import save_strip
@@ -45,8 +45,15 @@ GRAPHS: tuple[Callable[[], Graph], ...] = (
     tuning.ei2,
     tuning.ei2_apply,
     tuning.tune_a_video,
+    wan.wan_edit,
+    wan.wan_flowedit,
+    wan.wan_drfs,
+    wan.wan_flowalign,
+    wan.wan_dfvedit,
+    wan.wan_dreammotion,
     native.wan_edit_native,
     native.wan_edit_sampler,
+    native.native_flowedit,
     native.native_assd,
     native.native_dreammotion,
     looking.step_by_step,

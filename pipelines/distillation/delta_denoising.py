@@ -65,7 +65,7 @@ class DeltaDenoising:
     eta 0 this is DDS with another weight; with eta 1 it is FlowEdit (Kulikov et al., 2025, Alg. 1);
     with an eta that is `rising` from 0 over the run it is DRFS (2509.05342). `eta` also shifts the
     noised edit by a part of the edit: see `Draw.shift`. "bare velocity" is v_e - v_s alone: with
-    eta 1 the same as "velocity", with eta 0 DFVEdit (2506.20967), where nothing pulls to the source.
+    eta 1 the same as "velocity", with eta 0 DFVEdit (2506.20967): nothing pulls to the source.
     """
 
     name: str = "delta denoising"

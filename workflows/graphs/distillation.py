@@ -4,7 +4,7 @@ from graph import Graph
 from rescore.shapeworld.scene import caption
 from rescore.shapeworld.showcase import SHOWCASE
 
-from .start import LOOP, VIDEO_MODEL, Start, distil
+from .start import LOOP, VIDEO_MODEL, Start, distil, smoothed
 
 
 def delta_denoising() -> Graph:
@@ -108,15 +108,6 @@ def dreammotion() -> Graph:
     return graph
 
 
-def _smoothed(start: Start, terms: object) -> object:
-    """Gradients smoothed along the source's optical flow, which is shown, too."""
-    add = start.graph.add
-    flow = add("ReScoreOpticalFlow", "Describe", images=start.parts["images"])["flow"]
-    wheel = add("ReScoreShowFlow", "Describe", flow=flow)
-    add("PreviewImage", "Describe", "Optical flow", images=wheel["images"])
-    return add("ReScoreFlowSmoothing", "Edit", terms=terms, flow=flow)["terms"]
-
-
 def flow_enhanced() -> Graph:
     graph = Graph(
         "flow_enhanced",
@@ -127,7 +118,7 @@ def flow_enhanced() -> Graph:
     )
     graph.real["ReScoreScoreDistillation"] = {"step_size": 0.1}  # ASSD's
     start = Start(graph, "shapeworld-t2v", "red_circle")
-    terms = _smoothed(start, graph.add("ReScoreDeltaDenoising", "Edit")["terms"])
+    terms = smoothed(start, graph.add("ReScoreDeltaDenoising", "Edit")["terms"])
     terms = graph.add("ReScoreContentPreservation", "Edit", terms=terms)["terms"]
     terms = graph.add("ReScoreGlobalConsistency", "Edit", terms=terms)["terms"]
     start.finish(distil(start, terms)["latent"], restore=True)
@@ -144,7 +135,7 @@ def mixed_terms() -> Graph:
     graph.real["ReScoreScoreDistillation"] = {"step_size": 0.1}  # ASSD's
     start = Start(graph, "shapeworld-t2v", "green_triangle")
     mask = start.painted_mask("green_triangle")
-    terms = _smoothed(start, graph.add("ReScoreAdaptiveSliding", "Edit")["terms"])
+    terms = smoothed(start, graph.add("ReScoreAdaptiveSliding", "Edit")["terms"])
     terms = graph.add("ReScoreTemporalSelfSimilarity", "Edit", terms=terms)["terms"]
     fusion = graph.add("ReScoreAttentionFusion", "Edit", layers=1, weight=0.8)["fusion"]
     start.finish(distil(start, terms, fusion=fusion, mask=mask)["latent"], mask=mask)

@@ -9,15 +9,52 @@ from rescore.shapeworld.scene import caption
 from rescore.shapeworld.showcase import SHOWCASE
 
 from .start import Start, distil
+from .wan import FALLING
 
-REAL = """**With a real model:** in *Load Diffusion Model* choose \
-`wan2.1_t2v_1.3B_fp16.safetensors` (2.8 GB) or `wan2.1_t2v_14B_fp8_e4m3fn.safetensors` (14.3 GB; \
-`models/diffusion_models/`), in *Load VAE* `wan_2.1_vae.safetensors` (`models/vae/`), all from \
-huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged. Replace the three *Shape-World Conditioning* \
-by *CLIP Text Encode* behind a *Load CLIP* of type `wan` with \
-`umt5_xxl_fp8_e4m3fn_scaled.safetensors` (`models/text_encoders/`). 832 x 480, 17 to 81 frames. \
-LTX-Video and HunyuanVideo go in the same way. Needs ComfyUI 0.16 or later for the tiny model, 0.8 \
-or later for real ones."""
+REAL = """**With a real model:** choose it in *Load Diffusion Model* and its VAE in *Load VAE*. \
+Replace the three *Shape-World Conditioning* by *CLIP Text Encode* behind a *Load CLIP* of type \
+`wan` with `umt5_xxl_fp8_e4m3fn_scaled.safetensors` (6.7 GB, `models/text_encoders/`).
+
+In `models/diffusion_models/`, with the VAE in `models/vae/`:
+
+- `wan2.1_t2v_1.3B_fp16.safetensors` (2.8 GB), `wan_2.1_vae.safetensors`: 832 x 480, 17 to 81 frames
+- `wan2.1_t2v_14B_fp8_scaled.safetensors` (14 GB), the same VAE: up to 1280 x 720
+- `wan2.2_ti2v_5B_fp16.safetensors` (10 GB), `wan2.2_vae.safetensors`: 1280 x 704, to 121 frames
+- `wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors` and `wan2.2_t2v_low_noise_14B_fp8_scaled\
+.safetensors` (14 GB each), `wan_2.1_vae.safetensors`: one loop for each, joined by *state*; the \
+first from `t_max` to 0.5, the second from there to 0
+
+All are from huggingface.co/Comfy-Org. LTX-Video and HunyuanVideo go in the same way; LTX-2 does \
+not, for it makes sound with the picture. Clips of other lengths than 1 + 4 n are padded and cut \
+again. The tiny model needs ComfyUI 0.16 or later, real ones 0.8."""
+
+_HUB = "https://huggingface.co/Comfy-Org"
+_WAN_1 = f"{_HUB}/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
+_WAN_2 = f"{_HUB}/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
+
+
+def files(folder: str, *names: str, source: str = _WAN_1) -> list[dict[str, str]]:
+    """Files of a folder of models, as the front end offers to download them."""
+    return [
+        {"name": name, "url": f"{source}/{folder}/{name}", "directory": folder} for name in names
+    ]
+
+
+MODELS = files(
+    "diffusion_models",
+    "wan2.1_t2v_1.3B_fp16.safetensors",
+    "wan2.1_t2v_14B_fp8_scaled.safetensors",
+) + files(
+    "diffusion_models",
+    "wan2.2_ti2v_5B_fp16.safetensors",
+    "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors",
+    "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors",
+    source=_WAN_2,
+)
+VAES = files("vae", "wan_2.1_vae.safetensors") + files(
+    "vae", "wan2.2_vae.safetensors", source=_WAN_2
+)
+TEXT_ENCODERS = files("text_encoders", "umt5_xxl_fp8_e4m3fn_scaled.safetensors")
 
 
 class NativeStart(Start):
@@ -28,8 +65,10 @@ class NativeStart(Start):
         self.graph = graph
         video = add("LoadVideo", "Load", "Clip to edit", file=f"{clip}.mp4")
         self.parts = add("GetVideoComponents", "Load", "Frames", video=video["VIDEO"])
-        self.patcher = add("UNETLoader", "Load", "Load Diffusion Model", unet_name=WAN)["MODEL"]
-        self.vae = add("VAELoader", "Load", "Load VAE", vae_name=WAN_VAE)["VAE"]
+        network = add("UNETLoader", "Load", "Load Diffusion Model", unet_name=WAN)
+        vae = add("VAELoader", "Load", "Load VAE", vae_name=WAN_VAE)
+        network.models, vae.models = MODELS, VAES
+        self.patcher, self.vae = network["MODEL"], vae["VAE"]
         texts = {
             "source": ("What the clip shows", caption(edit.source)),
             "target": ("What it should show", caption(edit.target)),
@@ -61,9 +100,9 @@ def wan_edit_native() -> Graph:
     )
     start = NativeStart(graph, "red_circle")
     mask = start.painted_mask("red_circle")
-    term = graph.add("ReScoreDeltaDenoising", "Edit")
     strength = graph.add("ReScoreEditStrength", "Edit")
-    settings = {name: strength[name] for name in ("cfg", "t_max", "step_size")}
+    term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=strength["eta"])
+    settings = FALLING | {name: strength[name] for name in ("cfg", "t_max", "step_size")}
     start.finish(distil(start, term["terms"], mask=mask, **settings)["latent"], mask=mask)
 
     def node(kind: str, title: str) -> Node:
@@ -88,13 +127,20 @@ def wan_edit_sampler() -> Graph:
     )
     start = NativeStart(graph, "red_circle")
     add = graph.add
-    guider = add("ReScoreEditGuider", "Edit", model=start.patcher, cfg=5.0, **start.texts)
-    term = add("ReScoreDeltaDenoising", "Edit")
+    guider = add(
+        "ReScoreEditGuider", "Edit", model=start.patcher, cfg=FALLING["cfg"], **start.texts
+    )
+    term = add("ReScoreDeltaDenoising", "Edit", weighting="velocity")
     sampler = add(
-        "ReScoreDistillationSampler", "Edit", terms=term["terms"], steps=60, step_size=0.4
+        "ReScoreDistillationSampler",
+        "Edit",
+        terms=term["terms"],
+        steps=FALLING["steps"],
+        step_size=1.0,
+        order="descending",
     )
     sigmas = add(
-        "BasicScheduler", "Edit", model=start.patcher, scheduler="simple", steps=40, denoise=1.0
+        "BasicScheduler", "Edit", model=start.patcher, scheduler="simple", steps=40, denoise=0.95
     )
     edit = add(
         "SamplerCustomAdvanced",
@@ -106,6 +152,20 @@ def wan_edit_sampler() -> Graph:
         latent_image=start.latent,
     )
     start.finish(edit["output"])
+    return graph
+
+
+def native_flowedit() -> Graph:
+    graph = _graph(
+        "native_flowedit",
+        "FlowEdit with ComfyUI's own Wan\nDelta denoising of velocities with eta 1 is FlowEdit; "
+        "the source is guided less than the edit. With a real Wan: `steps` 35, `t_max` 0.7, "
+        "`cfg` 12, `source_cfg` 5, as Wan-Edit of FiVE-Bench.",
+    )
+    start = NativeStart(graph, "red_circle")
+    term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=1.0)
+    loop = {**FALLING, "t_max": 0.66, "source_cfg": 1.2}
+    start.finish(distil(start, term["terms"], **loop)["latent"], restore=True)
     return graph
 
 
@@ -132,19 +192,11 @@ def native_dreammotion() -> Graph:
     )
     start = NativeStart(graph, "red_circle")
     box = graph.add("ReScoreBoundingBoxMask", "Describe", mask=start.painted_mask("red_circle"))
-    terms = graph.add("ReScoreDeltaDenoising", "Edit")["terms"]
+    terms = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity")["terms"]
     terms = graph.add("ReScoreGradientMask", "Edit", terms=terms, mask=box["mask"])["terms"]
-    terms = graph.add("ReScoreSpatialSelfSimilarity", "Edit", terms=terms)["terms"]
-    start.finish(distil(start, terms, step_size=0.4)["latent"])
+    terms = graph.add("ReScoreSpatialSelfSimilarity", "Edit", terms=terms, weight=300.0)["terms"]
+    start.finish(distil(start, terms, **FALLING)["latent"], restore=True)
     return graph
-
-
-_FILES = "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
-_REAL = {
-    "unet_name": "wan2.1_t2v_1.3B_fp16.safetensors",
-    "vae_name": "wan_2.1_vae.safetensors",
-    "clip_name": "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
-}
 
 
 def edit_video_wan() -> Blueprint:
@@ -156,19 +208,15 @@ def edit_video_wan() -> Blueprint:
         "may change; without one the model decides.",
     )
     add = blueprint.add
-    patcher = add("UNETLoader", "Load", "Load Diffusion Model", unet_name=_REAL["unet_name"])
-    vae = add("VAELoader", "Load", "Load VAE", vae_name=_REAL["vae_name"])
-    clip = add("CLIPLoader", "Load", "Load CLIP", clip_name=_REAL["clip_name"], type="wan")["CLIP"]
-    for node, folder, name in (
-        (patcher, "diffusion_models", "unet_name"),
-        (vae, "vae", "vae_name"),
-        (blueprint.nodes[-1], "text_encoders", "clip_name"),
-    ):
-        file = _REAL[name]
-        node.models = [{"name": file, "url": f"{_FILES}/{folder}/{file}", "directory": folder}]
+    patcher = add("UNETLoader", "Load", "Load Diffusion Model", unet_name=MODELS[0]["name"])
+    vae = add("VAELoader", "Load", "Load VAE", vae_name=VAES[0]["name"])
+    clip = add("CLIPLoader", "Load", "Load CLIP", clip_name=TEXT_ENCODERS[0]["name"], type="wan")
+    patcher.models, vae.models, clip.models = MODELS[:1], VAES[:1], TEXT_ENCODERS
 
     def encode(title: str, text: object) -> object:
-        return add("CLIPTextEncode", "Describe", title, clip=clip, text=text)["CONDITIONING"]
+        return add("CLIPTextEncode", "Describe", title, clip=clip["CLIP"], text=text)[
+            "CONDITIONING"
+        ]
 
     _edits(blueprint, patcher["MODEL"], vae["VAE"], encode)
     return blueprint
@@ -217,7 +265,7 @@ def _edits(
     model = taken["model"]
     latent = add("ReScoreVideoVAEEncode", "Edit", model=model, images=parts["images"])["latent"]
     settings = add("ReScoreEditStrength", "Edit", strength=strength)
-    term = add("ReScoreDeltaDenoising", "Edit")
+    term = add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=settings["eta"])
     distilled = add(
         "ReScoreScoreDistillation",
         "Edit",
@@ -226,8 +274,7 @@ def _edits(
         latent=latent,
         terms=term["terms"],
         mask=mask,
-        steps=60,
-        **{name: settings[name] for name in ("cfg", "t_max", "step_size")},
+        **FALLING | {name: settings[name] for name in ("cfg", "t_max", "step_size")},
     )
     images = add("ReScoreVideoVAEDecode", "Result", model=model, latent=distilled["latent"])
     made = add("ReScoreEditedVideo", "Result", source=video, images=images["images"], mask=mask)

@@ -151,3 +151,12 @@ def distil(start: Start, terms: object, **inputs: object) -> Node:
         terms=terms,
         **settings,
     )
+
+
+def smoothed(start: Start, terms: object) -> object:
+    """Gradients smoothed along the source's optical flow, which is shown, too."""
+    add = start.graph.add
+    flow = add("ReScoreOpticalFlow", "Describe", images=start.parts["images"])["flow"]
+    wheel = add("ReScoreShowFlow", "Describe", flow=flow)
+    add("PreviewImage", "Describe", "Optical flow", images=wheel["images"])
+    return add("ReScoreFlowSmoothing", "Edit", terms=terms, flow=flow)["terms"]

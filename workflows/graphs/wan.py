@@ -1,0 +1,119 @@
+"""Graphs on Wan through diffusers: the recommended edit, and what other papers make of the loop."""
+
+from graph import Graph
+
+from .start import Start, distil, smoothed
+
+REAL = """**With a real model:** replace *Load Shape-World Model* by *Load Video Model* and choose \
+`Wan2.1-T2V-1.3B-Diffusers` or `Wan2.1-T2V-14B-Diffusers` (huggingface.co/Wan-AI, diffusers layout \
+with UMT5 and VAE, in `models/diffusers/`); 832 x 480, 17 to 81 frames (1 + 4 n; others are padded \
+and cut again)."""
+
+# From t_max down to no noise; the steps add up to the whole way. Measured in flow_models_report.
+FALLING = {
+    "order": "descending",
+    "steps": 20,
+    "step_size": 1.0,
+    "cfg": 4.5,
+    "t_min": 0.0,
+    "t_max": 0.8,
+}
+
+
+def _graph(name: str, words: str, **real: float) -> Graph:
+    """A graph whose loop takes the numbers of `real` with a real model, else those of `FALLING`."""
+    graph = Graph(name, f"## {words}\n\n{REAL}")
+    numbers = {key: value for key, value in FALLING.items() if key != "order"}
+    graph.real["ReScoreScoreDistillation"] = {**numbers, "steps": 50, **real}
+    return graph
+
+
+def wan_edit() -> Graph:
+    graph = _graph(
+        "wan_edit",
+        "An edit on Wan\nThe red circle becomes blue, without a mask. Delta denoising of "
+        "velocities from much noise to none, smoothed along the optical flow: of the rules that "
+        "edit every clip it keeps most. If the edit is too weak, raise *eta*.",
+    )
+    start = Start(graph, "shapeworld-wan", "red_circle")
+    term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity")
+    edit = distil(start, smoothed(start, term["terms"]), **FALLING)
+    start.finish(edit["latent"], restore=True)
+    return graph
+
+
+def wan_flowedit() -> Graph:
+    graph = _graph(
+        "wan_flowedit",
+        "FlowEdit on Wan\nDelta denoising of velocities with eta 1 is FlowEdit (arXiv 2412.08629); "
+        "the source is guided less than the edit. The numbers for a real model are Wan-Edit's, of "
+        "FiVE-Bench.",
+        steps=35, t_max=0.7, cfg=12.0, source_cfg=5.0,
+    )  # fmt: skip
+    start = Start(graph, "shapeworld-wan", "red_circle")
+    term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=1.0)
+    loop = {**FALLING, "t_max": 0.66, "source_cfg": 1.2}
+    start.finish(distil(start, term["terms"], **loop)["latent"], restore=True)
+    return graph
+
+
+def wan_drfs() -> Graph:
+    graph = _graph(
+        "wan_drfs",
+        "DRFS on Wan\nEta rises from 0 to 1 along the steps: the clip is kept first and edited "
+        "later (arXiv 2509.05342).",
+        t_max=1.0, cfg=16.5, source_cfg=6.0,
+    )  # fmt: skip
+    start = Start(graph, "shapeworld-wan", "red_circle")
+    term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=1.0, eta_rises=True)
+    loop = {**FALLING, "t_max": 1.0, "source_cfg": 1.6}
+    start.finish(distil(start, term["terms"], **loop)["latent"], restore=True)
+    return graph
+
+
+def wan_flowalign() -> Graph:
+    graph = _graph(
+        "wan_flowalign",
+        "FlowAlign on Wan\nThe edit is guided away from the source prompt in place of the negative "
+        "one, and drawn back to the source a little in every step (arXiv 2505.23145). Three clips "
+        "a step in place of four.",
+        steps=33, t_max=0.7, cfg=19.5,
+    )  # fmt: skip
+    start = Start(graph, "shapeworld-wan", "red_circle")
+    terms = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=1.0)["terms"]
+    terms = graph.add("ReScoreSourcePull", "Edit", terms=terms)["terms"]
+    loop = {**FALLING, "t_max": 0.66, "cfg": 2.0, "guidance": "source as negative"}
+    start.finish(distil(start, terms, **loop)["latent"], restore=True)
+    return graph
+
+
+def wan_dfvedit() -> Graph:
+    graph = _graph(
+        "wan_dfvedit",
+        "DFVEdit on Wan\nThe bare difference of velocities (arXiv 2506.20967): nothing pulls to "
+        "the source.",
+        t_max=1.0, cfg=15.0, source_cfg=5.0,
+    )  # fmt: skip
+    start = Start(graph, "shapeworld-wan", "red_circle")
+    term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="bare velocity")
+    loop = {**FALLING, "t_max": 1.0, "source_cfg": 1.5}
+    start.finish(distil(start, term["terms"], **loop)["latent"], restore=True)
+    return graph
+
+
+def wan_dreammotion() -> Graph:
+    graph = _graph(
+        "wan_dreammotion",
+        "DreamMotion on Wan\nDelta denoising within a box around the object, and self-similarity "
+        "of the keys of the later blocks, which holds shapes. Needs a card: gradients go through "
+        "half of the transformer.",
+    )
+    start = Start(graph, "shapeworld-wan", "red_circle")
+    mask = start.painted_mask("red_circle")
+    box = graph.add("ReScoreBoundingBoxMask", "Describe", mask=mask)["mask"]
+    terms = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity")["terms"]
+    terms = graph.add("ReScoreGradientMask", "Edit", terms=terms, mask=box)["terms"]
+    # The steps of this loop add up to 1, those of DreamMotion's own to 80.
+    terms = graph.add("ReScoreSpatialSelfSimilarity", "Edit", terms=terms, weight=300.0)["terms"]
+    start.finish(distil(start, terms, **FALLING)["latent"], restore=True)
+    return graph
