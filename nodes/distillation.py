@@ -81,7 +81,7 @@ class ScoreDistillation(Node):
         "draws": COMBO(["one", "weighted", "best against worst"],
             "one noise a step; or several, weighted by how near to the source each leads "
             "(DynaEdit), or their mean, moved further away from a single one (FlowDirector). "
-            "Several cost as many calls.", advanced=True),
+            "Several cost as many calls."),
         "draw_count": INT(4, 2, 64, "Noises of a step, where draws is not one.", advanced=True),
         "draw_steps": INT(0, 0, 10000,
             "Steps, from the first on, that draw several noises; 0 is all of them. DynaEdit: 3.",

@@ -50,6 +50,7 @@ GRAPHS: tuple[Callable[[], Graph], ...] = (
     wan.wan_drfs,
     wan.wan_flowalign,
     wan.wan_dfvedit,
+    wan.wan_flowdirector,
     wan.wan_dreammotion,
     native.wan_edit_native,
     native.wan_edit_sampler,

@@ -101,6 +101,23 @@ def wan_dfvedit() -> Graph:
     return graph
 
 
+def wan_flowdirector() -> Graph:
+    graph = _graph(
+        "wan_flowdirector",
+        "FlowDirector on Wan\nFlowEdit, of which the part along the source's own velocity is "
+        "dropped or enlarged, over four draws of noise (arXiv 2506.05046). It edits most of all "
+        "rules on this loop, so a mask belongs to it.",
+        steps=40, t_max=0.8, cfg=10.5, source_cfg=3.5,
+    )  # fmt: skip
+    start = Start(graph, "shapeworld-wan", "red_circle")
+    mask = start.painted_mask("red_circle")
+    terms = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=1.0)["terms"]
+    terms = graph.add("ReScoreDirectionCorrection", "Edit", terms=terms)["terms"]
+    loop = {**FALLING, "source_cfg": 1.5, "draws": "best against worst"}
+    start.finish(distil(start, terms, mask=mask, **loop)["latent"], mask=mask)
+    return graph
+
+
 def wan_dreammotion() -> Graph:
     graph = _graph(
         "wan_dreammotion",
