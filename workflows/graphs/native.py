@@ -9,7 +9,7 @@ from rescore.shapeworld.scene import caption
 from rescore.shapeworld.showcase import SHOWCASE
 
 from .start import Start, distil
-from .wan import FALLING
+from .wan import CLIP, FALLING
 
 REAL = """**With a real model:** choose it in *Load Diffusion Model* and its VAE in *Load VAE*. \
 Replace the three *Shape-World Conditioning* by *CLIP Text Encode* behind a *Load CLIP* of type \
@@ -94,12 +94,12 @@ def _graph(name: str, words: str) -> Graph:
 def wan_edit_native() -> Graph:
     graph = _graph(
         "wan_edit_native",
-        "Delta denoising with ComfyUI's own Wan\nThe red circle becomes blue. The model comes from "
-        "ComfyUI's loaders, with all that its nodes do to it; outside the mask latents stay the "
-        "source's exactly.",
+        "Delta denoising with ComfyUI's own Wan\nThe green triangle becomes a circle. The "
+        "model comes from ComfyUI's loaders, with all that its nodes do to it; outside the mask "
+        "latents stay the source's exactly.",
     )
-    start = NativeStart(graph, "red_circle")
-    mask = start.painted_mask("red_circle")
+    start = NativeStart(graph, CLIP)
+    mask = start.painted_mask(CLIP)
     strength = graph.add("ReScoreEditStrength", "Edit")
     term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=strength["eta"])
     settings = FALLING | {name: strength[name] for name in ("cfg", "t_max", "step_size")}
@@ -125,7 +125,7 @@ def wan_edit_sampler() -> Graph:
         "Delta denoising in ComfyUI's own sampling node\n*Edit Guider* holds the prompts, "
         "*Distillation Sampler* the loop; levels of noise are drawn from the scheduler's SIGMAS.",
     )
-    start = NativeStart(graph, "red_circle")
+    start = NativeStart(graph, CLIP)
     add = graph.add
     guider = add(
         "ReScoreEditGuider", "Edit", model=start.patcher, cfg=FALLING["cfg"], **start.texts
@@ -162,7 +162,7 @@ def native_flowedit() -> Graph:
         "the source is guided less than the edit. With a real Wan: `steps` 35, `t_max` 0.7, "
         "`cfg` 12, `source_cfg` 5, as Wan-Edit of FiVE-Bench.",
     )
-    start = NativeStart(graph, "red_circle")
+    start = NativeStart(graph, CLIP)
     term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=1.0)
     loop = {**FALLING, "t_max": 0.66, "source_cfg": 1.2}
     start.finish(distil(start, term["terms"], **loop)["latent"], restore=True)
@@ -176,7 +176,7 @@ def native_assd() -> Graph:
         "the prompts agree, and the edit also attends to its source in the last blocks of the "
         "transformer. A latent frame of Wan shows four pictures, so the window is narrow.",
     )
-    start = NativeStart(graph, "red_circle")
+    start = NativeStart(graph, CLIP)
     terms = graph.add("ReScoreAdaptiveSliding", "Edit", window="0.1, 0.8, 0.1")["terms"]
     fusion = graph.add("ReScoreAttentionFusion", "Edit", layers=2, weight=0.8)["fusion"]
     start.finish(distil(start, terms, step_size=0.4, fusion=fusion)["latent"])
@@ -190,8 +190,8 @@ def native_dreammotion() -> Graph:
         "self-similarity of the keys of chosen blocks, which holds shapes. Needs ComfyUI 0.14 or "
         "later, and weights that are not quantised.",
     )
-    start = NativeStart(graph, "red_circle")
-    box = graph.add("ReScoreBoundingBoxMask", "Describe", mask=start.painted_mask("red_circle"))
+    start = NativeStart(graph, CLIP)
+    box = graph.add("ReScoreBoundingBoxMask", "Describe", mask=start.painted_mask(CLIP))
     terms = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity")["terms"]
     terms = graph.add("ReScoreGradientMask", "Edit", terms=terms, mask=box["mask"])["terms"]
     terms = graph.add("ReScoreSpatialSelfSimilarity", "Edit", terms=terms, weight=300.0)["terms"]
@@ -246,7 +246,7 @@ def _edits(
 ) -> None:
     """VIDEO, two prompts, a strength and perhaps a MASK in; VIDEO with its sound and rate out."""
     add, comes_in = blueprint.add, blueprint.comes_in
-    edit = SHOWCASE["red_circle"]
+    edit = SHOWCASE[CLIP]
     video = comes_in("video", "VIDEO")
     shows = comes_in("what it shows", "STRING", caption(edit.source))
     should = comes_in("what it should show", "STRING", caption(edit.target))

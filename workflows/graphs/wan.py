@@ -9,6 +9,9 @@ REAL = """**With a real model:** replace *Load Shape-World Model* by *Load Video
 with UMT5 and VAE, in `models/diffusers/`); 832 x 480, 17 to 81 frames (1 + 4 n; others are padded \
 and cut again)."""
 
+# On the other clip, of the red circle, the tiny Wan with eta 0 moves what it edits.
+CLIP = "green_triangle"
+
 # From t_max down to no noise; the steps add up to the whole way. Measured in flow_models_report.
 FALLING = {
     "order": "descending",
@@ -31,11 +34,11 @@ def _graph(name: str, words: str, **real: float) -> Graph:
 def wan_edit() -> Graph:
     graph = _graph(
         "wan_edit",
-        "An edit on Wan\nThe red circle becomes blue, without a mask. Delta denoising of "
+        "An edit on Wan\nThe green triangle becomes a circle, without a mask. Delta denoising of "
         "velocities from much noise to none, smoothed along the optical flow: of the rules that "
         "edit every clip it keeps most. If the edit is too weak, raise *eta*.",
     )
-    start = Start(graph, "shapeworld-wan", "red_circle")
+    start = Start(graph, "shapeworld-wan", CLIP)
     term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity")
     edit = distil(start, smoothed(start, term["terms"]), **FALLING)
     start.finish(edit["latent"], restore=True)
@@ -50,7 +53,7 @@ def wan_flowedit() -> Graph:
         "FiVE-Bench.",
         steps=35, t_max=0.7, cfg=12.0, source_cfg=5.0,
     )  # fmt: skip
-    start = Start(graph, "shapeworld-wan", "red_circle")
+    start = Start(graph, "shapeworld-wan", CLIP)
     term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=1.0)
     loop = {**FALLING, "t_max": 0.66, "source_cfg": 1.2}
     start.finish(distil(start, term["terms"], **loop)["latent"], restore=True)
@@ -64,7 +67,7 @@ def wan_drfs() -> Graph:
         "later (arXiv 2509.05342).",
         t_max=1.0, cfg=16.5, source_cfg=6.0,
     )  # fmt: skip
-    start = Start(graph, "shapeworld-wan", "red_circle")
+    start = Start(graph, "shapeworld-wan", CLIP)
     term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=1.0, eta_rises=True)
     loop = {**FALLING, "t_max": 1.0, "source_cfg": 1.6}
     start.finish(distil(start, term["terms"], **loop)["latent"], restore=True)
@@ -79,7 +82,7 @@ def wan_flowalign() -> Graph:
         "a step in place of four.",
         steps=33, t_max=0.7, cfg=19.5,
     )  # fmt: skip
-    start = Start(graph, "shapeworld-wan", "red_circle")
+    start = Start(graph, "shapeworld-wan", CLIP)
     terms = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=1.0)["terms"]
     terms = graph.add("ReScoreSourcePull", "Edit", terms=terms)["terms"]
     loop = {**FALLING, "t_max": 0.66, "cfg": 2.0, "guidance": "source as negative"}
@@ -94,7 +97,7 @@ def wan_dfvedit() -> Graph:
         "the source.",
         t_max=1.0, cfg=15.0, source_cfg=5.0,
     )  # fmt: skip
-    start = Start(graph, "shapeworld-wan", "red_circle")
+    start = Start(graph, "shapeworld-wan", CLIP)
     term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="bare velocity")
     loop = {**FALLING, "t_max": 1.0, "source_cfg": 1.5}
     start.finish(distil(start, term["terms"], **loop)["latent"], restore=True)
@@ -109,8 +112,8 @@ def wan_flowdirector() -> Graph:
         "rules on this loop, so a mask belongs to it.",
         steps=40, t_max=0.8, cfg=10.5, source_cfg=3.5,
     )  # fmt: skip
-    start = Start(graph, "shapeworld-wan", "red_circle")
-    mask = start.painted_mask("red_circle")
+    start = Start(graph, "shapeworld-wan", CLIP)
+    mask = start.painted_mask(CLIP)
     terms = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=1.0)["terms"]
     terms = graph.add("ReScoreDirectionCorrection", "Edit", terms=terms)["terms"]
     loop = {**FALLING, "source_cfg": 1.5, "draws": "best against worst"}
@@ -125,8 +128,8 @@ def wan_dreammotion() -> Graph:
         "of the keys of the later blocks, which holds shapes. Needs a card: gradients go through "
         "half of the transformer.",
     )
-    start = Start(graph, "shapeworld-wan", "red_circle")
-    mask = start.painted_mask("red_circle")
+    start = Start(graph, "shapeworld-wan", CLIP)
+    mask = start.painted_mask(CLIP)
     box = graph.add("ReScoreBoundingBoxMask", "Describe", mask=mask)["mask"]
     terms = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity")["terms"]
     terms = graph.add("ReScoreGradientMask", "Edit", terms=terms, mask=box)["terms"]
