@@ -15,7 +15,7 @@ class EditStrength(Node):
     CATEGORY = f"{host.CATEGORY}/distillation"
     FUNCTION = "settings"
     RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
-        cfg=("FLOAT", "Guidance: 2 to 7."),
+        cfg=("FLOAT", "Guidance: 3 to 8, 4.5 in the middle."),
         t_max=("FLOAT", "The highest level of noise, as a share of the clock: 0.7 to 0.9."),
         step_size=("FLOAT", "The step: 0.5, from strength 0.5 on 1."),
         eta=("FLOAT", "Eta of Delta Denoising: 0, from strength 0.5 on rising to 0.5."),
@@ -27,11 +27,27 @@ class EditStrength(Node):
     }  # fmt: skip
 
     def settings(self, strength: float):
-        def between(low: float, high: float) -> float:
-            return round(low + strength * (high - low), 4)
+        return (
+            _between(strength, 3, 4.5, 8),
+            _between(strength, 0.7, 0.8, 0.9),
+            _between(strength, 0.5, 1, 1),
+            _between(strength, 0, 0, 0.5),
+        )
 
-        step_size, eta = min(0.5 + strength, 1.0), max(strength - 0.5, 0.0)
-        return (between(2, 7), between(0.7, 0.9), round(step_size, 4), round(eta, 4))
+
+def of_random_levels(strength: float) -> tuple[float, float, float]:
+    """The same for models of noise, with levels drawn at random: `cfg`, `t_max`, `step_size`."""
+    return (
+        _between(strength, 3, 5.5, 8),
+        _between(strength, 0.92, 0.95, 0.98),
+        _between(strength, 0.1, 0.25, 0.4),
+    )
+
+
+def _between(strength: float, low: float, middle: float, high: float) -> float:
+    """A value that goes evenly from `low` to `middle`, and from there to `high`."""
+    first, second = min(2 * strength, 1), max(2 * strength - 1, 0)
+    return round(low + first * (middle - low) + second * (high - middle), 4)
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreEditStrength": EditStrength}

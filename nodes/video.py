@@ -11,7 +11,7 @@ from .latents import VideoVAEDecode, VideoVAEEncode
 from .prompts import EncodePromptPair
 from .shared import SEED, WINDOWS
 from .sockets import LOSSES, MODEL, PROMPTS, TERMS
-from .strength import EditStrength
+from .strength import EditStrength, of_random_levels
 from .terms import DeltaDenoising
 from .widgets import BOOLEAN, FLOAT, INT, SOCKET, Node, outputs
 
@@ -60,7 +60,8 @@ class EditVideo(Node):
         **_MODEL_AND_PROMPTS,
         "strength": EditStrength.REQUIRED["strength"],
         "steps": INT(60, 1, 10000,
-            "Steps of the edit. 60 to begin with; if the edit is unfinished, raise it."),
+            "Steps of the edit. 60 to begin with; if the edit is unfinished, raise it. Wan and "
+            "other flow models need 20."),
         "seed": SEED,
     }  # fmt: skip
     OPTIONAL = {
@@ -77,13 +78,20 @@ class EditVideo(Node):
         seed: int, mask=None, terms=None, fusion=(), prompts=None, window: int = 0,
         overlap: int = 4, restore_source: bool = True,
     ):  # fmt: skip
+        from ..pipelines.models.process import is_flow
+
         parts, latent, prompts = _begun(model, video, source_prompt, target_prompt, prompts)
+        if is_flow(model.process):
+            cfg, t_max, step_size, eta = EditStrength().settings(strength)
+            t_min, order, term = 0.0, "descending", {"weighting": "velocity", "eta": eta}
+        else:
+            cfg, t_max, step_size = of_random_levels(strength)
+            t_min, order, term = 0.05, "random", {}
         if terms is None:
-            (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0)
-        cfg, t_max, step_size = EditStrength().settings(strength)
+            (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0, **term)
         edited, _, losses = ScoreDistillation().run(
-            model, prompts, latent, terms, steps, step_size, cfg, seed, 0.05, t_max, "sgd",
-            mask=mask, fusion=fusion, window=window, overlap=overlap,
+            model, prompts, latent, terms, steps, step_size, cfg, seed, t_min, t_max, "sgd",
+            mask=mask, fusion=fusion, window=window, overlap=overlap, order=order,
         )  # fmt: skip
         return (*_finished(model, parts, latent, edited, mask, restore_source), losses)
 

@@ -202,6 +202,12 @@ class RectifiedFlow:
         return self.at(low + share * (high - low))
 
 
+def is_flow(process: Process) -> bool:
+    """Whether the clip goes to noise along straight lines: s + n = 1, where else s^2 + n^2 = 1."""
+    level = process.at(0.5)
+    return math.isclose(level.signal + level.noise, 1.0, abs_tol=1e-4)
+
+
 def check_grid(levels: Sequence[Level]) -> None:
     """Raise ValueError unless levels ascend from less noise to more and are at least two."""
     if len(levels) < 2 or not all(low.noise < high.noise for low, high in pairwise(levels)):

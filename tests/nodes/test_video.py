@@ -45,6 +45,27 @@ def test_an_edited_video_keeps_size_sound_and_times(run, load, video, tmp_path):
         assert abs(then - now) < Fraction(1, 1000)
 
 
+def test_on_a_flow_model_it_takes_the_loop_for_flows(run, load, video):
+    """The same as the single nodes: falling levels, velocities, and what Edit Strength says."""
+    model, source = load("wan"), video.get_components().images
+    _, images, _ = run(
+        "ReScoreEditVideo", model=model, video=video, **TEXTS, steps=3, strength=0.75,
+        restore_source=False,
+    )  # fmt: skip
+    cfg, t_max, step_size, eta = run("ReScoreEditStrength", strength=0.75)
+    edit = run(
+        "ReScoreScoreDistillation",
+        model=model,
+        prompts=run("ReScoreEncodePromptPair", model=model, **TEXTS, negative_prompt="")[0],
+        latent=(latent := run("ReScoreVideoVAEEncode", model=model, images=source)[0]),
+        terms=run("ReScoreDeltaDenoising", weighting="velocity", eta=eta)[0],
+        steps=3, cfg=cfg, t_min=0.0, t_max=t_max, step_size=step_size, order="descending",
+    )[0]  # fmt: skip
+    expected = run("ReScoreVideoVAEDecode", model=model, latent=edit)[0]
+    assert not torch.equal(edit["samples"], latent["samples"])
+    assert torch.equal(images, expected)
+
+
 def test_where_the_mask_is_black_pixels_are_the_clips_to_the_bit(run, load, video):
     mask = torch.zeros(1, 18, 22)
     mask[:, :, 11:] = 1

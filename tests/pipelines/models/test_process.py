@@ -23,6 +23,7 @@ from rescore.pipelines.models.process import (
     RectifiedFlow,
     Tabled,
     VariancePreserving,
+    is_flow,
     move,
     noised,
     split,
@@ -419,3 +420,11 @@ def test_a_v_model_with_zero_terminal_snr_samples_and_inverts():
 def test_a_noise_model_with_zero_terminal_snr_is_refused():
     with pytest.raises(ValueError, match="zero terminal SNR"):
         ddim_sample(start(), ask(ZERO_SNR, "epsilon"), ZERO_SNR.grid(7))
+
+
+@pytest.mark.parametrize("shift", [1.0, 5.0, 12.0])
+def test_a_flow_is_told_from_noise_by_its_levels(shift):
+    flow = RectifiedFlow(shift)
+    assert is_flow(flow) and is_flow(Tabled(flow.grid(7)))
+    noise = VariancePreserving.from_config({"beta_schedule": "scaled_linear"})
+    assert not is_flow(noise) and not is_flow(Tabled(noise.grid(7)))
