@@ -102,17 +102,6 @@ def test_packages_are_the_folders_with_code(pyproject):
     assert set(pyproject["tool"]["setuptools"]["packages"]) == expected
 
 
-def test_registry_metadata(pyproject):
-    project, comfy = pyproject["project"], pyproject["tool"]["comfy"]
-    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
-    assert project["license"] == "Apache-2.0"
-    assert [name for name in project["license-files"] if (ROOT / name).is_file()] == ["LICENSE"]
-    assert project["urls"]["Repository"].startswith("https://")
-    assert comfy["PublisherId"] and comfy["DisplayName"]
-    # WEB_DIRECTORY says it already: named twice, the browser code would be loaded twice.
-    assert "web" not in comfy
-
-
 def placed(folder: Path) -> Path:
     """The pack's clips and install.py in a folder of that name."""
     copytree(ROOT / "workflows" / "input", folder / "workflows" / "input")

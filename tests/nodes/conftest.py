@@ -59,6 +59,41 @@ def load(run):
 
 
 @pytest.fixture
+def texts():
+    """A source and a target prompt."""
+    return {
+        "source_prompt": "a red circle moving right on a plain background",
+        "target_prompt": "a blue circle moving right on a plain background",
+    }
+
+
+@pytest.fixture
+def given(run, load, clip, texts):
+    """`given(kind, images, **prompts)`: a model, its prompts and the latents of a clip."""
+
+    def make(kind: str, images=None, **prompts):
+        model = load(kind)
+        pair = run("ReScoreEncodePromptPair", model=model, **texts | prompts)[0]
+        images = clip() if images is None else images
+        latent = run("ReScoreVideoVAEEncode", model=model, images=images)[0]
+        return {"model": model, "prompts": pair, "latent": latent}
+
+    return make
+
+
+@pytest.fixture
+def inverted(run, given, clip):
+    """`inverted(kind, **prompts)`: a model, its prompts and the trajectory of a clip."""
+
+    def make(kind: str = "animatediff", steps: int = 3, **prompts):
+        inputs = given(kind, clip(2, 12, 14), **prompts)
+        path = run("ReScoreDDIMInversion", **inputs, steps=steps)[0]
+        return {"model": inputs["model"], "prompts": inputs["prompts"], "trajectory": path}
+
+    return make
+
+
+@pytest.fixture
 def clip():
     """`clip(frames, height, width)`: an IMAGE of random pixels, made in inference mode."""
 

@@ -3,24 +3,6 @@
 import pytest
 import torch
 
-PROMPTS = {
-    "source_prompt": "a red circle moving right on a plain background",
-    "target_prompt": "a blue circle moving right on a plain background",
-}
-
-
-@pytest.fixture
-def inverted(run, load, clip):
-    def make(kind="animatediff", **prompts):
-        model = load(kind)
-        pair, _ = run("ReScoreEncodePromptPair", model=model, **{**PROMPTS, **prompts})
-        latent = run("ReScoreVideoVAEEncode", model=model, images=clip(2, 12, 14))[0]
-        found = run("ReScoreDDIMInversion", model=model, prompts=pair, latent=latent, steps=4)[0]
-        return {"model": model, "prompts": pair, "trajectory": found}
-
-    return make
-
-
 OFF = {"layout_control": False, "background_control": False, "prompt_control": "off"}
 
 
@@ -30,7 +12,7 @@ def sample(run, given, **inputs):
 
 @pytest.mark.parametrize("kind", ["text-to-video", "image", "animatediff"])
 def test_an_edit_for_every_kind_of_model(run, inverted, kind):
-    given = inverted(kind)
+    given = inverted(kind, steps=4)
     mask = torch.zeros(2, 5, 9)
     mask[:, 2:4, 3:6] = 1
     latent, report = sample(run, given, mask=mask, word_weights="blue: 2")
@@ -45,7 +27,7 @@ def test_an_edit_for_every_kind_of_model(run, inverted, kind):
 
 
 def test_controls_come_by_wire(run, inverted):
-    given = inverted()
+    given = inverted(steps=4)
     fusion = run("ReScoreAttentionFusion", layers=2, weight=0.6)[0]
     latent, report = sample(run, given, controls=fusion, **OFF)
     assert report.splitlines()[1:] == ["Attention fusion: steps 1 to 4."]
@@ -56,9 +38,9 @@ def test_controls_come_by_wire(run, inverted):
     torch.testing.assert_close(twice, once, rtol=1e-4, atol=1e-4)
 
 
-def test_identical_prompts_reconstruct(run, inverted):
+def test_identical_prompts_reconstruct(run, inverted, texts):
     """A mask hides nothing then: an edit that changes no word has no region of its own."""
-    given = inverted(target_prompt=PROMPTS["source_prompt"])
+    given = inverted(target_prompt=texts["source_prompt"])
     latent, report = sample(run, given, cfg=1.0, mask=torch.ones(2, 5, 9))
     assert "this reconstructs the clip" in report
     found = run("ReScoreReconstruct", **given, cfg=1.0)[0]

@@ -1,40 +1,35 @@
 """One edit through all shells, for every kind of model, inside inference mode as in the host."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 
-PROMPTS = {
-    "source_prompt": "a red circle moving right on a plain background",
-    "target_prompt": "a blue circle moving right on a plain background",
-}
 KINDS = ("text-to-video", "image", "animatediff")
 
 
-def edit(run, model, images, **settings):
-    """Source IMAGE to edited IMAGE, and what the loop gave."""
-    prompts, _ = run("ReScoreEncodePromptPair", model=model, **PROMPTS)
-    latent = run("ReScoreVideoVAEEncode", model=model, images=images)[0]
-    terms = run("ReScoreDeltaDenoising")[0]
-    inputs = {"steps": 2, "cfg": 3.0, "step_size": 0.5} | settings
-    loop = run(
-        "ReScoreScoreDistillation",
-        model=model,
-        prompts=prompts,
-        latent=latent,
-        terms=terms,
-        **inputs,
-    )
-    return latent, loop, run("ReScoreVideoVAEDecode", model=model, latent=loop[0])[0]
+@pytest.fixture
+def edit(run, given):
+    """`edit(kind, images)`: the latent of the source, what the loop gave, and the edited IMAGE."""
+
+    def make(kind, images=None, **settings):
+        inputs = given(kind, images)
+        settings = {"steps": 2, "cfg": 3.0, "step_size": 0.5} | settings
+        terms = run("ReScoreDeltaDenoising")[0]
+        loop = run("ReScoreScoreDistillation", **inputs, terms=terms, **settings)
+        edited = run("ReScoreVideoVAEDecode", model=inputs["model"], latent=loop[0])[0]
+        return inputs["latent"], loop, edited
+
+    return make
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("frames", "height", "width"), [(3, 21, 18), (1, 16, 16)])
-def test_the_edited_clip_has_the_size_of_the_source(run, load, clip, kind, frames, height, width):
+def test_the_edited_clip_has_the_size_of_the_source(edit, clip, kind, frames, height, width):
     images = clip(frames, height, width)
     before = images.clone()
-    latent, loop, edited = edit(run, load(kind), images)
+    latent, loop, edited = edit(kind, images)
     assert edited.shape == images.shape
     assert edited.dtype == torch.float32
     assert edited.min() >= 0 and edited.max() <= 1
@@ -55,10 +50,10 @@ def test_the_latent_is_one_that_the_host_can_use(run, load, clip):
 
 
 @pytest.mark.parametrize("masks", [1, 3], ids=["one mask", "one per frame"])
-def test_outside_the_mask_the_latents_are_the_source_bit_for_bit(run, load, clip, masks):
+def test_outside_the_mask_the_latents_are_the_source_bit_for_bit(edit, load, masks):
     mask = torch.zeros(masks, 42, 36)
     mask[:, :20, :16] = 1
-    latent, loop, _ = edit(run, load("text-to-video"), clip(), mask=mask)
+    latent, loop, _ = edit("text-to-video", mask=mask)
     factor, z, source = load("text-to-video").vae_factor, loop[0]["samples"], latent["samples"]
     assert torch.equal(z[..., 12 // factor :, :], source[..., 12 // factor :, :])
     assert not torch.equal(
@@ -66,16 +61,8 @@ def test_outside_the_mask_the_latents_are_the_source_bit_for_bit(run, load, clip
     )
 
 
-def test_two_runs_equal_one(run, load, clip):
-    model = load("text-to-video")
-    prompts, _ = run("ReScoreEncodePromptPair", model=model, **PROMPTS)
-    latent = run("ReScoreVideoVAEEncode", model=model, images=clip())[0]
-    common = {
-        "model": model,
-        "prompts": prompts,
-        "latent": latent,
-        "terms": run("ReScoreDeltaDenoising")[0],
-    }
+def test_two_runs_equal_one(run, given):
+    common = {**given("text-to-video"), "terms": run("ReScoreDeltaDenoising")[0]}
     whole = run("ReScoreScoreDistillation", steps=5, **common)
     first = run("ReScoreScoreDistillation", steps=3, **common)
     then = run("ReScoreScoreDistillation", steps=2, state=first[1], **common)
@@ -146,16 +133,16 @@ def test_prompts_that_deserve_a_word(run, load, caplog):
         ({"t_min": 0.9, "t_max": 0.1}, "must not exceed"),
     ],
 )
-def test_mistakes_are_told(run, load, clip, change, sentence):
+def test_mistakes_are_told(edit, change, sentence):
     with pytest.raises(ValueError, match=sentence):
-        edit(run, load("text-to-video"), clip(), **change)
+        edit("text-to-video", **change)
 
 
-def test_zero_steps_and_no_guidance(run, load, clip):
-    latent, loop, _ = edit(run, load("text-to-video"), clip(), steps=0)
+def test_zero_steps_and_no_guidance(edit):
+    latent, loop, _ = edit("text-to-video", steps=0)
     assert torch.equal(loop[0]["samples"], latent["samples"])
     for cfg in (0.0, 1.0):
-        _, _, edited = edit(run, load("text-to-video"), clip(), cfg=cfg)
+        _, _, edited = edit("text-to-video", cfg=cfg)
         assert torch.isfinite(edited).all()
 
 
@@ -172,18 +159,14 @@ def test_clips_that_are_none(run, load, clip):
             run("ReScoreVideoVAEEncode", model=model, images=images)
 
 
-def test_prompts_of_another_model_are_refused(run, load, clip, tmp_path):
-    from dataclasses import replace
-
-    model = load("text-to-video")
-    prompts, _ = run("ReScoreEncodePromptPair", model=model, **PROMPTS)
+def test_prompts_of_another_model_are_refused(run, given):
+    inputs = given("text-to-video")
+    prompts = inputs["prompts"]
     narrow = type(prompts.embeddings)(*(e[..., :-1] for e in prompts.embeddings))
     with pytest.raises(ValueError, match="same model's text encoder"):
         run(
             "ReScoreScoreDistillation",
-            model=model,
-            prompts=replace(prompts, embeddings=narrow),
-            latent=run("ReScoreVideoVAEEncode", model=model, images=clip())[0],
+            **inputs | {"prompts": replace(prompts, embeddings=narrow)},
             terms=run("ReScoreDeltaDenoising")[0],
             steps=1,
         )
@@ -207,38 +190,33 @@ def test_what_the_hosts_prompts_understand_is_told(run, load, caplog, name, prom
     assert line in report and advice in report and line in caplog.text
 
 
-def test_plain_prompts_deserve_no_word(run, load, caplog):
+def test_plain_prompts_deserve_no_word(run, load, caplog, texts):
     with caplog.at_level(logging.WARNING):
-        _, report = run("ReScoreEncodePromptPair", model=load("image"), **PROMPTS)
+        _, report = run("ReScoreEncodePromptPair", model=load("image"), **texts)
     assert len(report.splitlines()) == 3 and caplog.text == ""
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 64), (3, 21, 18)])
-def test_a_mask_that_is_black_everywhere_changes_nothing_and_says_so(
-    run, load, clip, caplog, shape
-):
+def test_a_mask_that_is_black_everywhere_changes_nothing_and_says_so(run, edit, caplog, shape):
     """As Load Image gives it for a JPEG."""
-    black, model = torch.zeros(shape), load("image")
-    source = run("ReScoreVideoVAEEncode", model=model, images=clip())[0]["samples"]
+    black = torch.zeros(shape)
     with caplog.at_level(logging.WARNING):
-        edited = edit(run, model, clip(), mask=black)[0]["samples"]
+        source, loop, _ = edit("image", mask=black)
     assert "black everywhere" in caplog.text and "such as a JPEG: take Load Image" in caplog.text
-    assert torch.equal(edited, source)
+    assert torch.equal(loop[0]["samples"], source["samples"])
     caplog.clear()
     run("ReScoreGradientMask", terms=run("ReScoreDeltaDenoising")[0], mask=black)
     assert "black everywhere" in caplog.text
 
 
-def test_a_noise_mask_is_told_and_passed_on(run, load, clip, caplog):
-    model = load("image")
-    prompts, _ = run("ReScoreEncodePromptPair", model=model, **PROMPTS)
-    latent = run("ReScoreVideoVAEEncode", model=model, images=clip())[0]
-    inputs = {"model": model, "prompts": prompts, "terms": run("ReScoreDeltaDenoising")[0]}
-    masked = {**latent, "noise_mask": torch.ones(3, 21, 18)}  # as Set Latent Noise Mask has it
+def test_a_noise_mask_is_told_and_passed_on(run, given, caplog):
+    inputs = {**given("image"), "terms": run("ReScoreDeltaDenoising")[0], "steps": 1}
+    # As Set Latent Noise Mask has it.
+    masked = {**inputs["latent"], "noise_mask": torch.ones(3, 21, 18)}
     with caplog.at_level(logging.WARNING):
-        plain = run("ReScoreScoreDistillation", latent=latent, steps=1, **inputs)[0]
+        plain = run("ReScoreScoreDistillation", **inputs)[0]
         assert caplog.text == ""
-        told = run("ReScoreScoreDistillation", latent=masked, steps=1, **inputs)[0]
+        told = run("ReScoreScoreDistillation", **inputs | {"latent": masked})[0]
     assert "has a noise mask (Set Latent Noise Mask), and ReScore does not read it" in caplog.text
     assert torch.equal(told["samples"], plain["samples"])
     assert told["noise_mask"] is masked["noise_mask"]

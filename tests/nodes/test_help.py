@@ -119,12 +119,6 @@ def test_a_page_has_what_a_user_looks_for(name):
         assert section.split("\n", 1)[1].strip(), f"{section.splitlines()[0]} is empty"
 
 
-@pytest.mark.parametrize("name", NODES)
-def test_every_input_has_a_tooltip(name):
-    for key, (_, options) in inputs_of(NODE_CLASS_MAPPINGS[name]).items():
-        assert options.get("tooltip", "").strip(), f"{key} has no tooltip"
-
-
 def test_a_page_never_hides_a_table_row():
     """A bar or a line break of a tooltip would end its cell."""
     for name, language in product(NODES, WORDS):

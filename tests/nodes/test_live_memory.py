@@ -11,27 +11,15 @@ import rescore.nodes.host as host
 import torch
 from live_memory import Watch
 
-PROMPTS = {
-    "source_prompt": "a red circle moving right on a plain background",
-    "target_prompt": "a blue circle moving right on a plain background",
-}
-
 
 class Cancelled(Exception):
     pass
 
 
 @pytest.fixture
-def scene(run, load, clip):
+def scene(given, clip):
     """`scene(kind)`: the model, prompts and latents that nodes are given."""
-
-    def make(kind):
-        model = load(kind)
-        prompts = run("ReScoreEncodePromptPair", model=model, **PROMPTS)[0]
-        latent = run("ReScoreVideoVAEEncode", model=model, images=clip(3, 12, 14))[0]
-        return {"model": model, "prompts": prompts, "latent": latent}
-
-    return make
+    return lambda kind: given(kind, clip(3, 12, 14))
 
 
 def distillation(run, scene):
@@ -73,7 +61,7 @@ def tuning(run, scene):
 
 
 @pytest.mark.parametrize(
-    ("node_id", "given"),
+    ("node_id", "prepared"),
     [
         ("ReScoreScoreDistillation", distillation),
         ("ReScoreASSDStep", single_step),
@@ -83,14 +71,14 @@ def tuning(run, scene):
         ("ReScoreOneShotTune", tuning),
     ],
 )
-def test_a_node_leaves_nothing_behind(run, scene, monkeypatch, node_id, given):
+def test_a_node_leaves_nothing_behind(run, scene, monkeypatch, node_id, prepared):
     node = rescore.NODE_CLASS_MAPPINGS[node_id]()
     defaults = {
         name: options[0]["default"]
         for name, (_, *options) in node.INPUT_TYPES()["required"].items()
         if options and "default" in options[0]
     }
-    inputs = {**defaults, **given(run, scene)}
+    inputs = {**defaults, **prepared(run, scene)}
     cancels = iter(())
 
     def check():

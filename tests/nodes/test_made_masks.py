@@ -138,15 +138,10 @@ def test_without_a_model_the_error_has_the_command(run, monkeypatch, tmp_path, n
 
 
 @pytest.fixture(params=["text-to-video", "image", "animatediff"])
-def scene(request, run, load, clip):
+def scene(request, given):
     """Model, prompts and latents of a clip that does not fill its latents."""
-    model = load(request.param)
-    prompts = run(
-        "ReScoreEncodePromptPair", model=model, source_prompt="a red circle",
-        target_prompt="a blue circle",
-    )[0]  # fmt: skip
-    latent = run("ReScoreVideoVAEEncode", model=model, images=clip())[0]
-    return {"model": model, "prompts": prompts, "latent": latent}
+    texts = {"source_prompt": "a red circle", "target_prompt": "a blue circle"}
+    return given(request.param, **texts)
 
 
 def test_a_mask_from_words(run, scene):
@@ -181,18 +176,11 @@ def test_a_mask_from_the_gradient(run, scene):
     assert per_frame.mean(dim=(1, 2)).tolist() == pytest.approx([0.25] * 3, abs=0.01)
 
 
-def test_a_gradient_of_nothing_is_told(run, load, clip):
-    model = load("image")
-    prompts = run(
-        "ReScoreEncodePromptPair", model=model, source_prompt="a circle", target_prompt="a circle"
-    )[0]
-    latent = run("ReScoreVideoVAEEncode", model=model, images=clip(1))[0]
+def test_a_gradient_of_nothing_is_told(run, given, clip):
+    same = given("image", clip(1), source_prompt="a circle", target_prompt="a circle")
     terms = run("ReScoreDeltaDenoising")[0]
     with pytest.raises(ValueError, match=r"same everywhere.*prompt may be equal"):
-        run(
-            "ReScoreMaskFromGradient", model=model, prompts=prompts, latent=latent, terms=terms,
-            timesteps=1, cfg=1.0,
-        )  # fmt: skip
+        run("ReScoreMaskFromGradient", **same, terms=terms, timesteps=1, cfg=1.0)
 
 
 def test_a_mask_is_shown_on_its_clip(run, images):

@@ -8,27 +8,7 @@ import rescore.nodes.host as host
 import torch
 from rescore.pipelines.windows import Windows
 
-PROMPTS = {
-    "source_prompt": "a red circle moving right on a plain background",
-    "target_prompt": "a blue circle moving right on a plain background",
-}
-STEPS = 3
-
-
-@pytest.fixture
-def inverted(run, load, clip):
-    """`inverted(kind)`: the inputs that all nodes along a trajectory share."""
-
-    def make(kind="animatediff", **prompts):
-        model = load(kind)
-        pair, _ = run("ReScoreEncodePromptPair", model=model, **{**PROMPTS, **prompts})
-        latent = run("ReScoreVideoVAEEncode", model=model, images=clip(2, 12, 14))[0]
-        found = run("ReScoreDDIMInversion", model=model, prompts=pair, latent=latent, steps=STEPS)[
-            0
-        ]
-        return {"model": model, "prompts": pair, "trajectory": found}
-
-    return make
+STEPS = 3  # of `inverted`
 
 
 def optimise(run, given, **inputs):
@@ -157,9 +137,12 @@ def test_a_cancelled_run_goes_on_where_it_was(run, stopped, caplog, stop_after):
 
 
 def other_negative(run, given):
-    model = given["model"]
-    words = PROMPTS | {"negative_prompt": "blurred"}
-    return {"prompts": run("ReScoreEncodePromptPair", model=model, **words)[0]}
+    words = given["prompts"]
+    pair = run(
+        "ReScoreEncodePromptPair", model=given["model"], source_prompt=words.source,
+        target_prompt=words.target, negative_prompt="blurred",
+    )[0]  # fmt: skip
+    return {"prompts": pair}
 
 
 def other_windows(run, given):
@@ -225,12 +208,12 @@ def test_another_run_does_not_go_on_where_a_cancelled_one_was(run, stopped, chan
     assert torch.equal(found.z, fresh.z)
 
 
-def test_what_does_not_shape_a_run_leaves_what_was_done(run, stopped):
+def test_what_does_not_shape_a_run_leaves_what_was_done(run, stopped, texts):
     """Less memory needed, the same guidance and prompts made anew, and another place to end."""
     queue = stopped(guidance=run("ReScoreDecoupledGuidance", strength=0.2, mask=MASK)[0])
     same = {
         "guidance": run("ReScoreDecoupledGuidance", strength=0.2, mask=MASK.clone())[0],
-        "prompts": run("ReScoreEncodePromptPair", model=queue.inputs["model"], **PROMPTS)[0],
+        "prompts": run("ReScoreEncodePromptPair", model=queue.inputs["model"], **texts)[0],
         "checkpointing": True,
         "stop_after": 2,
     }

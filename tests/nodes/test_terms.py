@@ -3,28 +3,21 @@
 import pytest
 import torch
 
-PROMPTS = {
-    "source_prompt": "a red circle moving right on a plain background",
-    "target_prompt": "a blue circle moving right on a plain background",
-}
 KEYS = ("ReScoreSpatialSelfSimilarity", "ReScoreTemporalSelfSimilarity", "ReScoreGlobalConsistency")
 
 
 @pytest.fixture
-def edit(run, load, clip):
+def edit(run, given, clip):
     """`edit(terms, **inputs)`: the loop's outputs for a clip of five frames, and its source."""
-    model = load("text-to-video")
     images = clip(5, 12, 14)
-    prompts, _ = run("ReScoreEncodePromptPair", model=model, **PROMPTS)
-    latent = run("ReScoreVideoVAEEncode", model=model, images=images)[0]
+    common = given("text-to-video", images)
 
     def make(terms, node="ReScoreScoreDistillation", **inputs):
-        common = {"model": model, "prompts": prompts, "latent": latent, "terms": terms}
         if node == "ReScoreScoreDistillation":
             inputs = {"steps": 2, "step_size": 0.1, "cfg": 3.0} | inputs
-        return run(node, **common, **inputs)
+        return run(node, **common, terms=terms, **inputs)
 
-    make.model, make.images, make.prompts, make.latent = model, images, prompts, latent
+    make.model, make.images, make.latent = common["model"], images, common["latent"]
     return make
 
 
@@ -48,9 +41,9 @@ def test_a_term_alone_moves_the_clip_and_leaves_no_patch(run, edit, term):
         assert state.values[0][name] > 0
 
 
-def test_all_terms_of_three_papers_in_one_loop(run, load, edit):
+def test_all_terms_of_three_papers_in_one_loop(run, load, edit, texts):
     image = load("image")
-    image_prompts, _ = run("ReScoreEncodePromptPair", model=image, **PROMPTS)
+    image_prompts, _ = run("ReScoreEncodePromptPair", model=image, **texts)
     flow = run("ReScoreOpticalFlow", images=edit.images)[0]
     terms = run("ReScoreAdaptiveSliding")[0]
     for term in KEYS:
@@ -122,17 +115,14 @@ def test_a_gradient_is_inspected_without_editing(run, edit):
     assert not black.any()
 
 
-def test_what_is_inspected_of_a_padded_clip_has_the_size_of_the_clip(run, load, clip):
+def test_what_is_inspected_of_a_padded_clip_has_the_size_of_the_clip(run, given, clip):
     """25 x 11 pixels are padded to 26 x 12; a mask of the last column stays at the last column."""
-    model = load("text-to-video")
-    prompts = run("ReScoreEncodePromptPair", model=model, source_prompt="a", target_prompt="b")[0]
-    latent = run("ReScoreVideoVAEEncode", model=model, images=clip(3, 11, 25))[0]
+    inputs = given("text-to-video", clip(3, 11, 25))
     mask = torch.zeros(1, 11, 25)
     mask[..., -1] = 1
     terms = run("ReScoreAdaptiveSliding", tau=0.0)[0]
     masked = run("ReScoreGradientMask", terms=terms, mask=mask)[0]
-    given = {"model": model, "prompts": prompts, "latent": latent}
-    energy, smoothed, _ = run("ReScoreInspectGradient", **given, terms=masked)
+    energy, smoothed, _ = run("ReScoreInspectGradient", **inputs, terms=masked)
     assert energy.shape == (3, 11, 25, 3) and smoothed.shape == (3, 11, 25)
     assert not energy[:, :, :-1].any() and energy[:, :, -1].any()
 
@@ -163,21 +153,18 @@ def test_mistakes_are_told(run, load, edit, clip):
         edit(terms, window=3, overlap=3)
 
 
-def test_an_image_model_of_another_schedule_is_refused(run, load, edit):
+def test_an_image_model_of_another_schedule_is_refused(run, load, edit, texts):
     animated = load("animatediff")
-    prompts, _ = run("ReScoreEncodePromptPair", model=animated, **PROMPTS)
+    prompts, _ = run("ReScoreEncodePromptPair", model=animated, **texts)
     terms = run("ReScoreImageDeltaDenoising", image_model=animated, image_prompts=prompts)[0]
     with pytest.raises(ValueError, match="different noise schedules"):
         edit(terms)
 
 
-def test_a_clip_of_one_frame_leaves_terms_in_time_without_effect(run, load, clip, caplog):
-    model = load("text-to-video")
-    prompts, _ = run("ReScoreEncodePromptPair", model=model, **PROMPTS)
-    latent = run("ReScoreVideoVAEEncode", model=model, images=clip(1, 12, 14))[0]
+def test_a_clip_of_one_frame_leaves_terms_in_time_without_effect(run, given, clip, caplog):
     dds = run("ReScoreDeltaDenoising")[0]
     both = run("ReScoreTemporalSelfSimilarity", terms=dds)[0]
-    common = {"model": model, "prompts": prompts, "latent": latent, "steps": 2}
+    common = {**given("text-to-video", clip(1, 12, 14)), "steps": 2}
     plain = run("ReScoreScoreDistillation", terms=dds, **common)[0]
     same = run("ReScoreScoreDistillation", terms=both, **common)[0]
     # The row whose keys are read is a call of its own, which rounds in its own way.

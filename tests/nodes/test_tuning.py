@@ -14,20 +14,13 @@ from rescore.pipelines.models.unet.inflation import VARIANTS
 from rescore.pipelines.tuning.one_shot_tuning import Diverged
 from tiny_models import eps_of
 
-PROMPTS = {
-    "source_prompt": "a red circle moving right on a plain background",
-    "target_prompt": "a blue circle moving right on a plain background",
-}
-
 
 @pytest.fixture
-def scene(run, load, clip):
+def scene(run, given, clip):
     """An image model, the same inflated, prompts and a clip's latents."""
-    image = load("image")
-    video, _ = run("ReScoreInflateImageModel", model=image)
-    prompts, _ = run("ReScoreEncodePromptPair", model=image, **PROMPTS)
-    latent = run("ReScoreVideoVAEEncode", model=image, images=clip(3, 11, 14))[0]
-    return image, video, {"prompts": prompts, "latent": latent}
+    inputs = given("image", clip(3, 11, 14))
+    image = inputs.pop("model")
+    return image, run("ReScoreInflateImageModel", model=image)[0], inputs
 
 
 @pytest.fixture
@@ -233,7 +226,7 @@ def test_saved_and_loaded_weights_predict_the_same_bits(run, scene, tune, folder
         assert loaded.unet.tuning == tuned.unet.tuning
         assert loaded.fingerprint == tuned.fingerprint
     assert "for 3 steps" in report and "3 frames of 14 x 12 pixels" in report
-    assert PROMPTS["source_prompt"] in report
+    assert inputs["prompts"].source in report
 
 
 def edit(run, model, inputs) -> torch.Tensor:

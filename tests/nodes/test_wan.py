@@ -3,24 +3,11 @@
 import pytest
 import torch
 
-PROMPTS = {
-    "source_prompt": "a red circle moving right on a plain background",
-    "target_prompt": "a blue circle moving right on a plain background",
-}
-
 
 @pytest.fixture
-def scene(run, load, clip):
+def scene(given, clip):
     """`scene(frames)`: the tiny untrained Wan, its prompts and latents."""
-
-    def make(frames=6, height=21, width=37):
-        model = load("wan")
-        prompts = run("ReScoreEncodePromptPair", model=model, **PROMPTS)[0]
-        images = clip(frames, height, width)
-        latent = run("ReScoreVideoVAEEncode", model=model, images=images)[0]
-        return {"model": model, "prompts": prompts, "latent": latent}
-
-    return make
+    return lambda frames=6, height=21, width=37: given("wan", clip(frames, height, width))
 
 
 def edit(run, scene, **settings):

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rescore.shapeworld.scene import (
     BACKGROUNDS,
-    CANVAS,
     COLOURS,
     MOTIONS,
     RADII,
@@ -209,7 +208,3 @@ def test_scenes_that_look_different_are_called_different():
 def test_what_the_world_does_not_have_is_refused(changes: dict, message: str):
     with pytest.raises(ValueError, match=message):
         scene(**changes)
-
-
-def test_the_canvas_has_room_for_the_longest_straight_path():
-    assert 2 * (1.25 * RADII["medium"] + 1) + travel_range("right")[1] < CANVAS
