@@ -1,6 +1,7 @@
 """Nodes that compute and show the optical flow of a clip, and smooth gradients along it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from . import host, layouts
 from .sockets import FLOW, TERMS
@@ -27,7 +28,7 @@ class OpticalFlow(Node):
         "images": SOCKET("IMAGE", "The source clip, at full size."),
         "method": COMBO(["dis", "raft"],
             "dis runs anywhere and is fast. If Show Flow looks ragged or misses fast motion, try "
-            "raft."),
+            "raft, with its weights in models/optical_flow, where ComfyUI looks for them."),
     }  # fmt: skip
 
     def compute(self, images, method: str):
@@ -35,7 +36,19 @@ class OpticalFlow(Node):
 
         clip = layouts.clip_from_image(images)
         bar = host.progress(max(clip.shape[2] - 1, 1))
-        return (estimate_flow(clip, method, on_pair=lambda done, _: bar(done)),)
+        weights = _raft_file() if method == "raft" else None
+        return (estimate_flow(clip, method, weights=weights, on_pair=lambda done, _: bar(done)),)
+
+
+def _raft_file() -> Path | None:
+    """RAFT's weights in the host's `optical_flow` folders, the large model's before others."""
+    found = [
+        file
+        for folder in host.roots("optical_flow")
+        for file in sorted(folder.rglob("*raft*"))
+        if file.suffix in (".pth", ".pt", ".safetensors")
+    ]
+    return min(found, key=lambda file: "large" not in file.name, default=None)
 
 
 class ShowFlow(Node):

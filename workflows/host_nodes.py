@@ -34,6 +34,41 @@ HOST_NODES = {
     "CLIPTextEncode": _node(
         ("CONDITIONING",), text=("STRING", {"multiline": True, "default": ""}), clip=("CLIP", {})
     ),
+    # SAM 3, of hosts since the summer of 2026.
+    "CheckpointLoaderSimple": _node(
+        ("MODEL", "CLIP", "VAE"), ckpt_name=(["sam3.1_multiplex_fp16.safetensors"], {})
+    ),
+    "SAM3_VideoTrack": type(
+        "SAM3_VideoTrack",
+        (),
+        {
+            "INPUT_TYPES": classmethod(
+                lambda cls: {
+                    "required": {"images": ("IMAGE", {}), "model": ("MODEL", {})},
+                    "optional": {
+                        "initial_mask": ("MASK", {}),
+                        "conditioning": ("CONDITIONING", {}),
+                        "detection_threshold": ("FLOAT", {"default": 0.5}),
+                        "max_objects": ("INT", {"default": 4}),
+                        "detect_interval": ("INT", {"default": 1}),
+                    },
+                }
+            ),
+            "RETURN_TYPES": ("SAM3_TRACK_DATA",),
+            "RETURN_NAMES": ("track_data",),
+        },
+    ),
+    "SAM3_TrackToMask": type(
+        "SAM3_TrackToMask",
+        (
+            _node(
+                ("MASK",),
+                track_data=("SAM3_TRACK_DATA", {}),
+                object_indices=("STRING", {"default": ""}),
+            ),
+        ),
+        {"RETURN_NAMES": ("masks",)},
+    ),
     "RandomNoise": _node(("NOISE",), noise_seed=("INT", {"control_after_generate": True})),
     "BasicScheduler": _node(
         ("SIGMAS",),

@@ -141,7 +141,8 @@ def _raft_weights() -> Path:
     found = [*sorted(folder.glob("raft_large_*.pth")), *sorted(folder.glob("raft_small_*.pth"))]
     if not found:
         raise FileNotFoundError(
-            f"RAFT's weights are not in {folder}, and nothing is downloaded. Put torchvision's "
-            "raft_large_C_T_SKHT_V2-*.pth there, or choose dis, which needs none."
+            f"RAFT's weights are neither in models/optical_flow nor in {folder}, and nothing is "
+            "downloaded. Put torchvision's raft_large_C_T_SKHT_V2-*.pth there, or choose dis, "
+            "which needs none."
         )
     return found[0]

@@ -21,6 +21,7 @@ def restored(
     `reconstruction` is the source encoded and decoded, without an edit. Where a pixel of the edit
     equals that of the reconstruction, k is 1, and the result is exactly the source's pixel. k falls
     linearly to 0 where a colour differs by `threshold` (of 0..1) or more, so edited pixels stay.
+    Before, each frame loses what moved its colours as a whole, as between windows of a long clip.
 
     Raises:
         ValueError: if the clips differ in length or size, or the threshold is not positive.
@@ -29,10 +30,24 @@ def restored(
     require_alike(source, reconstruction)
     if threshold <= 0:
         raise ValueError(f"The threshold is {threshold}; it must be more than 0.")
+    untouched = (edited == reconstruction).all(dim=1, keepdim=True)
+    edited = edited - _drift(edited - reconstruction, threshold)
     apart = (edited - reconstruction).abs().amax(dim=1, keepdim=True)
     kept = (1 - apart / threshold).clamp(min=0)
-    # `where` makes unchanged pixels exactly the source's, without rounding.
-    return (kept * source + (edited - kept * reconstruction)).where(apart > 0, source).clamp(0, 1)
+    # The other way round the source would be met only to rounding.
+    return (kept * source + (edited - kept * reconstruction)).where(~untouched, source).clamp(0, 1)
+
+
+def _drift(
+    change: Float[Tensor, "1 c f H W"], threshold: float | int
+) -> Float[Tensor, "1 c f 1 1"]:
+    """How far the colours of each frame have moved as a whole: the median over its pixels, d.
+
+    It is taken less seriously the nearer it comes to the threshold, d max(0, 1 - |d| / threshold):
+    what moves the whole picture so far is an edit.
+    """
+    moved = rearrange(change, "1 c f H W -> 1 c f (H W)").median(dim=-1).values
+    return rearrange(moved * (1 - moved.abs() / threshold).clamp(min=0), "1 c f -> 1 c f 1 1")
 
 
 def kept_outside(

@@ -88,6 +88,29 @@ def test_a_shipped_graph_runs_as_shipped(file, tmp_path):
         assert probe(video)[2:4] == probe(WORKFLOWS / "input" / source)[2:4]
 
 
+@pytest.mark.parametrize("name", ["delta_denoising", "mixed_terms", "edit_region"])
+def test_where_the_mask_is_black_the_frames_are_the_clips_to_the_bit(name, tmp_path):
+    """So the PSNR outside the mask is infinite, of what is decoded and goes to Save Video."""
+    graph = read_workflow(WORKFLOWS / "api" / f"{name}.json")
+    kept = {"edit_region": "ReScorePasteRegion"}.get(name, "ImageCompositeMasked")
+    (edit,) = (key for key, node in graph.items() if node["class_type"] == kept)
+    clip = next(key for key, node in graph.items() if node["class_type"] == "GetVideoComponents")
+    masks = (key for key, node in graph.items() if node["class_type"] == "ReScoreGrowFeatherMask")
+    mask = next(masks, None) or graph[edit]["inputs"]["mask"][0]
+    result = run_workflow(
+        graph,
+        out=tmp_path,
+        inputs=[WORKFLOWS / "input"],
+        overrides=with_few_steps(graph),
+        keep=[edit, clip, mask],
+    )
+    made, source, white = (result.values[key][0] for key in (edit, clip, mask))
+    outside = white == 0
+    assert 0.2 < float(outside.float().mean()) < 1
+    assert bool((made == source)[outside].all())
+    assert not bool((made == source)[~outside].all())
+
+
 def write_footage(file: Path, *, frames: int, width: int, height: int, rate: int) -> None:
     """A clip with moving noise and sound, as a camera would give it."""
     generator = np.random.default_rng(7)

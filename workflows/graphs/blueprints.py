@@ -8,6 +8,9 @@ from graph import Output
 from rescore.shapeworld.scene import caption
 from rescore.shapeworld.showcase import SHOWCASE
 
+SAM3 = "sam3.1_multiplex_fp16.safetensors"
+_SAM3_FILES = "https://huggingface.co/Comfy-Org/sam3.1/resolve/main/checkpoints"
+
 
 class Ends(NamedTuple):
     """What comes into a blueprint."""
@@ -153,6 +156,34 @@ def tune_a_video() -> Blueprint:
     )
 
 
+def mask_sam3() -> Blueprint:
+    whole = Blueprint(
+        "mask_sam3",
+        "Mask from Words (SAM 3, ReScore)",
+        "Finds what a few words name in every frame of a video, with ComfyUI's own SAM 3: the mask "
+        "for an edit. Older hosts take Mask from Prompt and Mask through Clip.",
+    )
+    add = whole.add
+    video = whole.comes_in("video", "VIDEO")
+    words = whole.comes_in("what to find", "STRING", "the red circle")
+    frames = add("GetVideoComponents", "Load", "Frames", video=video)["images"]
+    loaded = add("CheckpointLoaderSimple", "Load", "Load SAM 3", ckpt_name=SAM3)
+    whole.nodes[-1].models = [
+        {"name": SAM3, "url": f"{_SAM3_FILES}/{SAM3}", "directory": "checkpoints"}
+    ]
+    text = add("CLIPTextEncode", "Describe", "What to find", clip=loaded["CLIP"], text=words)
+    track = add(
+        "SAM3_VideoTrack",
+        "Edit",
+        images=frames,
+        model=loaded["MODEL"],
+        conditioning=text["CONDITIONING"],
+    )
+    mask = add("SAM3_TrackToMask", "Result", track_data=track["track_data"])
+    whole.goes_out("mask", mask["masks"])
+    return whole
+
+
 BLUEPRINTS: tuple[Callable[[], Blueprint], ...] = (
     delta_denoising,
     dreammotion,
@@ -161,4 +192,5 @@ BLUEPRINTS: tuple[Callable[[], Blueprint], ...] = (
     inversion,
     ei2,
     tune_a_video,
+    mask_sam3,
 )

@@ -28,9 +28,36 @@ def test_what_was_edited_stays_and_between_them_it_is_even():
     source, reconstruction = clips()
     for apart, kept in ((0.2, 0.0), (0.1, 0.0), (0.05, 0.5), (0.02, 0.8)):
         edited = reconstruction.clone()
-        edited[:, 2] += apart  # one colour decides for all
-        expected = (edited + kept * (source - reconstruction)).clamp(0, 1)
-        assert (restored(edited, source, reconstruction) - expected).abs().max() < 1e-6
+        edited[:, 2, :, :3] += apart  # one colour decides for all, in less than half the picture
+        result = restored(edited, source, reconstruction)[..., :3, :]
+        expected = (edited + kept * (source - reconstruction)).clamp(0, 1)[..., :3, :]
+        assert (result - expected).abs().max() < 1e-6
+
+
+def test_colours_that_move_from_window_to_window_come_back():
+    """Two windows of a long clip, one a little redder, the other a little greener."""
+    source, reconstruction = clips()
+    edited = reconstruction.clone()
+    edited[:, 0, :2] += 0.02
+    edited[:, 1, 2:] += 0.03
+    edited[:, 2, :, :3, :5] += 0.5  # the edit
+    result = restored(edited, source, reconstruction)
+    # Of a drift d, d^2 / 0.1 is left: 0.004 and 0.009. It counts as an edit that small.
+    for frames, colour, left in ((slice(0, 2), 0, 0.004), (slice(2, 5), 1, 0.009)):
+        kept = 1 - left / 0.1
+        expected = reconstruction[:, colour, frames] + left
+        expected = expected + kept * (source - reconstruction)[:, colour, frames]
+        found = result[:, colour, frames, 3:]
+        torch.testing.assert_close(found, expected[..., 3:, :].clamp(0, 1), rtol=0, atol=1e-6)
+    # The edit itself loses the drift, too, and nothing else.
+    blue = result[:, 2, :, :3, :5]
+    torch.testing.assert_close(blue, edited[:, 2, :, :3, :5].clamp(0, 1), rtol=0, atol=1e-6)
+
+
+def test_a_look_of_the_whole_picture_is_an_edit():
+    source, reconstruction = (clip / 2 for clip in clips())
+    edited = reconstruction + 0.15
+    assert torch.equal(restored(edited, source, reconstruction), edited)
 
 
 def test_what_does_not_fit_is_told():
