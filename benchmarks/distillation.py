@@ -75,6 +75,8 @@ GROUPS = {
         "+ mask": ("dds", "mask"),
         "+ S-SSM": ("dds", "mask", "spatial"),
         "+ T-SSM": ("dds", "mask", "spatial", "temporal"),
+        "full without mask": ("dds", "spatial", "temporal"),
+        "full without S-SSM": ("dds", "mask", "temporal"),
     },
     "Flow-enhanced": {
         "no edit": (),
@@ -84,6 +86,7 @@ GROUPS = {
         "+ consistency": ("dds", "smoothing", "preservation", "consistency"),
     },
 }
+LESS = "full without "  # the last rung of a group's ladder, but for one part
 ROWS = {name: parts for rows in GROUPS.values() for name, parts in rows.items()}
 COLUMNS = {
     "hit": Column("target read, %", 0, 100),
@@ -249,15 +252,24 @@ def costs(rows: Sequence[str], run: Run, steps: int = 12) -> list[list[str]]:
 
 
 def gains(results: Results, group: str) -> list[str]:
-    """What each part changes, against the row above it, clip by clip."""
+    """What each part changes, against the row above it, clip by clip.
+
+    What a method without one of its parts lacks is told as what the part gives to the whole.
+    """
     rows = [row for row in GROUPS[group] if row in results.figures and ROWS[row]]
+    ladder = [row for row in rows if not row.startswith(LESS)]
+    pairs = {row: (above, row) for above, row in pairwise(ladder)}
+    pairs |= {
+        f"{row.removeprefix(LESS)}, to the full method": (row, ladder[-1])
+        for row in rows
+        if row.startswith(LESS)
+    }
     cells = []
-    for above, row in pairwise(rows):
+    for title, pair in pairs.items():
         changes = {
-            figure: change(results.values(above, figure), results.values(row, figure))
-            for figure in COLUMNS
+            figure: change(*(results.values(row, figure) for row in pair)) for figure in COLUMNS
         }
-        cells.append((row, *(shown(changes[f], c.digits, c.factor) for f, c in COLUMNS.items())))
+        cells.append((title, *(shown(changes[f], c.digits, c.factor) for f, c in COLUMNS.items())))
     return markdown(("change by", *(column.title for column in COLUMNS.values())), cells)
 
 

@@ -44,6 +44,7 @@ SET_BY_MODEL = (
     "ReScoreInspectGradient",
     "ReScoreMaskFromGradient",
     "ReScoreImageDeltaDenoising",
+    "ReScoreTemporalSelfSimilarity",
     "ReScoreAttentionFusion",
     "ReScoreDDIMInversion",
     "ReScoreNullTextOptimisation",

@@ -64,6 +64,43 @@ def test_the_note_names_every_number_that_a_real_model_wants_otherwise(file):
                 assert re.search(rf"`{name}` \d", line), (node["class_type"], name)
 
 
+# Of a graph: what holds or moves the edit there, its input, and the value that switches it off.
+SWITCHES = {
+    "dreammotion": (
+        ("SpatialSelfSimilarity", "weight", 0),
+        ("TemporalSelfSimilarity", "weight", 0),
+    ),
+    "flow_enhanced": (
+        ("FlowSmoothing", "strength", 0),
+        ("ContentPreservation", "weight", 0),
+        ("GlobalConsistency", "weight", 0),
+    ),
+    "assd": (("ImageDeltaDenoising", "weight", 0), ("AttentionFusion", "weight", 1)),
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_every_part_of_a_method_shows_at_the_weight_it_ships_with(name, tmp_path):
+    """Without it the video that is saved is another one, to be seen without a magnifying glass."""
+    graph = read_workflow(WORKFLOWS / "api" / f"{name}.json")
+    numbers = {node["class_type"]: number for number, node in graph.items()}
+    saved, slot = graph[numbers["CreateVideo"]]["inputs"]["images"]
+
+    def edited(**off: float):
+        short = {f"{numbers['ReScoreScoreDistillation']}.steps": 12}
+        inputs = [WORKFLOWS / "input"]
+        result = run_workflow(
+            graph, out=tmp_path, inputs=inputs, overrides=short | off, keep=[saved]
+        )
+        return result.values[saved][slot]
+
+    whole = edited()
+    for node, weight, off in SWITCHES[name]:
+        without = edited(**{f"{numbers[f'ReScore{node}']}.{weight}": off})
+        assert (without - whole).abs().max() > 0.05, node
+        assert (without - whole).abs().mean() > 0.002, node
+
+
 def probe(file: Path) -> tuple[int, int, int, Fraction, bool]:
     """Width, height, frames, frames a second, and whether there is sound."""
     with av.open(str(file)) as container:

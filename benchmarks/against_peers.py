@@ -1,0 +1,206 @@
+"""What a user could take instead: every method of this pack and three others on the same clips.
+
+    python benchmarks/against_peers.py              16 clips; goes on where it was stopped
+    python benchmarks/against_peers.py --clips 4 --rows DreamMotion "SDEdit, 0.6"
+    python benchmarks/against_peers.py --clips 0    writes the page from what is there
+
+The pack's methods run as their graphs ship. The others are told again in `benchmarks/peers`, with
+the graphs' guidance and number of sampling steps. DreamMotion and VideoDirector are given a mask of
+the edit, all others none. Edits of colour, shape and background, split "test".
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import distillation
+import ei2
+import torch
+import videodirector_rows
+from kept import Kept, compute
+from measuring import (
+    CONCLUSIONS,
+    Column,
+    clip_of,
+    latents_of,
+    loaded,
+    made,
+    markdown,
+    prompts_of,
+    shipped,
+    shown,
+    still_prompts_of,
+)
+from peers.plain import invert_and_denoise, noise_and_denoise
+from peers.token_propagation import edit_by_propagation
+from rescore.pipelines.tuning.tuned_edit import invert_and_edit
+from rescore.shapeworld.edits import Edit, edited, suite
+from rescore.shapeworld.score import estimate, score
+from torch import Tensor
+
+REPORT = Path(__file__).resolve().parent / "peers_report"
+COLUMNS = {
+    "hit": Column("target read, %", 0, 100),
+    "psnr_edit": Column("PSNR to the truth inside, dB", 1),
+    "psnr_keep": Column("PSNR outside the edit, dB", 1),
+    "contamination": Column("change outside the object, x 1000", 1, 1000),
+    "flicker": Column("flicker, x 1000", 1, 1000),
+    "iou": Column("IoU of the object, %", 0, 100),
+    "kept": Column("other attributes kept, %", 0, 100),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the peers share with the graphs: guidance of the loops, and how long sampling is."""
+
+    cfg: float = shipped("dreammotion", "ScoreDistillation", "cfg")
+    steps: int = shipped("videodirector", "DDIMInversion", "steps")
+
+
+def given(edit: Edit):
+    """The latents, the model and the prompts of a peer on the video model."""
+    model, truth = loaded(distillation.MODEL), edited(edit)
+    prompts = prompts_of(model, truth.source_prompt, truth.target_prompt)
+    return latents_of(model, truth.source.clip), model.denoiser, prompts
+
+
+def sdedit(strength: float, edit: Edit, run: Run) -> Tensor:
+    settings = {"strength": strength, "steps": run.steps, "cfg": run.cfg}
+    return clip_of(loaded(distillation.MODEL), noise_and_denoise(*given(edit), **settings))
+
+
+def inversion(edit: Edit, run: Run) -> Tensor:
+    z = invert_and_denoise(*given(edit), steps=run.steps, cfg=run.cfg)
+    return clip_of(loaded(distillation.MODEL), z)
+
+
+def token_flow(edit: Edit, run: Run) -> Tensor:
+    model = loaded(ei2.MODEL)
+    z_0, prompts = latents_of(model, edited(edit).source.clip), still_prompts_of(model, edit)
+    cfg = ei2.Run().cfg  # what the graph of the same model has
+    z = edit_by_propagation(z_0, model.denoiser, prompts, steps=run.steps, cfg=cfg)
+    return clip_of(model, z)
+
+
+def distilled(row: str, edit: Edit, _: Run) -> Tensor:
+    z = distillation.edit_once(distillation.ROWS[row], edit, distillation.Run())
+    return clip_of(loaded(distillation.MODEL), z)
+
+
+def videodirector(edit: Edit, _: Run) -> Tensor:
+    clip = videodirector_rows.Clip(edit, videodirector_rows.Run())
+    controls, base = videodirector_rows.EDITS["full"]
+    return clip.edited(controls, clip.null_text(*videodirector_rows.LADDER[base]))
+
+
+def tuned(row: str, edit: Edit, _: Run) -> Tensor:
+    run, (z_0, prompts) = ei2.Run(), ei2.given(edit)
+    model = ei2.tuned(ei2.inflated(row), z_0, prompts, run)
+    settings = {"steps": run.sampling, "cfg": run.cfg, "describe": True}
+    return clip_of(model, invert_and_edit(z_0, model.denoiser, prompts, **settings))
+
+
+ROWS = {
+    "SDEdit, 0.4": partial(sdedit, 0.4),
+    "SDEdit, 0.6": partial(sdedit, 0.6),
+    "SDEdit, 0.8": partial(sdedit, 0.8),
+    "DDIM inversion": inversion,
+    "TokenFlow-like": token_flow,
+    "DDS": partial(distilled, "DDS"),
+    "DreamMotion": partial(distilled, "+ T-SSM"),
+    "ASSD": partial(distilled, "ASSD + fusion + joint"),
+    "Flow-enhanced": partial(distilled, "+ consistency"),
+    "VideoDirector": videodirector,
+    "EI2": partial(tuned, "ei2"),
+}
+PEERS = tuple(ROWS)[:5]
+
+
+def measured(row: str, clip: int) -> dict[str, float]:
+    """The figures of one way of editing on one clip."""
+    edit = suite("edits", clip + 1)[clip]
+    # Tuning and null-text have graphs, which inference tensors cannot be part of.
+    with torch.no_grad():
+        scores = score(ROWS[row](edit, Run()).clamp(0, 1), edit)
+    return {name: float(getattr(scores, name)) for name in COLUMNS}
+
+
+def draw(kept: Kept, rows: Sequence[str], clips: Sequence[str], file: Path) -> None:
+    """Keeping against editing: a point a row, with the standard errors over clips."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    picture, panel = pyplot.subplots(figsize=(7, 5))
+    for row in rows:
+        x, y = (
+            estimate([kept.figures[row][clip][figure] for clip in clips])
+            for figure in ("psnr_keep", "psnr_edit")
+        )
+        mark = "s" if row in PEERS else "o"
+        panel.errorbar(x.mean, y.mean, y.error, x.error, fmt=mark, alpha=0.8, elinewidth=0.6)
+        panel.annotate(row, (x.mean, y.mean), (4, 4), textcoords="offset points", fontsize=8)
+    panel.set(
+        xlabel="keeping: PSNR outside the edit, dB", ylabel="editing: PSNR to the truth inside, dB"
+    )
+    picture.tight_layout()
+    picture.savefig(file, dpi=90)
+    pyplot.close(picture)
+
+
+def report(kept: Kept) -> list[str]:
+    """The page, from what is there."""
+    rows = [row for row in ROWS if row in kept.figures]
+    clips = kept.shared(rows)
+    cells = [
+        [row]
+        + [
+            shown(
+                estimate([kept.figures[row][clip][figure] for clip in clips]),
+                column.digits,
+                column.factor,
+            )
+            for figure, column in COLUMNS.items()
+        ]
+        for row in rows
+    ]
+    draw(kept, rows, clips, REPORT / "keeping_and_editing.png")
+    conclusions = REPORT / CONCLUSIONS
+    return [
+        "# Every method beside what a user could take instead",
+        "",
+        *([conclusions.read_text("utf-8").strip(), ""] if conclusions.exists() else []),
+        made("python benchmarks/against_peers.py"),
+        f"{len(clips)} clips of 8 frames of the split test; means with their standard errors.",
+        "",
+        *markdown(("", *(column.title for column in COLUMNS.values())), cells),
+        "",
+        "Squares are other people's methods, told again; circles those of the pack:",
+        "",
+        "![keeping against editing](keeping_and_editing.png)",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--clips", type=int, default=16)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    runs = {"peers": Run(), "loops": distillation.Run(), "ei2": ei2.Run()}
+    runs["videodirector"] = videodirector_rows.Run()
+    kept = Kept(REPORT / "figures.json", {name: asdict(run) for name, run in runs.items()})
+    tasks = [(row, clip) for clip in range(options.clips) for row in options.rows]
+    compute(kept, measured, tasks, jobs=options.jobs)
+    (REPORT / "README.md").write_text("\n".join(report(kept)) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

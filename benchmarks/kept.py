@@ -1,0 +1,64 @@
+"""Figures that take long: each is computed once, kept on disk at once, and a command goes on."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Kept:
+    """Figures by row and clip, in a file that is whole after every one of them.
+
+    Raises:
+        ValueError: if the file was made with other settings.
+    """
+
+    def __init__(self, file: Path, settings: Mapping[str, Any]) -> None:
+        self.file, self.settings = file, json.loads(json.dumps(settings))
+        self.figures: dict[str, dict[str, Any]] = {}
+        if file.exists():
+            found = json.loads(file.read_text("utf-8"))
+            if found["settings"] != self.settings:
+                raise ValueError(
+                    f"{file} holds figures of {found['settings']}, and {self.settings} were asked "
+                    "for. Ask for the former to go on, or move the file away to begin anew."
+                )
+            self.figures = found["figures"]
+
+    def missing(self, tasks: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Those of these (row, clip) that are not there yet."""
+        return [(row, clip) for row, clip in tasks if str(clip) not in self.figures.get(row, {})]
+
+    def add(self, row: str, clip: int, figures: Any) -> None:
+        self.figures.setdefault(row, {})[str(clip)] = figures
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        whole = self.file.with_suffix(".part")
+        text = json.dumps({"settings": self.settings, "figures": self.figures}, indent=0)
+        whole.write_text(text + "\n", "utf-8")
+        whole.replace(self.file)
+
+    def shared(self, rows: Sequence[str]) -> list[str]:
+        """The clips of which all these rows are there: what can be compared clip by clip."""
+        found = [self.figures.get(row, {}) for row in rows]
+        return sorted(set(found[0]).intersection(*found[1:]), key=int) if found else []
+
+
+def compute(
+    kept: Kept, work: Callable[[str, int], Any], tasks: Iterable[tuple[str, int]], *, jobs: int
+) -> None:
+    """Every (row, clip) that is missing, in order; what is done stays if the command is stopped.
+
+    `work(row, clip)` runs in processes of one thread each, that start afresh.
+    """
+    missing, began = kept.missing(tasks), time.monotonic()
+    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        results = pool.map(work, *zip(*missing, strict=True)) if missing else ()
+        for number, ((row, clip), figures) in enumerate(zip(missing, results, strict=True), 1):
+            kept.add(row, clip, figures)
+            seconds = time.monotonic() - began
+            print(f"{number}/{len(missing)} clip {clip}, {row}: {seconds:.0f} s", flush=True)
