@@ -191,6 +191,13 @@ def attend(
     return functional.scaled_dot_product_attention(q, k, v)
 
 
+def attention_maps(
+    q: Float[Tensor, "b h n d"], k: Float[Tensor, "b h m d"]
+) -> Float[Tensor, "b h n m"]:
+    """softmax(q k^T / sqrt(d)), the weights themselves, in float32."""
+    return (q.float() @ k.float().mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+
 # --- what all families share ----------------------------------------------------------------------
 
 

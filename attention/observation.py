@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .layers import Plan, Site
+from .layers import Plan, Site, attention_maps
 from .recording import Out, Recorder, forward_recorded, take_keys
 
 
@@ -57,15 +57,11 @@ def observe(
     return Observation(rows, chosen, keys_seen), result
 
 
-def _maps(q: Tensor, k: Tensor) -> Float[Tensor, "p h f f"]:
-    return (q.float() @ k.float().mT * q.shape[-1] ** -0.5).softmax(dim=-1)
-
-
 def _largest(top_k: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "2 p h f k"]:
     """The largest weights, and the numbers of the frames that they belong to."""
-    kept, frames = _maps(q, k).topk(min(top_k, k.shape[2]), dim=-1)
+    kept, frames = attention_maps(q, k).topk(min(top_k, k.shape[2]), dim=-1)
     return torch.stack([kept, frames.to(kept)])
 
 
 def _at(frames: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "p h f k"]:
-    return _maps(q, k).gather(-1, frames)
+    return attention_maps(q, k).gather(-1, frames)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .counterparts import Counterparts, Parts
-from .layers import Clip, Entry, Held, Layers, Site, check_times
+from .layers import Clip, Entry, Held, Layers, Site, attention_maps, check_times
 
 Positions: TypeAlias = tuple[int, ...]
 
@@ -108,7 +108,7 @@ def cross_control(pairs: Mapping[int, int], tokens: TokenMap) -> Counterparts:
     """
 
     def read(site: Site, own: Parts, source: Parts, unchanged: Callable[[], Tensor]) -> Tensor:
-        controlled = tokens(_maps(source[0], source[1]), _maps(own[0], own[1]))
+        controlled = tokens(attention_maps(*source[:2]), attention_maps(*own[:2]))
         return controlled.to(own[2].dtype) @ own[2]
 
     return Counterparts(pairs, read)
@@ -134,10 +134,6 @@ class PromptControl:
         """The control in all text cross-attention layers."""
         sites = layers.find("*", "cross")
         return lambda pairs, frames: Entry(sites, cross_control(pairs, self.tokens))
-
-
-def _maps(q: Float[Tensor, "b h n d"], k: Float[Tensor, "b h l d"]) -> Float[Tensor, "b h n l"]:
-    return (q.float() @ k.float().mT * q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
 def _in_order(mapper: Tensor, source: range, target: range) -> None:

@@ -46,6 +46,11 @@ class Windows:
         return [slice(start, start + self.length) for start in starts]
 
 
+def spans_of(windows: Windows | None, frames: int) -> list[slice]:
+    """The windows of a clip; without windows, all frames at once."""
+    return [slice(0, frames)] if windows is None else windows.over(frames)
+
+
 def blended(
     parts: Sequence[Float[Tensor, "b c _ h w"]], spans: Sequence[slice], frames: int
 ) -> Float[Tensor, "b c {frames} h w"]:

@@ -15,7 +15,7 @@ from ..controls import RunControls
 from ..models.denoiser import Denoiser, Prompts
 from ..models.grid import ClipGrid
 from ..models.process import Latents, Level, Process
-from ..windows import Spread, Windows, blended, one_by_one
+from ..windows import Spread, Windows, blended, one_by_one, spans_of
 from .draws import draw_of, drawn_noise, eta_of, level_and_step, shares_of_draws
 from .prediction import predict
 from .settings import OPTIMISERS, Settings
@@ -169,7 +169,7 @@ class Descent:
         self.sites = [_sites(entry.term, denoiser) for entry in terms]
         self.controls = RunControls(controls, denoiser, grid)
         self.frames = z.shape[2]
-        self.spans = [slice(0, self.frames)] if windows is None else windows.over(self.frames)
+        self.spans = spans_of(windows, self.frames)
         self.compute = spread(self._window)
 
     def gradient(

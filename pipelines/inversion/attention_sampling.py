@@ -12,7 +12,7 @@ from ..controls import RunControls, plan_of, sources_read
 from ..models.denoiser import Denoiser, Prompts, Row, guided, numbers_of
 from ..models.grid import ClipGrid
 from ..models.process import Latents, Level, Prediction, check_grid, move
-from ..windows import Windows, blended_predictions, text_of
+from ..windows import Windows, blended_predictions, spans_of, text_of
 from .decoupled_guidance import guided_step
 from .trajectory import NullText, Trajectory
 
@@ -63,7 +63,7 @@ def sample_edit(
     held = RunControls(controls, denoiser, grid or ClipGrid.of(trajectory.latents[0]))
     edited = {_COND} if cfg == 1 else {_UNCOND, _COND}
     frames = trajectory.latents.shape[3]
-    spans = [slice(0, frames)] if windows is None else windows.over(frames)
+    spans = spans_of(windows, frames)
     z = trajectory.latents[-1]
     for i in range(trajectory.steps):
         level = trajectory.steps - i

@@ -12,7 +12,7 @@ from ...attention.observation import Observation, observe
 from ..models.denoiser import Denoiser, pull_back
 from ..models.grid import ClipGrid
 from ..models.process import Latents, Level, Prediction
-from ..windows import Windows, blended, blended_predictions, windowed
+from ..windows import Windows, blended, blended_predictions, spans_of, windowed
 from .decoupled_guidance import GuidanceSettings, block_weight, guidance_loss
 
 
@@ -59,7 +59,7 @@ class Drift:
                 said = windowed(self.denoiser, self.windows)(z, level, self.cond)
             return said, torch.zeros_like(z)
         frames = z.shape[2]
-        spans = [slice(0, frames)] if self.windows is None else self.windows.over(frames)
+        spans = spans_of(self.windows, frames)
         try:
             parts = [self._window(z[:, :, s], pivot[:, :, s], level, s, frames) for s in spans]
         except (MemoryError, torch.OutOfMemoryError) as failed:

@@ -19,7 +19,7 @@ from ..distillation.terms import Draw, Weighted
 from ..models.denoiser import Denoiser, Prompts
 from ..models.grid import ClipGrid
 from ..models.process import Latents, Level, Prediction, Process
-from ..windows import Windows, blended
+from ..windows import Windows, blended, spans_of
 
 _ROUNDING = 1e-3  # rounding of noise predictions, which are about 1
 OnDraw = Callable[[int], None]  # gets the number of draws done; may raise to stop
@@ -128,7 +128,7 @@ def word_map(
     layers = denoiser.inside("A word's map")
     chosen = layers.find(sites, "cross")
     frames = z.shape[2]
-    spans = [slice(0, frames)] if windows is None else windows.over(frames)
+    spans = spans_of(windows, frames)
     total = torch.zeros_like(z[0, 0])
     for done, draw in enumerate(looks.at(z, denoiser.process), start=1):
         parts = []
