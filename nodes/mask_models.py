@@ -3,13 +3,19 @@
 from typing import Any
 
 from . import host, layouts
+from .files import FolderNode
 from .masks import CATEGORY
 from .prompts import warn_of_host_syntax
 from .sockets import BOXES, DETECTOR, TRACKER
-from .widgets import COMBO, FILES, FLOAT, INT, SOCKET, STRING, Input, Node, outputs
+from .widgets import COMBO, FLOAT, INT, SOCKET, STRING, Node, outputs
+
+_TOOLTIP = (
+    "A folder under models/{} with config.json and model.safetensors. If none is listed, run this "
+    "node: its error has the command that fetches one."
+)
 
 
-class LoadGroundingDino(Node):
+class LoadGroundingDino(FolderNode):
     TITLE = "Load Grounding DINO"
     SEARCH_ALIASES = ["object detector", "grounding dino loader", "detection model"]
     DESCRIPTION = (
@@ -18,23 +24,19 @@ class LoadGroundingDino(Node):
         "one the error tells the command that fetches it."
     )
     CATEGORY = CATEGORY
-    FUNCTION = "load"
+    FOLDER, KIND, EXAMPLE = "grounding-dino", "grounding-dino", "grounding-dino-tiny"
+    TOOLTIP = _TOOLTIP.format(FOLDER)
     RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
         detector=(DETECTOR, "The model, for Mask from Prompt."),
     )
 
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"folder": _folders("grounding-dino", "grounding-dino")}}
-
     def load(self, folder: str):
         from ..pipelines.models.vision.grounding_dino import load_grounding_dino
 
-        path = _found(folder, "grounding-dino", "grounding-dino", "grounding-dino-tiny")
-        return (load_grounding_dino(path),)
+        return (load_grounding_dino(self.path(folder)),)
 
 
-class LoadSam2(Node):
+class LoadSam2(FolderNode):
     TITLE = "Load SAM 2"
     SEARCH_ALIASES = ["SAM2 loader", "segment anything", "segmentation model"]
     DESCRIPTION = (
@@ -43,38 +45,16 @@ class LoadSam2(Node):
         "downloaded; without one the error tells the command that fetches it."
     )
     CATEGORY = CATEGORY
-    FUNCTION = "load"
+    FOLDER, KIND, EXAMPLE = "sam2", "sam2-video", "sam2.1-hiera-small"
+    TOOLTIP = _TOOLTIP.format(FOLDER)
     RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
         tracker=(TRACKER, "The model, for Mask through Clip."),
     )
 
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"folder": _folders("sam2", "sam2-video")}}
-
     def load(self, folder: str):
         from ..pipelines.models.vision.sam2_video import load_sam2
 
-        return (load_sam2(_found(folder, "sam2", "sam2-video", "sam2.1-hiera-small")),)
-
-
-def _folders(category: str, kind: str) -> Input:
-    """The input to choose a folder with a model of a kind."""
-    from ..pipelines.models.unet.layout import list_models
-
-    names = list_models(host.roots(category), kind)
-    return FILES(names, f"put a model into models/{category}",
-        f"A folder under models/{category} with config.json and model.safetensors. If none is "
-        "listed, run this node: its error has the command that fetches one."
-    )  # fmt: skip
-
-
-def _found(folder: str, category: str, kind: str, example: str):
-    from ..pipelines.models.unet.layout import find_model
-
-    # Without a choice, search for the example: its error shows the command to download it.
-    name = example if folder.startswith("(") else folder
-    return find_model(name, host.roots(category), kind)
+        return (load_sam2(self.path(folder)),)
 
 
 class MaskFromPrompt(Node):

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import host, layouts
+from .files import FolderNode
 from .measures import CATEGORY, CLIP, MeasureNode, RegionNode, compared
 from .prompts import warn_of_host_syntax
 from .sockets import CLIP_SCORER
-from .widgets import COMBO, FILES, SOCKET, STRING, Node, outputs
+from .widgets import COMBO, SOCKET, STRING, outputs
 
 _SCORER = SOCKET(CLIP_SCORER, "From Load CLIP Scorer, such as clip-vit-large-patch14.")
 _PROMPT = STRING("",
@@ -30,7 +31,7 @@ def _embedded(clip, images, prompt: str | None = None, region=None):
     return clip.embed_frames(frames, on_frames=host.progress(frames.shape[2])), text
 
 
-class LoadClipScorer(Node):
+class LoadClipScorer(FolderNode):
     TITLE = "Load CLIP Scorer"
     SEARCH_ALIASES = ["load CLIP", "load PickScore", "CLIP score model"]
     DESCRIPTION = (
@@ -39,32 +40,20 @@ class LoadClipScorer(Node):
         "Nothing is downloaded. Compare numbers only if they were taken with the same model."
     )
     CATEGORY = CATEGORY
-    FUNCTION = "load"
+    FOLDER, KIND, EXAMPLE = "clip_vision", "clip", "clip-vit-large-patch14"
+    TOOLTIP = (
+        "A folder under models/clip_vision with config.json, weights and tokenizer. "
+        "clip-vit-large-patch14 and clip-vit-base-patch32 are what papers use."
+    )
     RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
         clip=(CLIP_SCORER,
             "The model, for CLIP Text Alignment, CLIP Frame Consistency, PickScore."),
     )  # fmt: skip
 
-    @classmethod
-    def INPUT_TYPES(cls):
-        from ..pipelines.models.unet.layout import list_models
-
-        names = list_models(host.roots("clip_vision"), "clip")
-        folder = FILES(names, "put a model into models/clip_vision",
-            "A folder under models/clip_vision with config.json, weights and tokenizer. "
-            "clip-vit-large-patch14 and clip-vit-base-patch32 are what papers use."
-        )  # fmt: skip
-        return {"required": {"folder": folder}}
-
     def load(self, folder: str):
-        from ..pipelines.models.unet.layout import find_model
         from ..pipelines.models.vision.clip_scorer import load_clip
 
-        if folder.startswith("("):
-            # Search for an example: its error shows the command to download it.
-            folder = "clip-vit-large-patch14"
-        path = find_model(folder, host.roots("clip_vision"), "clip")
-        return (load_clip(path),)
+        return (load_clip(self.path(folder)),)
 
 
 class ClipTextAlignment(MeasureNode):

@@ -1,15 +1,15 @@
 """Nodes that measure with DINO how much the layout of a clip changes."""
 
 from . import host, layouts
+from .files import FolderNode
 from .measures import CATEGORY, EDITED, SOURCE, MeasureNode
 from .sockets import DINO
-from .widgets import COMBO, FILES, SOCKET, Node, outputs
+from .widgets import COMBO, SOCKET, outputs
 
-FOLDER = "dino"  # of the models
 _SCALES = {"0 to 1": 1.0, "0 to 255": 255.0}
 
 
-class LoadDino(Node):
+class LoadDino(FolderNode):
     TITLE = "Load DINO"
     SEARCH_ALIASES = ["DINO loader", "vision transformer", "ViT"]
     DESCRIPTION = (
@@ -18,29 +18,19 @@ class LoadDino(Node):
         "downloaded. Compare numbers only if they were taken with the same model."
     )
     CATEGORY = CATEGORY
-    FUNCTION = "load"
+    FOLDER, KIND, EXAMPLE = "dino", "vit", "dino-vitb8"
+    TOOLTIP = (
+        "A folder under models/dino with config.json (model_type vit) and weights, such as "
+        "dino-vitb8."
+    )
     RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
         dino=(DINO, "The model, for Structure Distance."),
     )
 
-    @classmethod
-    def INPUT_TYPES(cls):
-        from ..pipelines.models.unet.layout import list_models
-
-        names = list_models(host.roots(FOLDER), "vit")
-        folder = FILES(names, f"put a model into models/{FOLDER}",
-            "A folder under models/dino with config.json (model_type vit) and weights, such as "
-            "dino-vitb8."
-        )  # fmt: skip
-        return {"required": {"folder": folder}}
-
     def load(self, folder: str):
-        from ..pipelines.models.unet.layout import find_model
         from ..pipelines.models.vision.dino import load_dino
 
-        if folder.startswith("("):
-            folder = "dino-vitb8"  # its error shows the command to download it
-        return (load_dino(find_model(folder, host.roots(FOLDER), "vit")),)
+        return (load_dino(self.path(folder)),)
 
 
 class StructureDistance(MeasureNode):

@@ -3,9 +3,10 @@
 import json
 
 from . import host
+from .files import SavedNode
 from .inversion import CATEGORY
 from .sockets import NULL_TEXT
-from .widgets import FILES, SOCKET, STRING, Node, outputs
+from .widgets import SOCKET, STRING, Node, outputs
 
 FOLDER = "rescore_null_text"  # under the output folder, and under models
 _WHAT = "null-text embeddings"
@@ -54,7 +55,7 @@ class SaveNullText(Node):
         return {"ui": {"text": [f"Saved to {file}"]}, "result": (null_text,)}
 
 
-class LoadNullText(Node):
+class LoadNullText(SavedNode):
     TITLE = "Load Null-Text"
     SEARCH_ALIASES = ["open null-text", "import embeddings", "read null-text file"]
     DESCRIPTION = (
@@ -62,36 +63,15 @@ class LoadNullText(Node):
         "any other."
     )
     CATEGORY = CATEGORY
-    FUNCTION = "load"
+    FOLDER, WHAT, SAVER = FOLDER, _WHAT, SaveNullText.TITLE
     RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
         null_text=(NULL_TEXT, "For Reconstruct, Attention-Controlled Sampling, or to go on."),
     )
 
-    @classmethod
-    def INPUT_TYPES(cls):
-        files = host.own_files_in(FOLDER, ".safetensors")
-        file = FILES(files, f"Save Null-Text writes to {FOLDER}",
-            f"A file under {FOLDER} in the output folder or in models. A file saved just now shows "
-            "after a refresh."
-        )  # fmt: skip
-        return {"required": {"file": file}}
-
-    @classmethod
-    def IS_CHANGED(cls, file: str) -> float:
-        path = host.own_file(FOLDER, file, ".safetensors")
-        return path.stat().st_mtime if path is not None else 0.0
-
     def load(self, file: str):
         from ..pipelines.inversion.trajectory import NullText
-        from ..pipelines.models.tensor_file import read_tensors
 
-        path = host.own_file(FOLDER, file, ".safetensors")
-        if path is None:
-            raise ValueError(
-                f"There is no file {file} in {' or '.join(map(str, host.own_folders(FOLDER)))}. "
-                "Save null-text embeddings first, refresh, and choose it."
-            )
-        tensors, words = read_tensors(path, _WHAT)
+        _, tensors, words = self.read(file)
         return (
             NullText(
                 words["trajectory"],

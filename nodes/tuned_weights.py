@@ -1,13 +1,13 @@
 """Nodes that save and load tuned weights."""
 
 from dataclasses import asdict
-from typing import Any
 
 from . import host
+from .files import SavedNode
 from .inflation import CATEGORY
 from .running import of_stable_diffusion
 from .sockets import MODEL
-from .widgets import FILES, SOCKET, STRING, Node, outputs
+from .widgets import SOCKET, STRING, Node, outputs
 
 FOLDER = "rescore_tuned"  # under the output folder, and under models
 _WHAT = "tuned weights"
@@ -59,7 +59,7 @@ class SaveTunedWeights(Node):
         return (model, str(file))
 
 
-class LoadTunedWeights(Node):
+class LoadTunedWeights(SavedNode):
     TITLE = "Load Tuned Weights"
     SEARCH_ALIASES = ["load one-shot weights", "open tuned weights", "import tuning"]
     DESCRIPTION = (
@@ -68,32 +68,19 @@ class LoadTunedWeights(Node):
         "number of frames and any size can be edited, those that were tuned on best."
     )
     CATEGORY = CATEGORY
-    FUNCTION = "load"
     RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
         model=(MODEL, "The tuned model; the model that came in stays as it is."),
         report=("STRING", "What the weights were tuned on, and for how long."),
     )
 
-    @classmethod
-    def INPUT_TYPES(cls):
-        files = host.own_files_in(FOLDER, ".safetensors")
-        required = {
-            "model": SOCKET(MODEL,
-                "The image model that was inflated and tuned, in any precision, or the same one "
-                "inflated with the same variant."),
-            "file": FILES(files, f"Save Tuned Weights writes to {FOLDER}",
-                f"A file under {FOLDER} in the output folder or in models. A file saved just now "
-                "shows after a refresh."),
-        }  # fmt: skip
-        return {"required": required}
-
-    @classmethod
-    def IS_CHANGED(cls, file: str, **_: Any) -> float:
-        path = host.own_file(FOLDER, file, ".safetensors")
-        return path.stat().st_mtime if path is not None else 0.0
+    FOLDER, WHAT, SAVER = FOLDER, _WHAT, SaveTunedWeights.TITLE
+    REQUIRED = {
+        "model": SOCKET(MODEL,
+            "The image model that was inflated and tuned, in any precision, or the same one "
+            "inflated with the same variant."),
+    }  # fmt: skip
 
     def load(self, model, file: str):
-        from ..pipelines.models.tensor_file import read_tensors
         from ..pipelines.models.unet.inflation import (
             Tuning,
             Variant,
@@ -102,26 +89,20 @@ class LoadTunedWeights(Node):
         )
 
         of_stable_diffusion(model, "Load Tuned Weights")
-        path = host.own_file(FOLDER, file, ".safetensors")
-        if path is None:
-            raise ValueError(
-                f"There is no file {file} in {' or '.join(map(str, host.own_folders(FOLDER)))}. "
-                "Save tuned weights first, refresh, and choose it."
-            )
-        tensors, words = read_tensors(path, _WHAT)
+        name, tensors, words = self.read(file)
         variant = Variant.parse(words["variant"])
         if model.kind != "inflated":
             model = inflate_backbone(model, variant)
         if str(model.network.variant) != str(variant):
             raise ValueError(
-                f"{path.name} was tuned with the variant {variant}, and the model is inflated with "
+                f"{name} was tuned with the variant {variant}, and the model is inflated with "
                 f"{model.network.variant}. Wire the image model itself, or inflate it with that "
                 "variant."
             )
         base = tensors.pop(_BASE)
         if not same_base(model.network, base):
             raise ValueError(
-                f"{path.name} was tuned on {words['base_name']} (fingerprint "
+                f"{name} was tuned on {words['base_name']} (fingerprint "
                 f"{words['base_fingerprint']}), and {model.name} is another model (fingerprint "
                 f"{model.network.base}). Load the model it was tuned on."
             )
@@ -130,7 +111,7 @@ class LoadTunedWeights(Node):
         tuned = model.with_network(model.network.with_tuned(tensors, tuning))
         factor = model.vae_factor
         report = (
-            f'{path.name}: {variant}, tuned on {model.name} for {tuning.step} steps with "'
+            f'{name}: {variant}, tuned on {model.name} for {tuning.step} steps with "'
             f'{tuning.prompt}" on {tuning.frames} frames of {tuning.width * factor} x '
             f"{tuning.height * factor} pixels."
         )
