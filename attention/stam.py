@@ -69,7 +69,8 @@ class ShiftRestrictedTemporalAttention(CentredTemporalAttention):
 # For each name, what makes the temporal module: (dim, heads, head_dim, generator=).
 TEMPORAL: MappingProxyType[str, Callable[..., TemporalAttention]] = MappingProxyType(
     {
-        "layer-norm": TemporalAttention,  # Tune-A-Video
+        "layer-norm": TemporalAttention,
+        "tune-a-video": partial(TemporalAttention, drawn_bias=True),  # as its authors' code
         "instance-norm": partial(TemporalAttention, norm=instance_norm),
         "centred": CentredTemporalAttention,  # instance centring without spectral norms
         "spectral": partial(TemporalAttention, spectral=True),  # spectral norms without centring

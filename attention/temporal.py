@@ -36,7 +36,8 @@ class TemporalAttention(nn.Module):
 
     Every position of the picture attends to the same position in all frames. With `spectral`, the
     value and output maps are divided by their largest singular values (Eq. 8). Without it the
-    output map starts at zero, so that the module starts as the identity. An output map of norm 1
+    output map starts at zero, so that the module starts as the identity; with `drawn_bias` its bias
+    is drawn, as in Tune-A-Video's code, and the module starts by adding it. An output map of norm 1
     cannot be zero; then the query map starts at zero, so that at first every frame reads the mean
     of all frames.
 
@@ -52,6 +53,7 @@ class TemporalAttention(nn.Module):
         *,
         norm: Callable[[Features], Features] = layer_norm,
         spectral: bool = False,
+        drawn_bias: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -62,6 +64,8 @@ class TemporalAttention(nn.Module):
         self.norm = norm
         query, key, value = (drawn_weight(inner, dim, generator) for _ in range(3))
         output, bias = drawn_weight(dim, inner, generator), torch.zeros(dim)
+        if drawn_bias:
+            bias = drawn_weight(dim, inner, generator)[:, 0]  # a new nn.Linear's: the same bounds
         self.to_k = TrainedLinear(key)
         if spectral:
             self.to_q = TrainedLinear(torch.zeros_like(query))

@@ -11,7 +11,7 @@ from .widgets import COMBO, INT, SOCKET, Node, outputs
 CATEGORY = f"{host.CATEGORY}/tuning"
 _VARIANTS = (
     "ei2", "tune-a-video", "stam", "ffam", "centring", "spectral-norm", "instance-norm",
-    "full-space-time", "per-frame", "ei2-as-printed",
+    "full-space-time", "per-frame", "ei2-as-printed", "layer-norm",
 )  # fmt: skip
 
 
@@ -36,7 +36,8 @@ class InflateImageModel(Node):
             "shapeworld-sd from Load Shape-World Model."),
         "variant": COMBO(_VARIANTS,
             "ei2: fine-coarse frame attention and shift-restricted temporal attention. "
-            "tune-a-video: the baseline. stam, ffam: it with one of EI2's two modules; centring, "
+            "tune-a-video: the baseline, as its authors run it. layer-norm: it with norms frame by "
+            "frame and a bias of zero. stam, ffam: that with one of EI2's two modules; centring, "
             "spectral-norm, instance-norm: with a part of STAM. full-space-time: STAM with all "
             "tokens of all frames, far more memory. per-frame: frames see each other along time "
             "only. ei2-as-printed: ei2 with Eq. 9 to the letter. If edits do not follow the "

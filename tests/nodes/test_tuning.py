@@ -327,7 +327,7 @@ def test_covariate_shift_of_two_models(run, scene, tune):
     )
     assert charts.shape == (3, 432, 768, 3)
     assert "1: fine-coarse/2 + stam" in report
-    assert "2: sparse-causal + layer-norm, 3 steps" in report
+    assert "2: sparse-causal + tune-a-video + clip norms, 3 steps" in report
     assert report.count("mean ") == 2
     with pytest.raises(ValueError, match="no modules along time"):
         run("ReScoreCovariateShift", model=image, **inputs)

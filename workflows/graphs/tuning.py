@@ -107,7 +107,10 @@ def tune_a_video() -> Graph:
     graph = Graph(
         "tune_a_video",
         "## Tune-A-Video\nThe baseline that EI2 is compared with: sparse-causal attention, and "
-        "plain attention along time.\n\n" + IMAGE_MODEL,
+        "plain attention along time.\n\n"
+        + IMAGE_MODEL
+        + " Its authors draw a sample of the VAE: in "
+        "*Video VAE Encode*, `posterior` sample.",
     )
     # Of a real model: inverted without a prompt, and sampled with the authors' guidance.
     graph.real["ReScoreDDIMInversion"] = {"cfg": 0}

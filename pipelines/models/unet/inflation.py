@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ....attention.linear import SpectralLinear
 from ....attention.stam import TEMPORAL
 from ....attention.temporal import TemporalAttention
+from ....attention.unet.clip_norm import ClipGroupNorm, normalise_over_clips
 from ....attention.unet.video_block import (
     CLIP,
     SPATIAL,
@@ -31,11 +32,12 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Variant:
-    """What inflation changes: the tokens that self-attention reads, and the temporal module."""
+    """What inflation changes: the tokens that self-attention reads, the temporal module, norms."""
 
     spatial: str = "fine-coarse"  # a key of SPATIAL
     temporal: str = "stam"  # a key of TEMPORAL, or "none"
     ratio: int = 2  # of fine-coarse attention; the paper's are 2 and 4
+    clip_norms: bool = False  # residual blocks normalise over the clip, not frame by frame
 
     def __post_init__(self) -> None:
         if self.spatial not in SPATIAL or self.temporal not in (*TEMPORAL, "none"):
@@ -48,7 +50,8 @@ class Variant:
 
     def __str__(self) -> str:
         ratio = f"/{self.ratio}" if self.spatial == "fine-coarse" else ""
-        return f"{self.spatial}{ratio} + {self.temporal}"
+        norms = " + clip norms" if self.clip_norms else ""
+        return f"{self.spatial}{ratio} + {self.temporal}{norms}"
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
@@ -58,18 +61,21 @@ class Variant:
             ValueError: if there is none.
         """
         spatial, _, temporal = text.partition(" + ")
+        temporal, norms, _ = temporal.partition(" + clip norms")
         spatial, _, ratio = spatial.partition("/")
         if ratio and not ratio.isdecimal():
             raise ValueError(f"{text!r} names no variant.")
-        return cls(spatial, temporal, int(ratio) if ratio else cls.ratio)
+        return cls(spatial, temporal, int(ratio) if ratio else cls.ratio, bool(norms))
 
 
-# EI2; Tune-A-Video, also with single parts of EI2; full and per-frame self-attention.
+# EI2; Tune-A-Video as its authors run it; the same with norms frame by frame and a bias of zero,
+# also with single parts of EI2; full and per-frame self-attention.
 VARIANTS: MappingProxyType[str, Variant] = MappingProxyType(
     {
         "ei2": Variant(),
         "ei2-r4": Variant(ratio=4),
-        "tune-a-video": Variant("sparse-causal", "layer-norm"),
+        "tune-a-video": Variant("sparse-causal", "tune-a-video", clip_norms=True),
+        "layer-norm": Variant("sparse-causal", "layer-norm"),
         "instance-norm": Variant("sparse-causal", "instance-norm"),
         "centring": Variant("sparse-causal", "centred"),
         "spectral-norm": Variant("sparse-causal", "spectral"),
@@ -124,6 +130,11 @@ class VideoUNet(nn.Module):
         """The temporal modules, by name."""
         return {name: m for name, m in self.named_modules() if isinstance(m, TemporalAttention)}
 
+    @property
+    def clip_norms(self) -> list[ClipGroupNorm]:
+        """The layers that normalise over a clip, and must know its frames."""
+        return [m for m in self.modules() if isinstance(m, ClipGroupNorm)]
+
     def forward(
         self,
         z: Float[Tensor, "b c f h w"],
@@ -133,6 +144,8 @@ class VideoUNet(nn.Module):
         """The output of the model; `cond` is a text embedding for each clip or for each frame."""
         clips, _, frames, height, width = z.shape
         images = rearrange(z, "b c f h w -> (b f) c h w")
+        for norm in self.clip_norms:
+            norm.frames = frames
         times = torch.full((clips,), t, device=z.device) if isinstance(t, int) else t
         if cond.ndim == 3:
             cond = repeat(cond, "b l d -> b f l d", f=frames)
@@ -209,8 +222,9 @@ def inflate(unet: nn.Module, variant: str | Variant = "ei2", *, seed: int = 0) -
     weights of temporal modules are drawn with `seed`. Nothing requires gradients.
 
     Before tuning, variant "per-frame" gives exactly the output of the image model, frame by frame.
-    All other variants except "spectral-norm" do so for one frame, up to rounding. For clips that
-    stand still they do so, too, except with fine-coarse attention, which also reads coarse tokens.
+    All other variants except "spectral-norm" and "tune-a-video", whose time layers begin with a
+    drawn bias, do so for one frame, up to rounding. For clips that stand still they do so, too,
+    except with fine-coarse attention, which also reads coarse tokens.
     In moving clips their frames read each other from the beginning.
 
     Raises:
@@ -233,6 +247,8 @@ def inflate(unet: nn.Module, variant: str | Variant = "ei2", *, seed: int = 0) -
     for blocks in image_blocks(copied):
         for i, block in enumerate(blocks):
             blocks[i] = video_block(block, variant.spatial, variant.ratio, temporal, generator)
+    if variant.clip_norms:
+        normalise_over_clips(copied)
     copied.register_to_config(inflation=str(variant))
     return VideoUNet(copied.requires_grad_(False), variant).eval()
 

@@ -84,7 +84,7 @@ def test_the_order_of_a_block(image):
     assert {name for name, _ in seen} == model.blocks.keys()
 
 
-@pytest.mark.parametrize("variant", sorted(VARIANTS.keys() - {"spectral-norm"}))
+@pytest.mark.parametrize("variant", sorted(VARIANTS.keys() - {"spectral-norm", "tune-a-video"}))
 def test_one_frame_is_the_image_models(image, variant):
     z = clip(frames=1)
     predicted = inflate(image, variant)(z, TIMES, COND)
@@ -92,12 +92,48 @@ def test_one_frame_is_the_image_models(image, variant):
 
 
 @pytest.mark.parametrize(
-    "variant", ["tune-a-video", "centring", "instance-norm", "stam", "full-space-time", "per-frame"]
+    "variant", ["layer-norm", "centring", "instance-norm", "stam", "full-space-time", "per-frame"]
 )
 def test_a_clip_that_stands_still_begins_as_the_image_models(image, variant):
     z = clip()[:, :, :1].expand(-1, -1, F, -1, -1)
     predicted = inflate(image, variant)(z, TIMES, COND)
     torch.testing.assert_close(predicted, frame_by_frame(image, z), rtol=1e-4, atol=1e-5)
+
+
+def test_tune_a_video_normalises_over_the_clip(image):
+    """Statistics of all frames in residual blocks and at the output; per frame in transformers."""
+    model, seen = inflate(image, "tune-a-video"), {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.GroupNorm):
+            layer.register_forward_hook(
+                lambda layer, given, said, name=name: seen.update({name: (layer, *given, said)})
+            )
+    model(clip(), TIMES, COND)
+    over_clip = {name for name in seen if "resnets" in name or name == "conv_norm_out"}
+    assert len(over_clip) > 1
+    assert len(seen) > len(over_clip)
+    for name, (layer, given, said) in seen.items():
+        groups = rearrange(given, "(b f) (g c) h w -> b f g (c h w)", b=B, g=layer.num_groups)
+        over = (1, 3) if name in over_clip else (3,)
+        mean = groups.mean(over, keepdim=True)
+        variance = groups.var(over, keepdim=True, unbiased=False)
+        plain = (groups - mean) / (variance + layer.eps).sqrt()
+        plain = rearrange(
+            plain, "b f g (c h w) -> (b f) (g c) h w", h=given.shape[2], w=given.shape[3]
+        )
+        expected = plain * layer.weight[:, None, None] + layer.bias[:, None, None]
+        torch.testing.assert_close(said, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_tune_a_video_begins_by_adding_a_drawn_bias(image):
+    """As a new nn.Linear whose weight alone is set to zero: within 1 / sqrt(channels)."""
+    for layer in inflate(image, "tune-a-video").temporal.values():
+        z = draw(2, F, layer.to_out.out_features)
+        torch.testing.assert_close(layer(z) - z, layer.to_out.bias.expand_as(z), rtol=0, atol=1e-6)
+        bound = layer.to_out.in_features**-0.5
+        assert 0.5 * bound < layer.to_out.bias.abs().max() <= bound
+    for layer in inflate(image, "layer-norm").temporal.values():
+        assert not layer.to_out.bias.any()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
