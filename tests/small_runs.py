@@ -80,11 +80,12 @@ class Pull:
     """A term that asks nothing of the model: it pulls the latents to a value."""
 
     to: float
+    rate: float = 0.1
     name: str = "pull"
     needs: ClassVar[Needs] = Needs()
 
     def __call__(self, draw, predictions, z, z_source):
-        return Result(0.1 * (z - self.to), 1.0)
+        return Result(self.rate * (z - self.to), 1.0)
 
 
 def edited(kind) -> torch.Tensor:

@@ -14,7 +14,7 @@ from ...attention.layers import Control, Site
 from ..controls import RunControls
 from ..models.denoiser import Denoiser, Prompts
 from ..models.grid import ClipGrid
-from ..models.process import Latents, Level, Process
+from ..models.process import Latents, Level, Process, check_latents
 from ..windows import Spread, Windows, blended, one_by_one, spans_of
 from .draws import draw_of, drawn_noise, eta_of, level_and_step, shares_of_draws
 from .prediction import predict
@@ -300,11 +300,7 @@ def _check(
 ) -> None:
     if not terms:
         raise ValueError("No term is connected; wire at least one, such as Delta Denoising.")
-    if not bool(torch.isfinite(z_source).all()):
-        raise ValueError(
-            "The source latents hold NaN or infinite values. Check the clip that was encoded; a "
-            "VAE that overflows in float16 must run in float32."
-        )
+    check_latents(z_source)
     if z_source.shape[2] == 1:
         for part in (part for entry in terms for part in (entry.term, *entry.refinements)):
             if getattr(part, "compares_frames", False):

@@ -1,7 +1,6 @@
 """Sample an edit along an inverted clip, while controls tie its attention to the source."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from einops import repeat
@@ -14,17 +13,9 @@ from ..models.grid import ClipGrid
 from ..models.process import Latents, Level, Prediction, check_grid, move
 from ..windows import Windows, blended_predictions, spans_of, text_of
 from .decoupled_guidance import guided_step
-from .trajectory import NullText, Trajectory
+from .trajectory import NullText, Progress, Trajectory
 
 _UNCOND, _COND = ("target", "uncond"), ("target", "cond")  # the clips of the edit
-
-
-class SamplingProgress(NamedTuple):
-    """What `on_step` gets: `step` of `steps` are done, and `z` are the latents now."""
-
-    step: int
-    steps: int
-    z: Latents
 
 
 @torch.no_grad()
@@ -38,7 +29,7 @@ def sample_edit(
     grid: ClipGrid | None = None,
     null_text: NullText | None = None,
     windows: Windows | None = None,
-    on_step: Callable[[SamplingProgress], None] | None = None,
+    on_step: Callable[[Progress], None] | None = None,
 ) -> Latents:
     """Denoise the noise of a trajectory under the target prompt, with controlled attention.
 
@@ -98,7 +89,7 @@ def sample_edit(
                 "with a float16 model, try bfloat16 or float32."
             )
         if on_step is not None:
-            on_step(SamplingProgress(i + 1, trajectory.steps, z))
+            on_step(Progress(i + 1, trajectory.steps, z))
     return z
 
 

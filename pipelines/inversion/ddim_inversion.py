@@ -3,21 +3,21 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 
 from ..models.denoiser import Ask
-from ..models.process import Latents, Level, Prediction, check_grid, move, split, target
-from .trajectory import Trajectory
-
-
-class InversionProgress(NamedTuple):
-    """What `on_step` gets: `step` of `steps` are done, and `z` are the latents now."""
-
-    step: int
-    steps: int
-    z: Latents
+from ..models.process import (
+    Latents,
+    Level,
+    Prediction,
+    check_grid,
+    check_latents,
+    move,
+    split,
+    target,
+)
+from .trajectory import Progress, Trajectory
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def ddim_invert(
     z_0: Latents,
     predict: Ask,
     levels: Sequence[Level],
-    on_step: Callable[[InversionProgress], None] | None = None,
+    on_step: Callable[[Progress], None] | None = None,
     *,
     refinement: Refinement = _NONE,
     kind: str = "epsilon",
@@ -71,11 +71,7 @@ def ddim_invert(
         FloatingPointError: if a step gives latents that are not finite.
     """
     check_grid(levels)
-    if not bool(torch.isfinite(z_0).all()):
-        raise ValueError(
-            "The clip's latents hold NaN or infinite values. Check the clip that was encoded; a "
-            "VAE that overflows in float16 must run in float32."
-        )
+    check_latents(z_0)
     steps, latents = len(levels) - 1, [z_0]
     for i, (here, there) in enumerate(pairwise(levels)):
         z = _up(latents[i], predict(latents[i], there), here, there, kind)
@@ -90,7 +86,7 @@ def ddim_invert(
             )
         latents.append(z)
         if on_step is not None:
-            on_step(InversionProgress(i + 1, steps, z))
+            on_step(Progress(i + 1, steps, z))
     return Trajectory(torch.stack(latents), tuple(levels))
 
 

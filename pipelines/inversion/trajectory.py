@@ -5,11 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
 from ..models.process import Latents, Level
+
+
+class Progress(NamedTuple):
+    """What `on_step` gets: `step` of `steps` are done, and `z` are the latents now."""
+
+    step: int
+    steps: int
+    z: Latents
 
 
 @dataclass(frozen=True, eq=False)

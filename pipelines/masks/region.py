@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..compare import require_alike
+from ..models.grid import check_masks
 from .shapes import feather as feathered
 from .shapes import grow
 
@@ -52,11 +53,7 @@ def find_region(
         ValueError: for a mask that is black everywhere or has a wrong number of frames.
     """
     frames, height, width = clip
-    if len(mask) not in (1, frames):
-        raise ValueError(
-            f"The mask has {len(mask)} frames and the clip has {frames}. Give one mask for the "
-            "whole clip, or one for each frame."
-        )
+    check_masks(mask, frames)
     fitted = mask
     if mask.shape[1:] != (height, width):
         fitted = functional.interpolate(rearrange(mask, "n h w -> n 1 h w"), (height, width))[:, 0]

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..compare import require_alike
+from ..models.grid import check_masks
 
 
 def restored(
@@ -64,11 +65,7 @@ def kept_outside(
     """
     require_alike(source, edited)
     frames, *size = edited.shape[2:]
-    if len(mask) not in (1, frames):
-        raise ValueError(
-            f"The mask has {len(mask)} frames and the clip has {frames}. Give one mask for the "
-            "whole clip, or one for each frame."
-        )
+    check_masks(mask, frames)
     share = rearrange(mask.to(edited).clamp(0, 1), "n h w -> n 1 h w")
     if list(share.shape[2:]) != size:
         share = functional.interpolate(share, size, mode="bilinear")

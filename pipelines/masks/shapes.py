@@ -10,6 +10,8 @@ from kornia.filters import gaussian_blur2d
 from torch import Tensor
 from torch.nn import functional
 
+from ..models.grid import check_masks
+
 
 def box_mask(
     frames: int,
@@ -146,11 +148,7 @@ def drawn_over(
         ValueError: if the number of masks is neither 1 nor the number of frames.
     """
     frames, height, width = clip.shape[2:]
-    if mask.shape[0] not in (1, frames):
-        raise ValueError(
-            f"The mask has {mask.shape[0]} frames and the clip has {frames}. Give one mask for the "
-            "whole clip, or one for each frame."
-        )
+    check_masks(mask, frames)
     fitted = functional.interpolate(rearrange(mask, "n h w -> n 1 h w"), (height, width))
     fitted = rearrange(fitted, "n 1 H W -> n H W").clamp(0, 1).to(clip)
     white = (fitted > 0.5).to(clip)

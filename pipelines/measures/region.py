@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from ..models.grid import check_masks
+
 Side: TypeAlias = Literal["outside", "inside", "everywhere"]
 
 
@@ -45,11 +47,7 @@ def region(
     """
     if mask is None or side == "everywhere":
         return Region("", torch.ones(frames, height, width, dtype=torch.bool))
-    if mask.shape[0] not in (1, frames):
-        raise ValueError(
-            f"The mask has {mask.shape[0]} frames and the clip has {frames}. Give one mask for the "
-            "whole clip, or one for each frame."
-        )
+    check_masks(mask, frames)
     if not mask.numel() or not bool(((mask >= 0) & (mask <= 1)).all()):
         raise ValueError("The mask is empty or holds values outside 0..1; a MASK is expected.")
     if mask.shape[1:] != (height, width):

@@ -100,6 +100,15 @@ class ClipGrid:
         return torch.cat([shares[:, :, :1], later.amax(dim=3)], dim=2)
 
 
+def check_masks(mask: Float[Tensor, "n H W"], frames: int) -> None:
+    """Raise ValueError unless there is one mask for the whole clip or one for each frame."""
+    if len(mask) not in (1, frames):
+        raise ValueError(
+            f"The mask has {len(mask)} frames and the clip has {frames}. Give one mask for the "
+            "whole clip, or one for each frame."
+        )
+
+
 def latent_mask(
     mask: Float[Tensor, "n H W"],
     frames: int,
@@ -119,11 +128,7 @@ def latent_mask(
         ValueError: if the number of masks is neither 1 nor the number of frames, or a value lies
             outside 0..1.
     """
-    if mask.shape[0] not in (1, frames):
-        raise ValueError(
-            f"The mask has {mask.shape[0]} frames and the clip has {frames}. Give one mask for the "
-            "whole clip, or one for each frame."
-        )
+    check_masks(mask, frames)
     if not bool(torch.isfinite(mask).all()) or float(mask.min()) < 0 or float(mask.max()) > 1:
         raise ValueError("The mask holds values outside 0..1. Clamp or normalise it first.")
     rows = _overlaps(mask.shape[1], height, shown[0]).to(mask)

@@ -218,6 +218,15 @@ def check_grid(levels: Sequence[Level]) -> None:
         )
 
 
+def check_latents(z: Latents) -> None:
+    """Raise ValueError if the latents of a clip hold NaN or infinite values."""
+    if not bool(torch.isfinite(z).all()):
+        raise ValueError(
+            "The clip's latents hold NaN or infinite values. Check the clip that was encoded; a "
+            "VAE that overflows in float16 must run in float32."
+        )
+
+
 def noised(z_0: Values, eps: Values, level: Level) -> Values:
     """Latents at a level: s z_0 + n eps (Ho et al., 2020, Eq. 4)."""
     return level.signal * z_0 + level.noise * eps

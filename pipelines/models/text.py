@@ -21,6 +21,26 @@ class EncodedPrompt(NamedTuple):
     spans: tuple[tuple[int, int], ...]  # first and last character of each token in the text
 
 
+def tokens_of(
+    tokenizer: Any, text: str, window: int, special: int
+) -> tuple[list[int], list[tuple[int, int]], str]:
+    """The numbers of a text's tokens, the characters of each, and the end that was cut off.
+
+    `special` of the `window` tokens are none of the text: its start and its end.
+    """
+    found = tokenizer(text, verbose=False, return_offsets_mapping=True)
+    ids, spans = found["input_ids"], found["offset_mapping"]
+    if len(ids) <= window:
+        return ids, spans, ""
+    cut = text[spans[window - 1][0] :]
+    logger.warning(
+        "The prompt is longer than the %d tokens the text encoder reads; cut off: %r",
+        window - special,
+        cut,
+    )
+    return [*ids[: window - 1], ids[-1]], [*spans[: window - 1], spans[-1]], cut
+
+
 @torch.no_grad()
 def encode_prompt(tokenizer: Any, text_encoder: nn.Module, text: str) -> EncodedPrompt:
     """The last hidden states of the text encoder, `[1, window, d]`, for one prompt.
@@ -32,17 +52,7 @@ def encode_prompt(tokenizer: Any, text_encoder: nn.Module, text: str) -> Encoded
     window = text_encoder.config.max_position_embeddings
     # In some folders the tokenizer's own maximum is wrong (8192 for a window of 77).
     window = min(window, int(tokenizer.model_max_length))
-    found = tokenizer(text, verbose=False, return_offsets_mapping=True)
-    ids, spans = found["input_ids"], found["offset_mapping"]
-    cut = ""
-    if len(ids) > window:
-        cut = text[spans[window - 1][0] :]
-        ids, spans = ([*of_all[: window - 1], of_all[-1]] for of_all in (ids, spans))
-        logger.warning(
-            "The prompt is longer than the %d tokens the text encoder reads; cut off: %r",
-            window - 2,
-            cut,
-        )
+    ids, spans, cut = tokens_of(tokenizer, text, window, special=2)
     padded = [*ids, *[tokenizer.pad_token_id] * (window - len(ids))]
     device = next(text_encoder.parameters()).device
     hidden = text_encoder(torch.tensor([padded], device=device)).last_hidden_state

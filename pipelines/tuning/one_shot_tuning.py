@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..models.process import Latents, Process, noised, target
+from ..models.process import Latents, Process, check_latents, noised, target
 from ..models.unet.inflation import Tuning, VideoUNet, frozen_sample, same_base
 
 logger = logging.getLogger(__name__)
@@ -260,11 +260,7 @@ def _check(
             f"{type(model).__name__} has nothing to train: one-shot tuning trains what inflation "
             "puts into an image model. Wire the model through Inflate Image Model."
         )
-    if not bool(torch.isfinite(z_0).all()):
-        raise ValueError(
-            "The clip's latents hold NaN or infinite values. Check the clip that was encoded; a "
-            "VAE that overflows in float16 must run in float32."
-        )
+    check_latents(z_0)
     frames, height, width = z_0.shape[2:]
     if frames == 1:
         logger.warning("The clip has one frame: there is no motion to learn from it.")

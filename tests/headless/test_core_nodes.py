@@ -331,72 +331,31 @@ def test_image_to_mask_and_back(folders):
         call(folders, "ImageToMask", image=image[..., :3], channel="alpha")
 
 
-def test_paste_with_and_without_a_mask(folders):
+def test_paste(folders):
     below, above = torch.zeros(2, 4, 6, 3), torch.ones(1, 2, 3, 3)
-    (pasted,) = call(
-        folders,
-        "ImageCompositeMasked",
-        destination=below,
-        source=above,
-        x=4,
-        y=1,
-        resize_source=False,
-    )
+
+    def pasted(x, y, resize_source=False, **mask):
+        inputs = {"destination": below, "source": above, "x": x, "y": y, **mask}
+        return call(folders, "ImageCompositeMasked", resize_source=resize_source, **inputs)[0]
+
     expected = torch.zeros(2, 4, 6, 3)
     expected[:, 1:3, 4:6] = 1  # cut off at the right edge, the one source frame for both
-    assert pasted.equal(expected) and not below.any()
+    assert pasted(4, 1).equal(expected) and not below.any()
     mask = torch.tensor([[[0.0, 0.5, 1.0], [1.0, 1.0, 0.0]]])
-    (pasted,) = call(
-        folders,
-        "ImageCompositeMasked",
-        destination=below,
-        source=above,
-        x=0,
-        y=0,
-        resize_source=False,
-        mask=mask,
-    )
-    assert pasted[1, :2, :3, 2].equal(mask[0]) and not pasted[:, 2:].any()
-
-
-def test_paste_resized_and_out_of_sight(folders):
-    below, above = torch.zeros(1, 4, 6, 3), torch.ones(1, 2, 3, 3)
-    assert call(
-        folders,
-        "ImageCompositeMasked",
-        destination=below,
-        source=above,
-        x=0,
-        y=0,
-        resize_source=True,
-    )[0].all()
-    assert not call(
-        folders,
-        "ImageCompositeMasked",
-        destination=below,
-        source=above,
-        x=99,
-        y=0,
-        resize_source=False,
-    )[0].any()
+    masked = pasted(0, 0, mask=mask)
+    assert masked[1, :2, :3, 2].equal(mask[0]) and not masked[:, 2:].any()
+    assert pasted(0, 0, resize_source=True).all()
+    assert not pasted(99, 0).any()
 
 
 def test_stand_ins_leave_their_inputs_alone(folders):
     with torch.inference_mode():
         image, mask = torch.rand(2, 6, 10, 3), torch.rand(2, 6, 10)
         before = image.clone(), mask.clone()
-        calls = {
-            "MaskToImage": {"mask": mask},
-            "ImageCompositeMasked": {
-                "destination": image,
-                "source": 1 - image,
-                "x": 0,
-                "y": 0,
-                "resize_source": False,
-                "mask": mask,
-            },
-            "SaveImage": {"images": image, "filename_prefix": "a"},
-        }
-        for name, inputs in calls.items():
-            call(folders, name, **inputs)
+        place = {"x": 0, "y": 0, "resize_source": False}
+        call(folders, "MaskToImage", mask=mask)
+        call(
+            folders, "ImageCompositeMasked", destination=image, source=1 - image, mask=mask, **place
+        )
+        call(folders, "SaveImage", images=image, filename_prefix="a")
         assert image.equal(before[0]) and mask.equal(before[1])

@@ -1,6 +1,5 @@
 """From prompts to Wan's text embeddings: UMT5's hidden states, zero after the last token."""
 
-import logging
 import unicodedata
 from typing import Any
 
@@ -8,9 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..text import EncodedPrompt
-
-logger = logging.getLogger(__name__)
+from ..text import EncodedPrompt, tokens_of
 
 WINDOW = 512  # tokens of a prompt in Wan's training
 
@@ -22,16 +19,7 @@ def encode_umt5(tokenizer: Any, text_encoder: nn.Module, text: str) -> EncodedPr
     A text longer than the window is cut; the log and the result say so.
     """
     text = " ".join(unicodedata.normalize("NFC", text).split())
-    found = tokenizer(text, verbose=False, return_offsets_mapping=True)
-    ids, spans, cut = found["input_ids"], found["offset_mapping"], ""
-    if len(ids) > WINDOW:
-        cut = text[spans[WINDOW - 1][0] :]
-        ids, spans = ([*of_all[: WINDOW - 1], of_all[-1]] for of_all in (ids, spans))
-        logger.warning(
-            "The prompt is longer than the %d tokens the text encoder reads; cut off: %r",
-            WINDOW - 1,
-            cut,
-        )
+    ids, spans, cut = tokens_of(tokenizer, text, WINDOW, special=1)
     device = next(text_encoder.parameters()).device
     here = torch.tensor([ids], device=device)
     hidden = text_encoder(here, torch.ones_like(here)).last_hidden_state.float()

@@ -12,6 +12,7 @@ from rescore.pipelines.distillation.score_distillation import Settings, distil
 from rescore.pipelines.distillation.terms import Needs, Result, Weighted
 from rescore.pipelines.models.denoiser import Prompts
 from rescore.pipelines.models.process import RectifiedFlow, VariancePreserving
+from small_runs import Pull
 
 SCHEDULE = VariancePreserving.from_config(
     {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -82,26 +83,17 @@ def test_terms_share_predictions_and_add_up():
     assert model.rows == [4] * 7
 
 
-@dataclass(frozen=True)
-class Pull:
-    """A term that asks nothing of the model: it pulls the latents to a value."""
-
-    to: float
-    name: str = "pull"
-    needs: ClassVar[Needs] = Needs()
-
-    def __call__(self, draw, predictions, z, z_source):
-        return Result(z - self.to, 1.0)
-
-
 def test_a_term_that_needs_no_prediction_costs_no_call():
-    state, model = run(clip(), Settings(200, 0.5), (Weighted(Pull(4.0)),))
+    state, model = run(clip(), Settings(200, 0.5), (Weighted(Pull(4.0, 1.0)),))
     assert model.rows == []
     torch.testing.assert_close(state.z, torch.full_like(state.z, 4.0))
 
 
 def test_terms_act_when_they_are_scheduled():
-    terms = (Weighted(Pull(1.0, "early"), end=0.5), Weighted(Pull(2.0, "late"), start=0.5))
+    terms = (
+        Weighted(Pull(1.0, 1.0, "early"), end=0.5),
+        Weighted(Pull(2.0, 1.0, "late"), start=0.5),
+    )
     state, _ = run(clip(), Settings(10, 0.5), terms)
     assert [list(values) for values in state.values] == [["early"]] * 5 + [["late"]] * 5
 
@@ -142,7 +134,7 @@ def test_latents_outside_the_mask_are_the_source_bit_for_bit(optimiser, masks):
 def test_a_mask_on_a_term_leaves_the_others_free():
     mask = torch.zeros(1, 5, 7, dtype=torch.float64)
     mask[0, 2, 3] = 1
-    terms = (replace(DDS[0], masks=(mask,)), Weighted(Pull(0.0), 0.1))
+    terms = (replace(DDS[0], masks=(mask,)), Weighted(Pull(0.0, 1.0), 0.1))
     state, _ = run(clip(), Settings(3, 0.1), terms)
     only, _ = run(clip(), Settings(3, 0.1), terms[1:])
     outside = (mask == 0).expand_as(state.z)
@@ -207,11 +199,7 @@ class Breaks:
     [
         ({"terms": ()}, ValueError, "No term is connected"),
         ({"terms": (Weighted(Breaks()),)}, FloatingPointError, "'breaks' is not finite at step 1"),
-        (
-            {"z_source": torch.full((1, 2, 3, 5, 7), math.nan)},
-            ValueError,
-            "source latents hold NaN",
-        ),
+        ({"z_source": torch.full((1, 2, 3, 5, 7), math.nan)}, ValueError, "latents hold NaN"),
         ({"mask": torch.zeros(2, 5, 7)}, ValueError, "mask has 2 frames and the clip has 3"),
         ({"mask": torch.full((1, 5, 7), 1.5)}, ValueError, "outside 0..1"),
     ],
