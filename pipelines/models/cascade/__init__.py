@@ -1,0 +1,1 @@
+"""Cascades of pixels (Show-1, DeepFloyd IF): keyframes, the frames between them, super-resolution."""

@@ -1,0 +1,202 @@
+"""Training the stages of the tiny cascade, each by itself, on clips that are rendered once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor
+from einops import rearrange
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPTextModel
+
+from ...pipelines.models.process import VariancePreserving, noised
+from ..cascade import FRAMES, KEYFRAMES, SCHEDULE, STAGES, build_unet, settings, shrunk
+from ..models import WEIGHTS
+from ..render import render
+from ..scene import caption
+from ..tokenizer import load_tokenizer
+from .captions import Captions
+from .data import Source, demanding_scene
+from .export import write_json
+from .loop import Curve, Recipe, fit
+from .optimisers import Muon
+from .vae import TRAINING_SEEDS
+from .velocity import velocity_loss
+
+NAME = "shapeworld-cascade"
+STEPS = {"keyframes": 1500, "interpolation": 400, "image-sr": 400, "video-sr": 500}
+_SEEDS = TRAINING_SEEDS + (1 << 29)
+_CLIPS = {"keyframes": Source(demanding_scene, {KEYFRAMES: 6000}, _SEEDS)}
+_WHOLE = Source(demanding_scene, {FRAMES: 400}, _SEEDS + (1 << 20))  # of all other stages
+_DROPOUT = 0.1  # of captions
+_NOISIEST = 400  # timestep up to which the low-resolution clip is noised
+
+
+@dataclass(frozen=True)
+class Told:
+    """Clips in 0..255, and the embedding of each one's caption; the first says nothing."""
+
+    clips: Tensor  # uint8 [n, 3, f, h, w]
+    texts: Float[Tensor, "m l d"]
+    text_of: Tensor  # [n], rows of `texts`
+
+
+@torch.no_grad()
+def rendered(source: Source, captions: Captions, file: Path, small: bool) -> Told:
+    """The clips of a source, at the size of keyframes if `small`; kept in a file."""
+    (frames,) = source.lengths
+    scenes = source.scenes(frames)
+    told = [caption(scene) for scene in scenes]
+    every = ["", *dict.fromkeys(told)]
+    if not file.exists():
+        clips = []
+        for scene in scenes:
+            clip = rearrange(render(scene).clip, "f h w c -> 1 c f h w")
+            clips.append((255 * (shrunk(clip) if small else clip)).round().byte())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"clips": torch.cat(clips)}, file)
+    texts = torch.cat([captions(every[i : i + 256]) for i in range(0, len(every), 256)])
+    rows = {text: row for row, text in enumerate(every)}
+    return Told(load_file(file)["clips"], texts, torch.tensor([rows[text] for text in told]))
+
+
+def recipe(stage: str, told: Told, steps: int | None = None) -> Recipe:
+    """One stage: velocities, by Muon, under the cosine schedule."""
+    torch.manual_seed(20 + STAGES.index(stage))
+    unet = build_unet(stage)
+    for module in unet.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, Attention) and module.added_kv_proj_dim is None:
+            module.set_processor(AttnProcessor())  # faster on a CPU than the fused kernel
+    batches = {
+        "keyframes": keyframe_batch,
+        "interpolation": interpolation_batch,
+        "image-sr": image_batch,
+        "video-sr": video_batch,
+    }
+
+    def loss(generator: torch.Generator) -> Tensor:
+        clips, text = _drawn(told, generator, 16 if stage == "image-sr" else 6)
+        z_0, beside, labels = batches[stage](clips, generator)
+
+        def predict(z_t: Tensor, t: Tensor) -> Tensor:
+            said = unet(torch.cat([z_t, *beside], dim=1), t, text, class_labels=labels)
+            return getattr(said, "sample", said)[:, :3].float()
+
+        return velocity_loss(predict, z_0, SCHEDULE, generator)
+
+    return Recipe(
+        f"{NAME}-{stage}",
+        unet,
+        loss,
+        steps or STEPS[stage],
+        learning_rate=2e-3,
+        averaging=0.99,
+        warmup=30,
+        seed=20 + STAGES.index(stage),
+        optimiser=Muon,
+    )
+
+
+# What is denoised, what is known beside it, and the level of its noise.
+Batch = tuple[Tensor, Sequence[Tensor], Tensor | None]
+
+
+def keyframe_batch(clips: Tensor, generator: torch.Generator) -> Batch:
+    """Keyframes, of which nothing else is known."""
+    return clips, (), None
+
+
+def interpolation_batch(clips: Tensor, generator: torch.Generator) -> Batch:
+    """Two keyframes and the three frames between, from anywhere in a clip."""
+    first = 4 * int(torch.randint(KEYFRAMES - 1, (), generator=generator))
+    z_0 = shrunk(clips[:, :, first : first + 5])
+    ends = functional.interpolate(
+        z_0[:, :, [0, -1]], z_0.shape[2:], mode="trilinear", align_corners=True
+    )
+    mask = torch.zeros_like(z_0[:, :1])
+    mask[:, :, [0, -1]] = 1
+    return z_0, (ends, mask), None
+
+
+def image_batch(clips: Tensor, generator: torch.Generator) -> Batch:
+    """A quarter of one frame, and the same of the frame at low resolution, noised."""
+    frame = int(torch.randint(clips.shape[2], (), generator=generator))
+    z_0, low, labels = _enlarged(clips[:, :, frame : frame + 1], generator)
+    return z_0[:, :, 0], (low[:, :, 0],), labels
+
+
+def video_batch(clips: Tensor, generator: torch.Generator) -> Batch:
+    """A quarter of four frames, of which the first is known."""
+    first = int(torch.randint(clips.shape[2] - 3, (), generator=generator))
+    z_0, low, labels = _enlarged(clips[:, :, first : first + 4], generator)
+    low = torch.cat([z_0[:, :, :1], low[:, :, 1:]], dim=2)
+    return z_0, (low,), labels
+
+
+def _enlarged(clips: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    size = (clips.shape[2], *clips.shape[3:])
+    low = functional.interpolate(shrunk(clips), size, mode="trilinear", align_corners=True)
+    y, x = torch.randint(clips.shape[-1] // 2 + 1, (2,), generator=generator).tolist()
+    part = (..., slice(y, y + size[1] // 2), slice(x, x + size[2] // 2))
+    clips, low = clips[part], low[part]
+    t = int(torch.randint(_NOISIEST, (), generator=generator))
+    level = VariancePreserving.from_config(SCHEDULE).level(t)
+    low = noised(low, torch.randn(low.shape, generator=generator), level)
+    return clips, low, torch.full((len(clips),), t)
+
+
+def _drawn(told: Told, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+    chosen = torch.randint(len(told.clips), (count,), generator=generator)
+    dropped = torch.rand(count, generator=generator) < _DROPOUT
+    text = told.texts[torch.where(dropped, 0, told.text_of[chosen])]
+    return told.clips[chosen].float() / 127.5 - 1, text
+
+
+def train(
+    runs: Path,
+    weights: Path,
+    stages: Sequence[str] = STAGES,
+    *,
+    steps: int | None = None,
+    clips: int | None = None,
+    bfloat16: bool = False,
+) -> None:
+    """Train stages to the end of their recipes, or on from their checkpoints, and ship them."""
+    shared = WEIGHTS / "shapeworld-sd"
+    encoder = CLIPTextModel.from_pretrained(shared / "text_encoder").float().eval()
+    captions = Captions(load_tokenizer(shared / "tokenizer"), encoder)
+    for stage in stages:
+        source = _CLIPS.get(stage, _WHOLE).of(clips)
+        small = stage == "keyframes"
+        file = runs / f"cascade-{'small' if small else 'whole'}.safetensors"
+        made = recipe(stage, rendered(source, captions, file, small), steps)
+        points = fit(made, runs / made.name, bfloat16=bfloat16, checkpoint_every=50)
+        export_stage(weights / NAME / stage, stage, made.trained, {made.name: points})
+
+
+def export_stage(folder: Path, stage: str, unet: nn.Module, curve: Curve) -> None:
+    """Write a stage as it would be published, its weights in float16."""
+    config, scheduler = settings(stage), ["diffusers", SCHEDULE["_class_name"]]
+    weights = {name: value.half().contiguous() for name, value in unet.state_dict().items()}
+    (folder / "unet").mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "unet" / "diffusion_pytorch_model.safetensors")
+    write_json(folder / "unet" / "config.json", config)
+    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULE)
+    index = {
+        "_class_name": "IFSuperResolutionPipeline" if stage == "image-sr" else "DiffusionPipeline",
+        "unet": ["diffusers", config["_class_name"]],
+        "text_encoder": [None, None],
+        "tokenizer": [None, None],
+        "scheduler": scheduler,
+    }
+    if stage.endswith("sr"):
+        index["image_noising_scheduler"] = scheduler
+        write_json(folder / "image_noising_scheduler" / "scheduler_config.json", SCHEDULE)
+    write_json(folder / "model_index.json", index)
+    write_json(folder / "loss_curve.json", curve)
