@@ -46,8 +46,9 @@ class Layer(NamedTuple):
     `rows` are the numbers of the clips in the order of the batch. The batch has the same number of
     samples for each clip, one clip after another. A sample is a frame, in temporal attention a
     position, and in attention over all frames the whole clip. `keys` are only given if the keys of
-    the attention differ from the layer's plain keys, because they contain positions or belong to
-    all frames at once: then they are the plain keys, with a sample for each frame.
+    the attention differ from the layer's plain keys, because they contain positions, belong to
+    all frames at once, or stand behind those of the text: then they are the plain keys of the image,
+    with a sample for each frame.
     """
 
     site: Site

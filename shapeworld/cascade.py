@@ -17,11 +17,14 @@ from .models import WEIGHTS
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..pipelines.models.cascade.model import KeyframeModel
+    from ..pipelines.models.cascade.stage import Stage
+
 FOLDER = WEIGHTS / "shapeworld-cascade"
 SMALL = 16  # pixels of a side before super-resolution
 KEYFRAMES, BETWEEN = 8, 3  # of a clip, and the frames that interpolation puts between two
 FRAMES = KEYFRAMES + (KEYFRAMES - 1) * BETWEEN
-STAGES = ("keyframes", "interpolation", "image-sr", "video-sr")  # their folders
+STAGES = ("keyframes", "interpolation", "image-sr", "video-sr")  # their folders, and roles
 
 SCHEDULE: dict[str, Any] = {
     "_class_name": "DDPMScheduler",
@@ -84,3 +87,30 @@ def build_unet(stage: str) -> "nn.Module":
 def shrunk(clips: Float[Tensor, "b c f H W"]) -> Float[Tensor, "b c f h w"]:
     """Clips of 64 x 64 pixels at the size of the keyframes: the mean of each 4 x 4."""
     return functional.avg_pool3d(clips, (1, 4, 4))
+
+
+def load_keyframes() -> "KeyframeModel":
+    """The finished keyframe stage as the pack's loops use it, with the text encoder of all."""
+    from ..pipelines.models.cascade.model import KeyframeModel
+    from ..pipelines.models.text import encode_prompt
+    from .models import load_shapeworld
+
+    shared = load_shapeworld("shapeworld-sd")
+    return KeyframeModel(
+        load_stage("keyframes"), shared.text_encoder, shared.tokenizer, encode_prompt
+    )
+
+
+def load_stage(role: str) -> "Stage":
+    """A finished stage, through the loader that published ones come through.
+
+    Raises:
+        FileNotFoundError: if the pack was installed without its weights.
+    """
+    from ..pipelines.models.cascade.load import load_stage
+
+    if not (FOLDER / role).is_dir():
+        raise FileNotFoundError(
+            f"{FOLDER / role} is missing. It comes with the pack: install the pack again, whole."
+        )
+    return load_stage(FOLDER / role)

@@ -13,11 +13,18 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNet3DConditionModel
     from transformers import CLIPTextModel
 
+    from ..pipelines.models.cascade.model import KeyframeModel
     from ..pipelines.models.unet.backbone import Backbone
     from ..pipelines.models.wan.model import WanModel
 
 WEIGHTS = Path(__file__).parent / "weights"
-NAMES = ("shapeworld-t2v", "shapeworld-sd", "shapeworld-animatediff", "shapeworld-wan")
+NAMES = (
+    "shapeworld-t2v",
+    "shapeworld-sd",
+    "shapeworld-animatediff",
+    "shapeworld-wan",
+    "shapeworld-cascade",
+)
 
 _CHANNELS = (32, 64, 64)
 _WIDTH = 64  # of a text token
@@ -121,7 +128,7 @@ def build_motion_adapter() -> "MotionAdapter":
     )
 
 
-def load_shapeworld(name: str) -> "Backbone | WanModel":
+def load_shapeworld(name: str) -> "Backbone | KeyframeModel | WanModel":
     """One of the shipped models, through the loaders that big models come through.
 
     Raises:
@@ -138,6 +145,10 @@ def load_shapeworld(name: str) -> "Backbone | WanModel":
         )
     if name == "shapeworld-t2v":
         return load_text_to_video(WEIGHTS / name)
+    if name == "shapeworld-cascade":
+        from .cascade import load_keyframes
+
+        return load_keyframes()
     image = load_image(WEIGHTS / "shapeworld-sd")
     if name == "shapeworld-sd":
         return image

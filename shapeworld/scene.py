@@ -96,8 +96,8 @@ class Scene:
                 raise ValueError(
                     f"The shape world has no {name} {value!r}; it has {', '.join(known)}."
                 )
-        if not 2 <= self.frames <= 24:
-            raise ValueError(f"A shape-world clip has 2 to 24 frames, not {self.frames}.")
+        if not 2 <= self.frames <= 32:
+            raise ValueError(f"A shape-world clip has 2 to 32 frames, not {self.frames}.")
 
     @property
     def radius(self) -> float:

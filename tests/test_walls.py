@@ -55,6 +55,7 @@ PACKAGES = {
 # Inside `pipelines`: a room or file, and the others it may import. A loop says what comes next and
 # may look into `attention`, as models may; formulas may not, nor may they import a loop.
 INSIDE = {
+    "cascade": {"inversion", "models"},
     "compare": set(),
     "controls": {"models", "steps"},
     "distillation": {"controls", "models", "steps", "windows"},
@@ -87,6 +88,7 @@ MAY_SAY = {
     "nodes": {"up_blocks"},  # in tooltips: patterns of layers are an option for experts
     "nodes/host": {"unet"},  # what ComfyUI calls a device
     "pipelines": set(),
+    "pipelines/models/cascade": FAMILY_WORDS,
     "pipelines/models/fetch.py": {"unet"},  # what the folder of a model calls a part
     "pipelines/models/process.py": {"alphas_bar"},
     "pipelines/models/unet": FAMILY_WORDS,
@@ -97,7 +99,7 @@ _FAMILY_ROOM = re.compile(r"^\s*from \.+([a-z]+\.)*unet(\.\w+)? import")
 # The attention of a family: room -> who builds its models, and alone may import it.
 BUILDERS = {
     "attention.dit": ("pipelines/models/wan", "nodes/host"),
-    "attention.unet": ("pipelines/models/unet",),
+    "attention.unet": ("pipelines/models/unet", "pipelines/models/cascade"),
 }
 
 UNSAFE_MODULES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}

@@ -4,7 +4,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from diffusers.models.attention_processor import (
+    Attention,
+    AttnAddedKVProcessor,
+    AttnAddedKVProcessor2_0,
+    AttnProcessor,
+    AttnProcessor2_0,
+)
 from jaxtyping import Bool
 from torch import Tensor, nn
 
@@ -13,6 +19,9 @@ from .checkpointing import checkpointed
 from .processor import HeadsProcessor
 from .sites import find_sites, map_size
 from .video_block import marked_of_read
+
+# Processors of plain attention, which `HeadsProcessor` computes, too.
+_PLAIN = (AttnProcessor, AttnProcessor2_0, AttnAddedKVProcessor, AttnAddedKVProcessor2_0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +79,7 @@ class UNetLayers:
             )
         # AttnProcessor2_0 always uses the usual scale, even if the layer has another.
         unusual = kind is AttnProcessor and layer.scale != (layer.inner_dim // layer.heads) ** -0.5
-        if kind not in (AttnProcessor, AttnProcessor2_0) or unusual:
+        if kind not in _PLAIN or unusual:
             raise ValueError(
                 f"The attention of {site.name} is not plain attention ({kind.__name__}"
                 f"{' with a scale of its own' if unusual else ''}), and a change would lose what "

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import torch
 from diffusers.models.attention_processor import Attention
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor
 
 from ..layers import Layer, Plan, Site, attend, changed, without_recording
@@ -12,9 +14,11 @@ from ..layers import Layer, Plan, Site, attend, changed, without_recording
 class HeadsProcessor:
     """A processor for diffusers' `Attention` in which a plan changes the output of the heads.
 
-    Without a change it computes the same as diffusers' `AttnProcessor2_0`. `rows` are the numbers
-    of the clips in the batch. The batch of a spatial or cross-attention layer is `(clip frame)`,
-    that of a temporal one `(clip position)`.
+    Without a change it computes the same as diffusers' `AttnProcessor2_0`, and as its
+    `AttnAddedKVProcessor2_0` in a layer that has keys of its own for the text: there each token of
+    the image reads the text, and then the image. `rows` are the numbers of the clips in the batch.
+    The batch of a spatial or cross-attention layer is `(clip frame)`, that of a temporal one
+    `(clip position)`.
     """
 
     def __init__(self, site: Site, plan: Plan, rows: tuple[int, ...]) -> None:
@@ -29,9 +33,15 @@ class HeadsProcessor:
         """
         return HeadsProcessor(self.site, without_recording(self.plan), self.rows)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The attention of the layer, with all changes of the plan."""
-        return changed(self.plan, Layer(self.site, self.rows), attend)(q, k, v)
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        keys: Float[Tensor, "b h n d"] | None = None,
+    ) -> Tensor:
+        """The attention of the layer, with all changes of the plan; `keys` as in `Layer`."""
+        return changed(self.plan, Layer(self.site, self.rows, keys), attend)(q, k, v)
 
     def __call__(
         self,
@@ -47,6 +57,8 @@ class HeadsProcessor:
                 "The model was called with an attention mask. ReScore changes attention only where "
                 "none is used; leave the mask out."
             )
+        if is_joint(attn):
+            return self._joint(attn, hidden_states, encoder_hidden_states)
         x = hidden_states
         if attn.spatial_norm is not None:
             x = attn.spatial_norm(x, temb)
@@ -74,3 +86,26 @@ class HeadsProcessor:
         if attn.residual_connection:
             x = x + hidden_states
         return x / attn.rescale_output_factor
+
+    def _joint(self, attn: Attention, image: Tensor, text: Tensor) -> Tensor:
+        height = image.shape[2]
+        x = rearrange(image, "b c h w -> b c (h w)")
+        x = rearrange(attn.group_norm(x), "b c n -> b n c")
+        if attn.norm_cross is not None:
+            text = attn.norm_encoder_hidden_states(text)
+        k, v = attn.add_k_proj(text), attn.add_v_proj(text)
+        if not attn.only_cross_attention:
+            k = torch.cat([k, attn.to_k(x)], dim=1)
+            v = torch.cat([v, attn.to_v(x)], dim=1)
+        q, k, v = (
+            rearrange(part, "b n (h d) -> b h n d", h=attn.heads) for part in (attn.to_q(x), k, v)
+        )
+        keys = None if attn.only_cross_attention else k[:, :, -q.shape[2] :]
+        project, dropout = attn.to_out
+        read = dropout(project(rearrange(self.attend(q, k, v, keys), "b h n d -> b n (h d)")))
+        return image + rearrange(read, "b (h w) c -> b c h w", h=height)
+
+
+def is_joint(attn: Attention) -> bool:
+    """Whether a layer has keys and values of its own for the text (DeepFloyd IF, Show-1)."""
+    return attn.added_kv_proj_dim is not None

@@ -65,6 +65,8 @@ def map_size(tokens: int, height: int, width: int) -> tuple[int, int]:
 def _kind(name: str, layer: Attention) -> str:
     if any(part in name.split(".") for part in _TEMPORAL):
         return "temporal"
+    if layer.added_kv_proj_dim is not None:  # one attention to text and image
+        return "cross" if layer.only_cross_attention else "spatial"
     return "cross" if layer.is_cross_attention else "spatial"
 
 

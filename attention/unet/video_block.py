@@ -18,6 +18,7 @@ from ..linear import TrainedLinear
 from ..space_time import frame_tokens, space_time_tokens
 from ..sparse_causal import sparse_causal_tokens
 from ..temporal import TemporalAttention
+from .processor import is_joint
 from .sites import map_size
 
 # The tokens that each frame reads: (z [b, f, n, d], height, width, ratio) -> [b, f, m, d].
@@ -170,7 +171,15 @@ def marked_of_read(
     """Among the tokens that each frame reads, those that contain a marked token.
 
     In a `VideoBlock` a frame also reads other frames; in all other models only itself.
+
+    Raises:
+        ValueError: for a layer whose tokens read the text and the image at once.
     """
+    if is_joint(unet.get_submodule(site.name)):
+        raise ValueError(
+            f"{site.name} reads the text and the image in one attention, and a part of the image "
+            "cannot be kept from it there. Leave SA-II out, or use a Stable Diffusion 1.x model."
+        )
     block = unet.get_submodule(site.name.rpartition(".")[0])
     if not isinstance(block, VideoBlock):
         return marked

@@ -24,6 +24,11 @@ class Source(NamedTuple):
 CATALOGUE = {
     "zeroscope_v2_576w": Source("cerspense/zeroscope_v2_576w", "diffusers"),
     "text-to-video-ms-1.7b": Source("ali-vilab/text-to-video-ms-1.7b", "diffusers"),
+    "show-1-base": Source("showlab/show-1-base", "diffusers"),
+    "show-1-interpolation": Source("showlab/show-1-interpolation", "diffusers"),
+    "show-1-sr1": Source("showlab/show-1-sr1", "diffusers"),
+    "show-1-sr2": Source("showlab/show-1-sr2", "diffusers"),
+    "IF-II-L-v1.0": Source("DeepFloyd/IF-II-L-v1.0", "diffusers"),
     "Wan2.1-T2V-1.3B-Diffusers": Source("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "diffusers"),
     "Wan2.2-TI2V-5B-Diffusers": Source("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "diffusers"),
     "stable-diffusion-v1-5": Source("stable-diffusion-v1-5/stable-diffusion-v1-5", "diffusers"),
@@ -44,7 +49,8 @@ CATALOGUE = {
 }
 
 _PARTS = ("", "unet", "transformer", "vae", "text_encoder", "tokenizer", "scheduler")
-_SETTINGS = (".json", "merges.txt", "vocab.txt")
+_PARTS += ("image_noising_scheduler",)
+_SETTINGS = (".json", "merges.txt", "vocab.txt", "spiece.model")
 # Stem, variant, number of shards, variant (in names of older releases), ending.
 _WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|pytorch_model|model)(?:\.(\w+))?(?:-\d+-of-(\d+))?(?:\.(\w+))?"

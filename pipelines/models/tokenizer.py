@@ -10,6 +10,7 @@ from transformers import (
     CLIPTokenizerFast,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
+    T5TokenizerFast,
 )
 
 from .files import MIB, read_bytes
@@ -22,6 +23,7 @@ _NEW = "tokenizer.json"
 _VOCABULARY = {
     CLIPTokenizerFast: ("vocab.json", "merges.txt"),
     BertTokenizerFast: ("vocab.txt",),
+    T5TokenizerFast: ("spiece.model",),
     PreTrainedTokenizerFast: (),  # any kind of tokenizer, from tokenizer.json only
 }
 _BESIDE = ("added_tokens.json", "special_tokens_map.json")

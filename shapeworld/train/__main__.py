@@ -4,6 +4,7 @@
     python -m rescore.shapeworld.train shapeworld-sd
     python -m rescore.shapeworld.train shapeworld-t2v
     python -m rescore.shapeworld.train shapeworld-animatediff
+    python -m rescore.shapeworld.train shapeworld-cascade
     python -m rescore.shapeworld.train wan-vae --device cuda --bfloat16
     python -m rescore.shapeworld.train shapeworld-wan --device cuda --bfloat16
 
@@ -25,7 +26,7 @@ from transformers import CLIPTextModel
 
 from ..models import NAMES, WEIGHTS
 from ..tokenizer import load_tokenizer, write_tokenizer
-from . import diffusion, vae, wan_models
+from . import cascade, diffusion, vae, wan_models
 from .captions import Captions
 from .data import CLIPS, LESSONS, encode_pools, latent_scale, load_pools
 from .export import export_adapter, export_pipeline
@@ -90,6 +91,9 @@ def train(
             wan_models.train_transformer(
                 runs, weights, steps=steps, further=further, clips=clips, **where
             )
+        return
+    if name == cascade.NAME:
+        cascade.train(runs, weights, steps=steps, clips=clips, bfloat16=bfloat16)
         return
     if name == "vae":
         recipe = vae.recipe(steps or vae.STEPS)

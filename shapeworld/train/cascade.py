@@ -33,6 +33,12 @@ _SEEDS = TRAINING_SEEDS + (1 << 29)
 _CLIPS = {"keyframes": Source(demanding_scene, {KEYFRAMES: 6000}, _SEEDS)}
 _WHOLE = Source(demanding_scene, {FRAMES: 400}, _SEEDS + (1 << 20))  # of all other stages
 _DROPOUT = 0.1  # of captions
+_PIPELINES = {
+    "keyframes": "TextToVideoIFPipeline",
+    "interpolation": "TextToVideoIFInterpPipeline",
+    "image-sr": "IFSuperResolutionPipeline",
+    "video-sr": "TextToVideoIFSuperResolutionPipeline_Cond",
+}
 _NOISIEST = 400  # timestep up to which the low-resolution clip is noised
 
 
@@ -189,7 +195,7 @@ def export_stage(folder: Path, stage: str, unet: nn.Module, curve: Curve) -> Non
     write_json(folder / "unet" / "config.json", config)
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULE)
     index = {
-        "_class_name": "IFSuperResolutionPipeline" if stage == "image-sr" else "DiffusionPipeline",
+        "_class_name": _PIPELINES[stage],
         "unet": ["diffusers", config["_class_name"]],
         "text_encoder": [None, None],
         "tokenizer": [None, None],

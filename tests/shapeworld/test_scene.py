@@ -201,8 +201,8 @@ def test_scenes_that_look_different_are_called_different():
         ({"motion": "jumping"}, "has no motion 'jumping'"),
         ({"size": "huge"}, "has no size 'huge'"),
         ({"background": replace(PLAIN, pattern="dotted")}, "has no background 'dotted'"),
-        ({"frames": 1}, "has 2 to 24 frames, not 1"),
-        ({"frames": 25}, "has 2 to 24 frames, not 25"),
+        ({"frames": 1}, "has 2 to 32 frames, not 1"),
+        ({"frames": 33}, "has 2 to 32 frames, not 33"),
     ],
 )
 def test_what_the_world_does_not_have_is_refused(changes: dict, message: str):

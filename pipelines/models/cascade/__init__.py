@@ -1,1 +1,1 @@
-"""Cascades of pixels (Show-1, DeepFloyd IF): keyframes, the frames between them, super-resolution."""
+"""Cascades of pixels (Show-1, DeepFloyd IF): keyframes, frames between, super-resolution."""

@@ -45,13 +45,14 @@ class VideoUNet(UNet2DConditionModel):
         groups = config.norm_num_groups
         if settings.get(_INPUT_LAYER):
             unet.transformer_in = TransformerTemporalModel(
-                num_attention_heads=8, attention_head_dim=64, in_channels=config.block_out_channels[0]
+                num_attention_heads=8,
+                attention_head_dim=64,
+                in_channels=config.block_out_channels[0],
             )
         else:
             unet.transformer_in = None
         unet.down_blocks = nn.ModuleList(
-            _Down(block, groups, head)
-            for block, head in zip(unet.down_blocks, heads, strict=True)
+            _Down(block, groups, head) for block, head in zip(unet.down_blocks, heads, strict=True)
         )
         unet.mid_block = _Mid(unet.mid_block, groups, heads[-1])
         unet.up_blocks = nn.ModuleList(

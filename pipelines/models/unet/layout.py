@@ -25,6 +25,11 @@ EXPECTED = {
         "a text-to-video model of Wan: a diffusers folder with model_index.json, transformer "
         "(WanTransformer3DModel), vae, text_encoder (UMT5), tokenizer and scheduler"
     ),
+    "cascade": (
+        "a stage of a cascade of pixels (show-1-base, show-1-interpolation, show-1-sr1 or "
+        "IF-II-L-v1.0): a diffusers folder with model_index.json, unet and scheduler, the first "
+        "also with text_encoder (T5) and tokenizer"
+    ),
     "image": (
         "a Stable Diffusion 1.x model: a diffusers folder with model_index.json, unet "
         "(UNet2DConditionModel), vae, text_encoder, tokenizer and scheduler, or one .safetensors "
@@ -54,6 +59,7 @@ EXPECTED = {
 _EXAMPLE = {
     "text-to-video": "zeroscope_v2_576w",
     "wan": "Wan2.1-T2V-1.3B-Diffusers",
+    "cascade": "show-1-base",
     "image": "stable-diffusion-v1-5",
     "motion-adapter": "animatediff-motion-adapter-v1-5-3",
     "clip": "clip-vit-large-patch14",
@@ -66,6 +72,8 @@ _KIND_OF_PART = {
     "unet": {"UNet3DConditionModel": "text-to-video", "UNet2DConditionModel": "image"},
     "transformer": {"WanTransformer3DModel": "wan"},
 }
+# What the pipelines of DeepFloyd IF's and Show-1's stages of pixels are called.
+_STAGE = re.compile(r"(TextToVideo)?IF\w*Pipeline(_Cond)?")
 _ANY_TOKENIZER = ("PreTrainedTokenizerFast", "TokenizersBackend")
 # The classes of the other parts, beside a UNet and beside a transformer.
 _CLASSES = {
@@ -139,6 +147,8 @@ def kind_of(folder: Path) -> str | None:
         except (OSError, ValueError):
             continue
         value = found.get(entry) if isinstance(found, dict) else None
+        if entry == "unet" and value and _STAGE.fullmatch(str(found.get("_class_name"))):
+            return "cascade"
         if entry in _KIND_OF_PART and isinstance(value, list) and len(value) == 2:
             return _KIND_OF_PART[entry].get(str(value[1]))
         if value == "MotionAdapter":

@@ -1,0 +1,108 @@
+"""A cascade's keyframe stage with its text encoder, as one model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..denoiser import Denoiser
+from ..fingerprint import pieces_of_weights
+from ..process import Latents
+from ..text import EncodedPrompt
+from .codec import PixelCodec
+from .stage import Stage
+from .text import encode_t5
+
+Result = TypeVar("Result")
+# What a prompt is to the model: (tokenizer, text encoder, text), as `encode_t5`.
+EncodeText: TypeAlias = Callable[[Any, nn.Module, str], EncodedPrompt]
+
+
+@dataclass(eq=False)
+class KeyframeModel:
+    """The stage that makes keyframes, whose latents are pixels, and the encoder of its texts."""
+
+    stage: Stage
+    text_encoder: nn.Module
+    tokenizer: Any
+    encode_text: EncodeText = encode_t5
+    kind: ClassVar[str] = "cascade"
+    by_frame: ClassVar[bool] = True
+    whole_clips: ClassVar[bool] = True
+    vae_factor: ClassVar[int] = 1  # a latent pixel is a pixel
+    vae_stride: ClassVar[int] = 1
+    max_frames: ClassVar[int] = 8  # that it was trained on; longer clips go in windows
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The parts that hold weights; in place of an autoencoder there is nothing."""
+        nothing = nn.Identity()
+        return {"network": self.stage.unet, "vae": nothing, "text_encoder": self.text_encoder}
+
+    @torch.inference_mode(False)
+    def to(self, device: torch.device | str) -> None:
+        """Move all parts to a device."""
+        for module in self.modules().values():
+            module.to(device)
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+    @property
+    def process(self):
+        return self.stage.process
+
+    @property
+    def device(self) -> torch.device:
+        return self.stage.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.stage.dtype
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short name of this very model, its text encoder included."""
+        digest = sha256(self.stage.fingerprint.encode())
+        for piece in pieces_of_weights([self.text_encoder]):
+            digest.update(piece)
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def codec(self) -> PixelCodec:
+        """Clips to latents and back."""
+        return PixelCodec(self.stage.multiple)
+
+    def latents_in(self, unscaled: Latents) -> Latents:
+        """The same: pixels have no other scale."""
+        return unscaled
+
+    def latents_out(self, z: Latents) -> Latents:
+        """The same."""
+        return z
+
+    def encode_clip(self, clip: Float[Tensor, "1 3 F H W"], **options: Any) -> Latents:
+        """See `PixelCodec.encode`."""
+        return self.codec.encode(clip, **options)
+
+    def decode_clip(self, latents: Latents, **options: Any) -> Float[Tensor, "1 3 F H W"]:
+        """See `PixelCodec.decode`."""
+        return self.codec.decode(latents, **options)
+
+    def encode_prompt(self, text: str) -> EncodedPrompt:
+        """The embedding of a prompt, its tokens, and what of it did not fit the window."""
+        return self.encode_text(self.tokenizer, self.text_encoder, text)
+
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        """The model as a loop sees it."""
+        return self.stage.denoiser()
+
+    def run(self, z: Latents, work: Callable[[Denoiser], Result]) -> Result:
+        """Do a piece of work with the model on a clip's latents, and return what it returns."""
+        return work(self.denoiser)
