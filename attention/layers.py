@@ -47,8 +47,8 @@ class Layer(NamedTuple):
     samples for each clip, one clip after another. A sample is a frame, in temporal attention a
     position, and in attention over all frames the whole clip. `keys` are only given if the keys of
     the attention differ from the layer's plain keys, because they contain positions, belong to
-    all frames at once, or stand behind those of the text: then they are the plain keys of the image,
-    with a sample for each frame.
+    all frames at once, or stand behind those of the text: then they are the plain keys (of the
+    image), with a sample for each frame.
     """
 
     site: Site

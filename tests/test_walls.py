@@ -310,7 +310,7 @@ def test_every_folder_with_code_is_a_known_room():
         ("attention/unet/sites.py", "import transformers", "attention must not know"),
         ("attention/fusion.py", "from .unet.layers import UNetLayers", "says unet"),
         ("attention/fusion.py", "SITES = 'up_blocks.*'", "says up_blocks"),
-        ("nodes/load.py", "from ..attention.unet.sites import x", "only pipelines/models/unet may"),
+        ("nodes/load.py", "from ..attention.unet.sites import x", "only pipelines/models/unet"),
         ("pipelines/models/words.py", "from ...attention.unet.sites import x", "only pipelines/mo"),
         ("pipelines/windows.py", "from .models.unet.backbone import Backbone", "says unet"),
         ("pipelines/inversion/drift.py", "a = model.process.alphas_bar[t]", "says alphas_bar"),

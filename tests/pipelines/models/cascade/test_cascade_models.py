@@ -162,7 +162,7 @@ def test_a_clip_comes_back_from_its_latents(height, width, frames):
 
 def test_pixels_that_are_no_clip_of_a_pixel_stage_are_refused():
     codec = PixelCodec(8)
-    with pytest.raises(ValueError, match="576 x 320 pixels.*Make keyframes of it first"):
+    with pytest.raises(ValueError, match=r"576 x 320 pixels.*Make keyframes of it first"):
         codec.encode(torch.rand(1, 3, 8, 320, 576))
     with pytest.raises(ValueError, match="NaN or infinite pixels"):
         codec.encode(torch.full((1, 3, 2, 8, 8), torch.nan))
@@ -216,13 +216,13 @@ def test_settings_that_make_no_stage_are_told(tmp_path, unet, scheduler, message
 def test_a_folder_that_lacks_a_weight_is_told(tmp_path):
     folder = write_stage(tmp_path / "stage")
     edit_json(folder / "unet" / "config.json", layers_per_block=2)
-    with pytest.raises(ModelError, match="lacks .* weights of its VideoUNet"):
+    with pytest.raises(ModelError, match=r"lacks .* weights of its VideoUNet"):
         load_stage(folder)
 
 
 def test_frames_and_texts_that_do_not_fit_are_told(keyframes):
     level, cond = keyframes.process.level(500), torch.randn(1, 7, TEXT_WIDTH)
-    with pytest.raises(ValueError, match="10 x 12, and show-1-base takes sides .* multiples of 4"):
+    with pytest.raises(ValueError, match=r"10 x 12, and show-1-base takes sides .* multiples of 4"):
         keyframes.denoiser(torch.randn(1, 3, 5, 12, 10), level, cond)
     with pytest.raises(ValueError, match=r"24 wide, show-1-base takes 20.*\(T5\)"):
         keyframes.denoiser(torch.randn(1, 3, 5, 12, 8), level, torch.randn(1, 7, 24))
