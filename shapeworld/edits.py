@@ -91,6 +91,26 @@ def edited(edit: Edit) -> EditClips:
     )
 
 
+class SecondObject(NamedTuple):
+    """A scene with its second object and without it, and the pixels that differ, `[f, h, w]`."""
+
+    present: Rendering
+    absent: Rendering
+    change: Tensor
+
+
+def second_object(scene: Scene) -> SecondObject:
+    """The exact truth of removing the second object of a scene, and of adding it.
+
+    Raises:
+        ValueError: if the scene has none.
+    """
+    if scene.second is None:
+        raise ValueError(f"The scene has no second object to remove or add: {scene}.")
+    present, absent = render(scene), render(replace(scene, second=None))
+    return SecondObject(present, absent, (present.clip != absent.clip).any(dim=-1))
+
+
 def value_of(scene: Scene, attribute: str) -> str:
     """The word for an attribute of a scene."""
     return scene.background.pattern if attribute == "background" else getattr(scene, attribute)

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 from .edits import Edit
-from .scene import Background, Scene
+from .scene import Background, Scene, StaticObject
 
 _CIRCLE = Scene(
     shape="circle",
@@ -32,4 +32,8 @@ SHOWCASE: dict[str, Edit] = {
     "red_circle": Edit(_CIRCLE, replace(_CIRCLE, colour="blue"), "colour"),
     "green_triangle": Edit(_TRIANGLE, replace(_TRIANGLE, shape="circle"), "shape"),
 }
+# The scene from which the second object is removed, and to which it is added.
+TWO_OBJECTS = replace(
+    _CIRCLE, size="small", y=46.0, second=StaticObject("square", "green", x=22.0, y=16.0)
+)
 FPS = 8

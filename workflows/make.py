@@ -16,15 +16,15 @@ from pathlib import Path
 import torch
 from einops import rearrange
 from graph import Graph, Node
-from graphs import blueprints, distillation, inversion, looking, native, tuning, video, wan
+from graphs import blueprints, distillation, inversion, looking, native, objects, tuning, video, wan
 from host_nodes import needs_host
 from PIL import Image
 from rescore.headless.demo import save_strip
 from rescore.headless.runner import run_workflow
 from rescore.headless.video import Video, VideoComponents
 from rescore.headless.video_write import encode_mp4
-from rescore.shapeworld.edits import edited
-from rescore.shapeworld.showcase import FPS, SHOWCASE
+from rescore.shapeworld.edits import edited, second_object
+from rescore.shapeworld.showcase import FPS, SHOWCASE, TWO_OBJECTS
 from torch.nn import functional
 
 HERE = Path(__file__).resolve().parent
@@ -32,6 +32,8 @@ MOVING = "delta_denoising"  # the graph whose edit moves on the first page
 GRAPHS: tuple[Callable[[], Graph], ...] = (
     video.edit_video,
     video.edit_video_by_inversion,
+    objects.remove_object,
+    objects.add_object,
     distillation.delta_denoising,
     distillation.edit_region,
     distillation.assd,
@@ -70,6 +72,10 @@ def write_clips() -> None:
         mask = clips.paint[..., None].expand(-1, -1, -1, 3).float()
         for suffix, images in (("", clips.source.clip), ("_mask", mask)):
             write_clip(f"{name}{suffix}", images)
+    both = second_object(TWO_OBJECTS)
+    write_clip("two_objects", both.present.clip)
+    write_clip("one_object", both.absent.clip)
+    write_clip("second_object_mask", both.change[..., None].expand(-1, -1, -1, 3).float())
     screen = edited(SHOWCASE["red_circle"])
     write_clip("screen", on_a_screen(screen.source.clip, wall=0.8))
     mask = screen.paint[..., None].expand(-1, -1, -1, 3).float()

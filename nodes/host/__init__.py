@@ -171,6 +171,7 @@ def dtype(precision: str) -> "torch.dtype":
     import torch
 
     named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    named["fp8"] = torch.bfloat16  # stored in 8 bits, computed in 16
     if precision in named:
         return named[precision]
     management = _host("comfy.model_management")

@@ -19,6 +19,7 @@ from rescore.shapeworld.edits import (
     change_attribute,
     edited,
     prompts,
+    second_object,
     suite,
     value_of,
 )
@@ -224,8 +225,22 @@ def test_suites_are_the_same_for_ever():
         (lambda: suite("edits", -1), "has 0 to 209715 edits, not -1"),
         (lambda: prompts(-1), "0 to 536870912 held-out prompts, not -1"),
         (lambda: Edit(sample_scene(1), sample_scene(1), "hue"), "not 'hue'"),
+        (lambda: second_object(sample_scene(1, second=False)), "no second object to remove"),
     ],
 )
 def test_what_is_not_there_is_refused(call, message: str):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_without_its_second_object_a_clip_changes_where_that_was_and_nowhere_else():
+    for scene in prompts(5, frames=5, second=True):
+        both, at = second_object(scene), scene.second
+        assert torch.equal(both.present.clip, render(scene).clip)
+        assert "beside" in both.present.caption and "beside" not in both.absent.caption
+        rows, columns = both.change.any(dim=0).nonzero().T
+        reach = 1.25 * RADII[at.size] + 1
+        assert float((columns + 0.5 - at.x).abs().max()) <= reach
+        assert float((rows + 0.5 - at.y).abs().max()) <= reach
+        assert (both.present.clip == both.absent.clip)[~both.change].all()
+        assert both.change.any(dim=(1, 2)).all()
