@@ -53,7 +53,7 @@ class Method:
 
 # Of the plot: how much of the edit is moved back, and whether that rises; how strong guidance is.
 ETAS = {"0": (0.0, False), "0.5": (0.5, False), "1": (1.0, False), "rising to 1": (1.0, True)}
-CFGS = (2.0, 4.5, 9.0)
+CFGS = (3.0, 6.0, 12.0)
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 # The recommended loop; each of the last rows adds a part to it.

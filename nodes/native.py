@@ -72,6 +72,12 @@ class EditGuider(Node):
             "it."),
     }  # fmt: skip
 
+    OPTIONAL = {
+        "source_negative": SOCKET("CONDITIONING",
+            "What guidance moves the source's prediction away from, where that is not the same as "
+            "negative: a text of what the clip does not show."),
+    }  # fmt: skip
+
     def guide(self, model, cfg: float, **conditionings):
         from .host import editing
 

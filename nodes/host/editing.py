@@ -35,6 +35,7 @@ _STRIDES = {"LTXV": 8, "Mochi": 6}
 class EditGuider(SidedGuider):
     """A guider with the source, target and negative prompt of an edit.
 
+    The source may have a negative prompt of its own, `source_negative`.
     With a sampler of the host it guides to the target prompt, as CFGGuider does.
 
     Raises, when made:
@@ -46,6 +47,7 @@ class EditGuider(SidedGuider):
         super().__init__(patcher)
         # Whether the model hears no difference between the two prompts.
         self.alike = key_of(conditionings["source"]) == key_of(conditionings["target"])
+        self.has_source_negative = "source_negative" in conditionings
         self.inner_set_conds({SIDES[side]: given for side, given in conditionings.items()})
         self.set_cfg(cfg)
 
@@ -118,12 +120,14 @@ class Distilling(comfy.samplers.Sampler):
         by_frame = is_by_frame(patcher)
         z = as_ours(latent_image, by_frame)
         grid = _grid(patcher, z)
+        # In place of a conditioning, the loop gets its number.
+        numbers = {side: torch.full((1, 1, 1), float(i)) for i, side in enumerate(SIDES)}
         sides = [*SIDES.values()]
         process = Tabled(process_of(patcher, sigmas[sigmas > 0].flip(0)).levels)
         denoiser = guider.denoiser(
             type(patcher.model).__name__, process, lambda cond: sides[int(cond)], extra_args
         )
-        prompts = Prompts(**{name: torch.full((1, 1, 1), float(i)) for i, name in enumerate(SIDES)})
+        prompts = Prompts(**{side: numbers[side] for side in Prompts._fields})
         settings = Settings(
             cfg=guider.cfg, seed=extra_args["seed"] or 0, t_min=0, t_max=1, **self.settings
         )
@@ -138,6 +142,7 @@ class Distilling(comfy.samplers.Sampler):
         state = distil(
             z, self.terms, denoiser, prompts, settings,
             controls=self.controls, mask=mask, grid=grid, on_step=show,
+            source_negative=numbers["source_negative"] if guider.has_source_negative else None,
         )  # fmt: skip
         tell_why_unchanged(
             why_not_distilled(state.z, z, self.terms, guider.alike, settings, grid, mask)

@@ -30,7 +30,12 @@ Result = TypeVar("Result")
 
 # The name of each prompt's conditioning in the host's guider. The host copies control nets and
 # GLIGEN from "positive" to the others, and some models treat "negative" in a special way.
-SIDES = {"source": "source", "target": "positive", "negative": "negative"}
+SIDES = {
+    "source": "source",
+    "target": "positive",
+    "negative": "negative",
+    "source_negative": "source_negative",  # Edit Guider's alone, and only if it is wired
+}
 # Classes of the host's model_sampling that have not been tested here.
 REFUSED = {"COSMOS_RFLOW", "IMG_TO_IMG", "IMG_TO_IMG_FLOW", "V_PREDICTION_DDPM", "X0"}
 # Patches of guidance in a MODEL, which are not used: loops do the guidance themselves.

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...attention.layers import Plan, Site
 from ...attention.recording import Recorder, forward_recorded
 from ..controls import Acting, plan_of, sources_read
-from ..models.denoiser import ROWS, Denoiser, Prompts, Row, guided, numbers_of, pull_back
+from ..models.denoiser import ROWS, Cond, Denoiser, Prompts, Row, guided, numbers_of, pull_back
 from ..models.process import Latents, Prediction
 from .terms import Draw, Keys, Needs, Predictions
 
@@ -47,6 +47,7 @@ def predict(
     controls: Sequence[Acting] = (),
     source_cfg: float | int | None = None,
     source_as_negative: bool = False,
+    source_negative: Cond | None = None,
 ) -> Seen:
     """The predictions that `needs` asks for, and the keys of the layers `keys`.
 
@@ -59,10 +60,13 @@ def predict(
     that is only for keys stops at that layer.
 
     `source_cfg` is the guidance of the source; without one it is `cfg`. With `source_as_negative`
-    the source prompt is used instead of the negative prompt.
+    the source prompt is used instead of the negative prompt. `source_negative` is a negative prompt
+    for the source alone.
     """
-    if source_as_negative:
-        prompts = prompts._replace(negative=prompts.source)
+    negatives = {
+        "target": prompts.source if source_as_negative else prompts.negative,
+        "source": prompts.negative if source_negative is None else source_negative,
+    }
     cfgs = {"target": cfg, "source": cfg if source_cfg is None else source_cfg}
     idle = {"uncond": 1, "cond": 0}  # with this cfg, guidance does not use the row
     wanted = {"target": needs.target, "source": needs.source}
@@ -72,7 +76,7 @@ def predict(
     if not rows:
         return Seen(Predictions())
 
-    calls = _Calls(draw, denoiser, prompts, controls)
+    calls = _Calls(draw, denoiser, prompts, negatives, controls)
     together = [row for row in ROWS if row in rows and not (keys and row == _TARGET)]
     source = Recorder(keys, numbers_of(_SOURCE, calls.clips)) if keys else None
     # Controls may read the source in any layer, so with controls the call runs to the end.
@@ -98,9 +102,15 @@ class _Calls:
     """The model calls of one step."""
 
     def __init__(
-        self, draw: Draw, denoiser: Denoiser, prompts: Prompts, controls: Sequence[Acting]
+        self,
+        draw: Draw,
+        denoiser: Denoiser,
+        prompts: Prompts,
+        negatives: Mapping[str, Cond],
+        controls: Sequence[Acting],
     ) -> None:
-        self.draw, self.denoiser, self.prompts = draw, denoiser, prompts
+        self.draw, self.denoiser = draw, denoiser
+        self.prompts, self.negatives = prompts, negatives
         self.clips = len(draw.z_t)
         self.plan = plan_of(controls, self.clips)
         # With equal prompts, and nothing changed so far, the edit is the source itself.
@@ -136,17 +146,21 @@ class _Calls:
         Equal rows of a batch can get results that differ in the last bit. Then an edit that should
         change nothing would change something.
         """
-        negative = torch.equal(self.prompts.negative, self.prompts.source)
-        text = {row: "cond" if negative else row[1] for row in rows}
-        kinds = list(dict.fromkeys(text.values()))
-        texts = torch.cat([self._text(("source", k)).expand(self.clips, -1, -1) for k in kinds])
-        z = torch.cat([self.draw.z_t_source] * len(kinds))
-        said = self.denoiser(z, self.draw.level, texts).parts(self.clips)
-        return {row: said[kinds.index(text[row])] for row in rows}
+        texts: list[Cond] = []
+        numbers: dict[Row, int] = {}
+        for row in rows:
+            text = self._text(row)
+            equal = (i for i, known in enumerate(texts) if torch.equal(known, text))
+            numbers[row] = next(equal, len(texts))
+            texts += [text] * (numbers[row] == len(texts))
+        z = torch.cat([self.draw.z_t_source] * len(texts))
+        conds = torch.cat([text.expand(self.clips, -1, -1) for text in texts])
+        said = self.denoiser(z, self.draw.level, conds).parts(self.clips)
+        return {row: said[number] for row, number in numbers.items()}
 
     def _text(self, row: Row) -> Tensor:
         clip, kind = row
-        return getattr(self.prompts, clip) if kind == "cond" else self.prompts.negative
+        return getattr(self.prompts, clip) if kind == "cond" else self.negatives[clip]
 
 
 def _guided(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...attention.layers import Control, Site
 from ..controls import RunControls
-from ..models.denoiser import Denoiser, Prompts
+from ..models.denoiser import Cond, Denoiser, Prompts
 from ..models.grid import ClipGrid
 from ..models.process import Latents, Level, Process, check_latents
 from ..windows import Spread, Windows, blended, one_by_one, spans_of
@@ -63,6 +63,7 @@ def distil(
     grid: ClipGrid | None = None,
     state: State | None = None,
     on_step: Callable[[Progress], None] | None = None,
+    source_negative: Cond | None = None,
 ) -> State:
     """Descend from the source latents: z <- z - step_size * sum_k weight_k g_k.
 
@@ -75,7 +76,7 @@ def distil(
     windows elsewhere; the result is the same. `mask` (0..1, one for the clip or one per frame, at
     any resolution) limits the edit: it scales the summed gradient, and where it is 0 the result
     equals `z_source` bit for bit. `grid` says how the clip lies on its latents; without one there
-    is no padding.
+    is no padding. `source_negative` is a negative prompt for the source alone.
 
     With a `state`, `settings.steps` more steps are made. If that run was ended by `stop_after`, the
     rest of its steps is made instead. `on_step` is called after every step and may raise an
@@ -100,7 +101,9 @@ def distil(
         optimiser.load_state_dict({**optimiser.state_dict(), **remembered})
     grid = grid or ClipGrid.of(z)
     confined = None if mask is None else mask_on_grid((mask,), z, grid)
-    descent = Descent(terms, denoiser, prompts, settings, z, controls, windows, grid, spread)
+    descent = Descent(
+        terms, denoiser, prompts, settings, z, controls, windows, grid, spread, source_negative
+    )
 
     begun = state.step if state.plan is None else state.begun
     values, last, noise = list(state.values), begun + settings.steps, state.noise
@@ -159,7 +162,9 @@ class Descent:
         windows: Windows | None = None,
         grid: ClipGrid | None = None,
         spread: Spread = one_by_one,
+        source_negative: Cond | None = None,
     ) -> None:
+        self.source_negative = source_negative
         self.terms, self.denoiser, self.prompts, self.settings = terms, denoiser, prompts, settings
         for entry in terms:
             if hasattr(entry.term, "check"):
@@ -237,6 +242,7 @@ class Descent:
             keys=keys, controls=self.controls.at(step, steps, span),
             source_cfg=self.settings.cfg_of_source,
             source_as_negative=self.settings.guidance == "source as negative",
+            source_negative=self.source_negative,
         )  # fmt: skip
         results = {}
         for i, needed in zip(active, needs, strict=True):

@@ -398,6 +398,26 @@ def check_flowedit_runs_on_a_native_model_by_both_nodes():
     assert not torch.allclose(found, latent()["samples"], atol=1e-2)
 
 
+def check_a_negative_prompt_of_the_source_alone_guides_the_source():
+    """Given the same text it changes nothing; another one is asked with the source's latents."""
+    other = conditioning("a green triangle")
+
+    def made(**more):
+        guider = EditGuider().guide(patcher(), **texts(), cfg=5.0, **more)[0]
+        return sampled_by_the_host(distilling(1), all_sigmas(), guider=guider)
+
+    plain = made()
+    torch.testing.assert_close(made(source_negative=texts()["negative"]), plain, rtol=0, atol=1e-5)
+    moved = made(source_negative=other) - plain
+    assert float(moved.abs().max()) > 1e-2
+    alike = EditGuider().guide(
+        patcher(), **(texts() | {"target": texts()["source"], "negative": other}), cfg=5.0,
+        source_negative=other,
+    )[0]  # fmt: skip
+    still = sampled_by_the_host(distilling(2), all_sigmas(), guider=alike)
+    torch.testing.assert_close(still, latent()["samples"], rtol=0, atol=1e-5)
+
+
 # --- what may hang on a MODEL and a CONDITIONING ------------------------------------------------
 
 

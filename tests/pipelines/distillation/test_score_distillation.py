@@ -6,12 +6,12 @@ from typing import ClassVar
 
 import pytest
 import torch
-from gaussian_world import SPREAD, gaussian_model, prompt, variance
+from gaussian_world import SPREAD, exact_eps, gaussian_model, prompt, variance
 from rescore.pipelines.distillation.delta_denoising import DeltaDenoising, delta_denoising_gradient
 from rescore.pipelines.distillation.score_distillation import Settings, distil
 from rescore.pipelines.distillation.terms import Needs, Result, Weighted
 from rescore.pipelines.models.denoiser import Prompts
-from rescore.pipelines.models.process import RectifiedFlow, VariancePreserving
+from rescore.pipelines.models.process import RectifiedFlow, VariancePreserving, noised
 from small_runs import Pull
 
 SCHEDULE = VariancePreserving.from_config(
@@ -233,3 +233,22 @@ def test_settings_are_checked(setting, value):
 def test_the_gradient_is_the_plain_difference():
     target, source = torch.randn(2, 3, 5, 7, 11), torch.randn(2, 3, 5, 7, 11)
     assert torch.equal(delta_denoising_gradient(target, source), target - source)
+
+
+def test_a_negative_prompt_for_the_source_alone_guides_the_source():
+    """By hand: eps_t + (cfg - 1)(eps_t - eps_n) for the edit, and the same with the other one."""
+    process = VariancePreserving.from_config({"beta_schedule": "scaled_linear"})
+    model, prompts = gaussian_model(process), Prompts(prompt(0.3), prompt(1.9), prompt(-0.7))
+    z_0 = torch.randn(1, 2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    settings = Settings(1, 0.1, 7.5, seed=2)
+    terms = (Weighted(DeltaDenoising()),)
+    found = distil(z_0, terms, model, prompts, settings, source_negative=prompt(2.5)).z
+    generator = torch.Generator().manual_seed(2)
+    level = process.drawn(settings.t_min, settings.t_max, generator)
+    z_t = noised(z_0, torch.randn(z_0.shape, generator=generator), level)
+    eps = [exact_eps(z_t, level, mean) for mean in (1.9, -0.7, 0.3, 2.5)]
+    target, source = (n + 7.5 * (p - n) for p, n in (eps[:2], eps[2:]))
+    torch.testing.assert_close(found, z_0 - 0.1 * (target - source), rtol=0, atol=1e-5)
+    same = prompts._replace(target=prompts.source)
+    still = distil(z_0, terms, model, same, settings, source_negative=prompts.negative)
+    assert torch.equal(still.z, z_0)
