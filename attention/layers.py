@@ -77,7 +77,7 @@ class Entry(NamedTuple):
 Plan: TypeAlias = Sequence[Entry]
 # A control in one model. From the counterpart of each clip that it changes, and the frames of the
 # call, it makes its line of a plan.
-Held: TypeAlias = Callable[[Mapping[int, int], slice], Entry]
+Held: TypeAlias = Callable[[Mapping[int, int], slice | list[int]], Entry]
 
 
 @runtime_checkable

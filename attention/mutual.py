@@ -44,15 +44,15 @@ def mutual_attention(
     )
 
 
-def source_layout(pairs: Mapping[int, int], max_tokens: int) -> Counterparts:
+def source_layout(pairs: Mapping[int, int], coarse: Callable[[int], bool]) -> Counterparts:
     """SA-I: clips use the self-attention maps of their counterparts on their own values.
 
-    VideoDirector, Eq. 6, first case. Layers with more than `max_tokens` tokens do not change: the
-    maps of such fine layers show texture rather than layout.
+    VideoDirector, Eq. 6, first case. A layer of so many tokens changes only if it is `coarse`: the
+    maps of fine layers show texture rather than layout.
     """
 
     def read(site: Site, own: Parts, source: Parts, unchanged: Callable[[], Tensor]) -> Tensor:
-        if own[0].shape[2] > max_tokens:
+        if not coarse(own[0].shape[2]):
             return unchanged()
         return attend(source[0], source[1], own[2])
 
@@ -94,7 +94,7 @@ class SourceLayout:
     """
 
     end: float = 0.4
-    max_tokens: int = 32 * 32  # layers with more tokens do not change
+    max_tokens: int = 32 * 32  # layers with more tokens a frame do not change
     start: float = 0.0
     name: ClassVar[str] = "SA-I (layout)"
     reads: ClassVar[tuple[str, ...]] = ("cond",)
@@ -109,7 +109,13 @@ class SourceLayout:
     def on(self, layers: Layers, clip: Clip) -> Held:
         """The control in all spatial layers."""
         sites = layers.find("*", "spatial")
-        return lambda pairs, frames: Entry(sites, source_layout(pairs, self.max_tokens))
+
+        def coarse(tokens: int) -> bool:
+            # A transformer attends to the tokens of all frames at once.
+            height, width = layers.map_size(tokens, *clip.latent[1:])
+            return height * width <= self.max_tokens
+
+        return lambda pairs, frames: Entry(sites, source_layout(pairs, coarse))
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +151,7 @@ class _Hidden:
         if mask is not None:
             clip.covered_tokens(mask, 1, 1)  # raises an error at once if the mask does not fit
 
-    def __call__(self, frames: slice, site: Site, tokens: int) -> Bool[Tensor, "f m"]:
+    def __call__(self, frames: slice | list[int], site: Site, tokens: int) -> Bool[Tensor, "f m"]:
         length, height, width = self.clip.latent
         size = self.layers.map_size(tokens, height, width)
         if tokens not in self._foreground:

@@ -48,7 +48,8 @@ class Run:
         frames = window or self.model.max_frames
         if not frames or self.grid.frames <= frames:
             return None
-        return Windows(self.grid.latent_frames(frames), -(-overlap // self.grid.stride))
+        stride = self.grid.stride
+        return Windows(self.grid.latent_frames(frames), -(-overlap // stride), stride > 1)
 
     def latent(self, z: "Tensor") -> dict[str, Any]:
         """Model latents as a LATENT, with the size of the clip for Video VAE Decode."""

@@ -7,6 +7,7 @@ from ..attention.layers import Control, Entry, Held
 from .models.denoiser import Denoiser, Row, numbers_of
 from .models.grid import ClipGrid
 from .steps import acts
+from .windows import Frames
 
 
 class Acting(NamedTuple):
@@ -14,7 +15,7 @@ class Acting(NamedTuple):
 
     reads: tuple[str, ...]
     held: Held
-    frames: slice
+    frames: Frames
 
 
 class RunControls:
@@ -27,7 +28,7 @@ class RunControls:
     def __init__(self, controls: Sequence[Control], denoiser: Denoiser, grid: ClipGrid) -> None:
         self.controls = [(c, c.on(denoiser.inside(c.name), grid)) for c in controls]
 
-    def at(self, step: int, steps: int, frames: slice) -> list[Acting]:
+    def at(self, step: int, steps: int, frames: Frames) -> list[Acting]:
         """The controls that act in step number `step` of `steps`, for a call on these frames."""
         return [
             Acting(control.reads, held, frames)

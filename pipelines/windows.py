@@ -13,6 +13,8 @@ from torch import Tensor
 from .models.denoiser import Cond, Predict
 from .models.process import Latents, Level, Prediction
 
+# The frames of a clip that a call of a model gets.
+Frames: TypeAlias = slice | list[int]
 # Makes a function of one window into a function of many windows, with results in their order.
 Spread: TypeAlias = Callable[[Callable[..., Any]], Callable[[Iterable[tuple]], Iterable[Any]]]
 
@@ -24,10 +26,16 @@ def one_by_one(work: Callable[..., Any]) -> Callable[[Iterable[tuple]], Iterable
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of `length` frames. Neighbours share `overlap` frames, or a few more."""
+    """Windows of `length` frames. Neighbours share `overlap` frames, or a few more.
+
+    With `anchored`, the model also gets the first frame of the clip in front of each window that
+    begins later, and its output there is dropped. Wan and its kind need that: their first latent
+    frame shows one picture and the later ones several, and the model takes its first frame for one.
+    """
 
     length: int
     overlap: int
+    anchored: bool = False
 
     def __post_init__(self) -> None:
         if self.length < 2 or not 0 <= self.overlap < self.length:
@@ -44,6 +52,23 @@ class Windows:
         count = -(-last // (self.length - self.overlap)) + 1
         starts = torch.linspace(0, last, count, dtype=torch.float64).round().long().tolist()
         return [slice(start, start + self.length) for start in starts]
+
+
+def called_for(windows: Windows | None, span: slice) -> Frames:
+    """The frames that the model gets for a window."""
+    if windows is None or not windows.anchored or span.start == 0:
+        return span
+    return [0, *range(span.start, span.stop)]
+
+
+def has_anchor(frames: Frames) -> bool:
+    """Whether the first of the frames of a call is an anchor, whose output is dropped."""
+    return isinstance(frames, list)
+
+
+def without_anchor(prediction: Prediction, frames: Frames) -> Prediction:
+    """The prediction for the frames of the window itself."""
+    return Prediction(*(p[:, :, 1:] for p in prediction)) if has_anchor(frames) else prediction
 
 
 def spans_of(windows: Windows | None, frames: int) -> list[slice]:
@@ -83,7 +108,11 @@ def windowed(predict: Predict, windows: Windows | None) -> Predict:
 
     def window_by_window(z: Latents, level: Level, cond: Cond) -> Prediction:
         spans = windows.over(z.shape[2])
-        parts = [predict(z[:, :, span], level, text_of(cond, span)) for span in spans]
+        parts = []
+        for span in spans:
+            frames = called_for(windows, span)
+            said = predict(z[:, :, frames], level, text_of(cond, frames))
+            parts.append(without_anchor(said, frames))
         return blended_predictions(parts, spans, z.shape[2])
 
     return window_by_window
@@ -96,9 +125,9 @@ def blended_predictions(
     return Prediction(*(blended(part, spans, frames) for part in zip(*parts, strict=True)))
 
 
-def text_of(cond: Tensor, span: slice) -> Tensor:
-    """The part of a text embedding that a window reads."""
-    return cond if cond.ndim == 3 else cond[:, span]
+def text_of(cond: Tensor, frames: Frames) -> Tensor:
+    """The part of a text embedding that some frames read."""
+    return cond if cond.ndim == 3 else cond[:, frames]
 
 
 def _depth(length: int) -> Float[Tensor, "{length} 1 1"]:

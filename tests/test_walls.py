@@ -57,7 +57,7 @@ PACKAGES = {
 INSIDE = {
     "cascade": {"inversion", "models"},
     "compare": set(),
-    "controls": {"models", "steps"},
+    "controls": {"windows", "models", "steps"},
     "distillation": {"controls", "models", "steps", "windows"},
     "fingerprint": set(),
     "flow": {"models"},

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ...attention.layers import Plan, Site
 from ...attention.recording import Recorder, forward_recorded
@@ -34,6 +35,21 @@ class Seen:
             {name: keys_target[name] for name in names} if names else None,
             {name: keys_source[name] for name in names} if names else None,
         )
+
+
+def without_first(seen: Seen) -> Seen:
+    """The same without the first frame, which was there for the model alone: see `Windows`."""
+    target, source, keys_target, keys_source = seen.predictions
+    guided = (p and Prediction(*(part[:, :, 1:] for part in p)) for p in (target, source))
+    keys = (
+        k and {name: kept[:, 1:] for name, kept in k.items()} for k in (keys_target, keys_source)
+    )
+
+    def pull_back(on_keys: Keys) -> Latents:
+        whole = {name: functional.pad(g, (0, 0, 0, 0, 1, 0)) for name, g in on_keys.items()}
+        return seen.pull_back(whole)[:, :, 1:]
+
+    return Seen(Predictions(*guided, *keys), seen.pull_back and pull_back)
 
 
 def predict(

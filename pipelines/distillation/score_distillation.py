@@ -15,9 +15,17 @@ from ..controls import RunControls
 from ..models.denoiser import Cond, Denoiser, Prompts
 from ..models.grid import ClipGrid
 from ..models.process import Latents, Level, Process, check_latents
-from ..windows import Spread, Windows, blended, one_by_one, spans_of
+from ..windows import (
+    Spread,
+    Windows,
+    blended,
+    called_for,
+    has_anchor,
+    one_by_one,
+    spans_of,
+)
 from .draws import draw_of, drawn_noise, eta_of, level_and_step, shares_of_draws
-from .prediction import predict
+from .prediction import predict, without_first
 from .settings import OPTIMISERS, Settings
 from .terms import Draw, Keys, Needs, Term, Weighted, mask_on_grid, shapings, summed
 
@@ -175,6 +183,7 @@ class Descent:
         self.controls = RunControls(controls, denoiser, grid)
         self.frames = z.shape[2]
         self.spans = spans_of(windows, self.frames)
+        self.windows = windows
         self.compute = spread(self._window)
 
     def gradient(
@@ -196,7 +205,7 @@ class Descent:
         smoothed: list[Latents] = []
         calls = (
             (
-                draw.over(span),
+                draw.over(called_for(self.windows, span)),
                 z[:, :, span],
                 z_source[:, :, span],
                 active,
@@ -237,13 +246,16 @@ class Descent:
         needs = [self.terms[i].needs for i in active]
         together = Needs(any(n.target for n in needs), any(n.source for n in needs))
         keys = tuple(dict.fromkeys(site for i in active for site in self.sites[i]))
+        called = called_for(self.windows, span)
         seen = predict(
             together, draw, self.denoiser, self.prompts, self.settings.cfg,
-            keys=keys, controls=self.controls.at(step, steps, span),
+            keys=keys, controls=self.controls.at(step, steps, called),
             source_cfg=self.settings.cfg_of_source,
             source_as_negative=self.settings.guidance == "source as negative",
             source_negative=self.source_negative,
         )  # fmt: skip
+        if has_anchor(called):
+            seen, draw = without_first(seen), draw.over(slice(1, None))
         results = {}
         for i, needed in zip(active, needs, strict=True):
             predictions = seen.by(needed, self.sites[i])

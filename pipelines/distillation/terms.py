@@ -13,6 +13,7 @@ from torch import Tensor
 from ..models.grid import ClipGrid
 from ..models.process import Latents, Level, Prediction
 from ..steps import acts
+from ..windows import Frames
 
 # Keys of attention layers, or gradients on them, by the layer's name: `[b, f, n, c]`, float32.
 Keys: TypeAlias = Mapping[str, Tensor]
@@ -28,7 +29,7 @@ class Draw(NamedTuple):
     shift: float = 0.0  # of the edit, c: z_t = s z + n eps + c (z - z_source)
     step: float = 1.0  # the step size of the loop along the gradient
 
-    def over(self, span: slice) -> "Draw":
+    def over(self, span: Frames) -> "Draw":
         """The draw for some of the frames."""
         parts = (part[:, :, span] for part in (self.noise, self.z_t, self.z_t_source))
         return Draw(self.level, *parts, self.shift, self.step)

@@ -11,7 +11,14 @@ from ..controls import RunControls, plan_of, sources_read
 from ..models.denoiser import Denoiser, Prompts, Row, guided, numbers_of
 from ..models.grid import ClipGrid
 from ..models.process import Latents, Level, Prediction, check_grid, move
-from ..windows import Windows, blended_predictions, spans_of, text_of
+from ..windows import (
+    Windows,
+    blended_predictions,
+    called_for,
+    spans_of,
+    text_of,
+    without_anchor,
+)
 from .decoupled_guidance import guided_step
 from .trajectory import NullText, Progress, Trajectory
 
@@ -68,14 +75,16 @@ def sample_edit(
         }
         parts = []
         for span in spans:
-            acting = held.at(i, trajectory.steps, span)
+            called = called_for(windows, span)
+            acting = held.at(i, trajectory.steps, called)
             rows = edited | sources_read(edited, acting)
             asked = {
-                row: (clip[:, :, span], text_of(text, span))
+                row: (clip[:, :, called], text_of(text, called))
                 for row, (clip, text) in batch.items()
                 if row in rows
             }
-            parts.append(_predicted(asked, here, denoiser, plan_of(acting)))
+            rows_said = _predicted(asked, here, denoiser, plan_of(acting))
+            parts.append({row: without_anchor(p, called) for row, p in rows_said.items()})
         said = {
             row: blended_predictions([part[row] for part in parts], spans, frames) for row in edited
         }

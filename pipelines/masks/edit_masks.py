@@ -19,7 +19,7 @@ from ..distillation.terms import Draw, Weighted
 from ..models.denoiser import Denoiser, Prompts
 from ..models.grid import ClipGrid
 from ..models.process import Latents, Level, Prediction, Process
-from ..windows import Windows, blended, spans_of
+from ..windows import Windows, blended, called_for, has_anchor, spans_of
 
 _ROUNDING = 1e-3  # rounding of noise predictions, which are about 1
 OnDraw = Callable[[int], None]  # gets the number of draws done; may raise to stop
@@ -133,11 +133,13 @@ def word_map(
     for done, draw in enumerate(looks.at(z, denoiser.process), start=1):
         parts = []
         for span in spans:
-            z_t = draw.z_t[:, :, span]
+            called = called_for(windows, span)
+            z_t = draw.z_t[:, :, called]
             recorder = Recorder(chosen, [0], take_attention_to(positions))
             run = partial(_run, denoiser, z_t, draw.level, text)
             forward_recorded(run, [recorder], output=False)
-            parts.append(_finest(layers, recorder, chosen, *z.shape[3:], max_tokens).to(z))
+            maps = _finest(layers, recorder, chosen, *z.shape[3:], max_tokens).to(z)
+            parts.append(maps[:, :, 1:] if has_anchor(called) else maps)
         maps = blended(parts, spans, frames)[0]
         # Some layers attend to words more than others do; dividing by the mean makes them equal.
         total += (maps / maps.mean(dim=(1, 2, 3), keepdim=True)).mean(dim=0)

@@ -115,7 +115,7 @@ def none_hidden(site, tokens):
 
 
 CHANGES = {
-    "layout": lambda: source_layout({EDIT: SOURCE}, 10_000),
+    "layout": lambda: source_layout({EDIT: SOURCE}, lambda tokens: True),
     "mutual": lambda: mutual({EDIT: SOURCE}, none_hidden),
 }
 
@@ -152,7 +152,7 @@ def test_an_edit_before_its_source_is_refused(unet):
 
 def test_fine_layers_keep_their_layout(unet):
     """With a limit below every layer nothing happens, up to the batching of kernels."""
-    result = run(unet, source_layout({EDIT: SOURCE}, 1))
+    result = run(unet, source_layout({EDIT: SOURCE}, lambda tokens: tokens <= 1))
     torch.testing.assert_close(result, plain(unet))
 
 
