@@ -75,17 +75,18 @@ class TransformerLayers:
 
     def checkpointed(self) -> AbstractContextManager[None]:
         # Evaluated when a block runs in the forward pass, so that its second run has the same plan.
+        # Without the recorders: what they keep has a graph, and the graph would keep them.
         return checkpointed(
             [*getattr(self.model, self.family.block)],
-            lambda _: self._again(self._plan, self._rows, self._grid),
+            lambda _: self._again(without_recording(self._plan), self._rows, self._grid),
         )
 
     @contextmanager
     def _again(
         self, plan: Plan, rows: tuple[int, ...], grid: tuple[int, int, int]
     ) -> Iterator[None]:
-        """The context for a block's second run: the same plan as the first time, not recording."""
-        with self._within(), self.installed(without_recording(plan), rows):
+        """The context for a block's second run, with the plan of the first."""
+        with self._within(), self.installed(plan, rows):
             self._grid = grid
             yield
 

@@ -11,12 +11,21 @@ from itertools import pairwise
 import pytest
 import torch
 from live_memory import Watch
+from rescore.attention.dit.processor import WanLayers
 from rescore.attention.fusion import Fusion
 from rescore.attention.unet.checkpointing import checkpointed
+from rescore.pipelines.distillation.delta_denoising import DeltaDenoising
+from rescore.pipelines.distillation.direction import DirectionCorrection
+from rescore.pipelines.distillation.score_distillation import Settings, distil
+from rescore.pipelines.distillation.self_similarity import SpatialSelfSimilarity
+from rescore.pipelines.distillation.source_pull import SourcePull
+from rescore.pipelines.distillation.terms import Weighted
 from rescore.pipelines.inversion.decoupled_guidance import GuidanceSettings
 from rescore.pipelines.inversion.drift import DriftGuidance
 from rescore.pipelines.inversion.null_text import NullTextSettings, optimise_null_text
 from rescore.pipelines.inversion.trajectory import Trajectory
+from rescore.pipelines.models.denoiser import Denoiser, Prompts
+from rescore.pipelines.models.process import RectifiedFlow
 from rescore.pipelines.models.unet.inflation import inflate
 from rescore.pipelines.tuning.one_shot_tuning import Settings as TuningSettings
 from rescore.pipelines.tuning.one_shot_tuning import tune
@@ -35,6 +44,7 @@ from small_runs import (
     run,
 )
 from tiny_unets import unet
+from tiny_wan import CHANNELS, TEXT_WIDTH, tiny_transformer
 from torch import nn
 
 STEPS = 4
@@ -107,6 +117,45 @@ def test_distillation(kind, terms, options, blocks):
             run(kind, terms, settings, on_step=lambda _: on_step(), **options)
 
     holds_nothing(loop, unet(kind).get_submodule("up_blocks.1.resnets.0.conv1"))
+
+
+@pytest.mark.parametrize("windows", [None, Windows(2, 1, anchored=True)], ids=["once", "windows"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"order": "descending", "source_cfg": 3.0},
+        {"order": "descending", "noise_memory": 0.5, "draws": "weighted", "draw_count": 2},
+        {"guidance": "source as negative", "draws": "best against worst", "draw_count": 3},
+    ],
+    ids=["FlowEdit", "DynaEdit", "FlowAlign, FlowDirector"],
+)
+@checkpointing
+def test_rules_of_flows_on_a_wan(how, windows, blocks):
+    transformer = tiny_transformer(seed=1).requires_grad_(False)
+    generator = torch.Generator().manual_seed(2)
+    pair = Prompts(*(torch.randn(1, 3, TEXT_WIDTH, generator=generator) for _ in range(3)))
+    z = torch.randn(1, CHANNELS, 3, 4, 6, generator=generator)
+
+    def output(z, t, cond):
+        return transformer(z, torch.full((len(z),), t), cond, return_dict=False)[0]
+
+    flow = RectifiedFlow(3.0)
+    model = Denoiser("tiny", flow, "flow", output, layers=WanLayers(transformer))
+    moves = DeltaDenoising(weighting="velocity", eta=0.5, rising=True)
+    terms = (
+        Weighted(moves, corrections=(DirectionCorrection(),)),
+        Weighted(SourcePull(), 0.1),
+        Weighted(SpatialSelfSimilarity("blocks.0.*")),
+    )
+
+    def loop(steps, on_step):
+        with model.checkpointed(blocks):
+            distil(
+                z, terms, model, pair, Settings(steps, 0.5, 4.0, **how),
+                windows=windows, on_step=lambda _: on_step(),
+            )  # fmt: skip
+
+    holds_nothing(loop, transformer.blocks[0].ffn)
 
 
 @checkpointing
