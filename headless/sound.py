@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from .media import best_first, open_media, packets
+from .timing import Timing
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +37,26 @@ AAC_LAYOUTS = {
 }
 OTHER_AAC_LAYOUTS = {"2.1": 3, "3.0(back)": 3, "quad": 4}
 MOST_CHANNELS = max(AAC_LAYOUTS)
+# Samples that a decoder gives before the sound proper, by FFmpeg's encoders and LAME's tables.
+# Most containers put them before 0, or say how many they are; AVI does not.
+PRIMING = {"mp3": 1105, "mp3float": 1105, "aac": 1024, "mp2": 481, "mp2float": 481}
+PRIMING |= {"ac3": 256, "eac3": 256, "wmav1": 2048, "wmav2": 2048}
+# Those of DTS, whose filters are 512 samples long, no container tells.
+UNTOLD = {"dca": 512}
 
 
-def read_sound(path: Path, name: str, start: Fraction, end: Fraction) -> dict[str, object] | None:
+def read_sound(path: Path, name: str, timing: Timing) -> dict[str, object] | None:
     """The first sound track that can be decoded, from the first frame on; None if there is none.
 
     Args:
-        start, end: seconds at which the first frame appears and the last one goes. What sounds
-            before is cut off, and gaps before the end are filled with silence.
+        timing: that of the frames. What sounds before the first one is cut off, and gaps before the
+            last one goes are filled with silence.
     """
     with open_media(path) as container:
         tracks = [stream.index for stream in best_first(container.streams.audio)]
     for number, index in enumerate(tracks, 1):
         with open_media(path) as container:  # decoding a track has read the file to its end
-            sound = _read_track(container.streams[index], name, start, end)
+            sound = _read_track(container.streams[index], name, timing)
         if sound is not None:
             return sound
         rest = "the next is tried" if number < len(tracks) else "there is no sound"
@@ -57,9 +64,7 @@ def read_sound(path: Path, name: str, start: Fraction, end: Fraction) -> dict[st
     return None
 
 
-def _read_track(
-    stream: av.AudioStream, name: str, start: Fraction, end: Fraction
-) -> dict[str, object] | None:
+def _read_track(stream: av.AudioStream, name: str, timing: Timing) -> dict[str, object] | None:
     """One track; None if nothing of it can be decoded."""
     if stream.codec_context is None:  # FFmpeg has no decoder for it
         return None
@@ -69,7 +74,8 @@ def _read_track(
         if first is None:
             return None
         layout, rate = first.layout, first.sample_rate
-        track = _Track(layout.nb_channels, rate, start, end)
+        start = _first_frame_within(stream, rate, timing, name)
+        track = _Track(layout.nb_channels, rate, start, start + timing.end - timing.start)
         for piece in _converted(chain([first], frames), layout, rate, name):
             track.lay(piece)
     except (av.error.FFmpegError, ValueError):
@@ -77,16 +83,47 @@ def _read_track(
     return {"waveform": track.waveform()[None], "sample_rate": rate, "layout": layout.name}
 
 
+def _first_frame_within(stream: av.AudioStream, rate: int, timing: Timing, name: str) -> Fraction:
+    """Seconds on the clock of the sound at which the first frame is shown.
+
+    An AVI tells it in whole steps only, and not at all if the pictures begin before the sound. It
+    then is the priming, where muxers would have written the same for that.
+    """
+    codec = stream.codec_context.name
+    untold = Fraction(UNTOLD.get(codec, 0), rate)
+    if not timing.step:
+        return timing.start + untold
+    primed = Fraction(PRIMING.get(codec, 0), rate)
+    shift = round(primed / stream.time_base) * stream.time_base
+    as_primed = timing.start in (0, math.ceil(shift / timing.step) * timing.step)
+    if timing.first or not as_primed:
+        logger.warning(
+            "%s: an AVI tells only roughly when its sound begins. It may be %d ms off or more; if "
+            "that matters, load what this AVI was made of.",
+            *(name, math.ceil(500 * max(timing.step, stream.time_base))),
+        )
+    return (primed if as_primed else timing.start) + untold
+
+
 def _decoded(stream: av.AudioStream, name: str) -> Iterator[av.AudioFrame]:
-    """The frames of a stream; packets that cannot be decoded are left out and counted."""
-    broken = 0
+    """The frames of a stream; packets that cannot be decoded are left out and counted.
+
+    The times of an AVI are counts, of what is not always certain: they are used after a loss only.
+    """
+    timed, broken, lost = stream.container.format.name != "avi", 0, True
     for packet in packets(stream.container):
         if packet.stream.index != stream.index:
             continue
         try:
-            yield from packet.decode()
+            frames = packet.decode()
         except av.error.FFmpegError:
-            broken += 1
+            broken, lost = broken + 1, True
+            continue
+        for frame in frames:
+            if not timed and not lost:
+                frame.pts = None
+            lost = False
+            yield frame
     if broken:
         logger.warning("%s: %d packet(s) of its sound are damaged and skipped.", name, broken)
 
@@ -118,17 +155,21 @@ class _Track:
     def __init__(self, channels: int, rate: int, start: Fraction, end: Fraction):
         self.channels, self.rate, self.start = channels, rate, start
         self.last = round((end - start) * rate)
+        self.due: int | None = None  # where the next piece belongs if it follows the one before
         self.length = 0
         self.pieces: list[np.ndarray] = []
 
     def lay(self, piece: av.AudioFrame) -> None:
         """Add a piece: after silence if it comes late, without its beginning if it comes early."""
         samples = piece.to_ndarray().reshape(-1, self.channels)
-        place = self.length
+        place = self.due
         if piece.pts is not None:
             place = round((piece.pts * piece.time_base - self.start) * self.rate)
-        if self.pieces and abs(place - self.length) <= SLACK * self.rate:
-            place = self.length
+        elif place is None:
+            place = 0
+        if self.due is not None and abs(place - self.due) <= SLACK * self.rate:
+            place = self.due
+        self.due = place + len(samples)
         if place > max(self.length, self.last):
             return  # no silence after the last frame: a timestamp gone mad could ask for years
         if place > self.length:

@@ -9,7 +9,7 @@ timing), and what is lost, is said in the log.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from .media import JOINABLE, best_first, open_media, packets
 from .memory import available_memory
 from .pictures import Developer
 from .sound import read_sound
-from .timing import timing_of
+from .timing import Stamps, timing_of
 from .video import VideoComponents
 
 logger = logging.getLogger(__name__)
@@ -57,9 +57,10 @@ def read_video(path: Path) -> VideoComponents:
         with open_media(path) as container:
             stream = _video_stream(container, name)
             clip = _decode(container, stream, name)
-            timing = timing_of(stream, clip.pts, clip.last_duration, name)
+            timing = timing_of(stream, clip.stamps, name)
         late = _cut_within_a_frame(path, clip)
-        sound = read_sound(path, name, timing.start + late, timing.end + late)
+        timing = replace(timing, start=timing.start + late, end=timing.end + late)
+        sound = read_sound(path, name, timing)
     except (av.error.FFmpegError, EOFError) as error:
         if isinstance(error, EOFError):
             raise ValueError(f"{name} holds no frames.") from error
@@ -94,10 +95,8 @@ class _Clip:
     """Decoded frames: integer arrays `[H, W, 3]` of one size, and their timestamps."""
 
     arrays: list[np.ndarray] = field(default_factory=list)
-    pts: list[int | None] = field(default_factory=list)
-    last_duration: int = 0
+    stamps: Stamps = field(default_factory=Stamps)
     bits: int = 8
-    packets: int = 0
     broken: int = 0
     guessed: int = 0
     end: Fraction = Fraction(0)  # seconds at which the last packet of any stream ends
@@ -116,7 +115,8 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream, name
             clip.end = max(clip.end, (packet.pts + (packet.duration or 0)) * packet.time_base)
         if packet.stream.index != stream.index:
             continue
-        clip.packets += bool(packet.size)
+        if packet.size:
+            clip.stamps.dts.append(packet.dts)
         clip.hidden |= packet.is_discard
         if packet.pts is not None and not packet.is_discard:
             this = packet.pts, packet.stream_index, packet.pos or 0
@@ -130,10 +130,11 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream, name
             array = develop(frame)
             if not clip.arrays:
                 _note_oddities(stream, frame, develop.crossed, name)
+                clip.stamps.released = frame.dts
             room.take(array)
             clip.arrays.append(array)
-            clip.pts.append(frame.pts)
-            clip.last_duration = frame.duration or 0
+            clip.stamps.pts.append(frame.pts)
+            clip.stamps.last_duration = frame.duration or 0
             clip.guessed += frame.is_corrupt
     clip.bits = develop.bits
     if not clip.arrays:
@@ -197,10 +198,10 @@ def _note_losses(
             "%s ends at %.2f s, its header says %.2f s: it is cut off.",
             *(name, float(clip.end), float(declared)),
         )
-    elif container.format.name != "avi" and stream.frames > clip.packets:
+    elif container.format.name != "avi" and stream.frames > len(clip.stamps.dts):
         logger.warning(
             "%s: its index lists %d frames, %d are there: it is cut off or damaged.",
-            *(name, stream.frames, clip.packets),
+            *(name, stream.frames, len(clip.stamps.dts)),
         )
 
 
