@@ -18,7 +18,7 @@ class FolderNode(Node):
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, dict[str, Input]]:
-        from ..pipelines.models.unet.layout import list_models
+        from ..pipelines.models.layout import list_models
 
         names = list_models(host.roots(cls.FOLDER), cls.KIND)
         choice = FILES(names, f"put a model into models/{cls.FOLDER}", cls.TOOLTIP)
@@ -26,7 +26,7 @@ class FolderNode(Node):
 
     def path(self, folder: str) -> Path:
         """The path of the chosen folder."""
-        from ..pipelines.models.unet.layout import find_model
+        from ..pipelines.models.layout import find_model
 
         # Without a choice, search for the example: its error shows the command to download it.
         name = self.EXAMPLE if folder.startswith("(") else folder

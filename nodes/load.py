@@ -23,7 +23,7 @@ _WITH_FP8 = COMBO(["auto", "fp32", "bf16", "fp16", "fp8"],
 
 def _found(name: str, kind: str, *categories: str) -> Path:
     """The path of a chosen model in the host's folders for these categories."""
-    from ..pipelines.models.unet.layout import find_model
+    from ..pipelines.models.layout import find_model
 
     roots = [root for category in categories for root in host.roots(category)]
     if name.startswith("("):
@@ -51,7 +51,7 @@ class LoadVideoModel(Node):
 
     @classmethod
     def INPUT_TYPES(cls):
-        from ..pipelines.models.unet.layout import list_models
+        from ..pipelines.models.layout import list_models
 
         roots = host.roots("diffusers")
         folders = sorted(list_models(roots, "text-to-video") + list_models(roots, "wan"))
@@ -64,8 +64,8 @@ class LoadVideoModel(Node):
         return {"required": required}
 
     def load(self, folder: str, precision: str):
+        from ..pipelines.models.layout import kind_of
         from ..pipelines.models.storage import store_in_fp8
-        from ..pipelines.models.unet.layout import kind_of
         from ..pipelines.models.unet.load import load_text_to_video
         from ..pipelines.models.wan.load import load_wan
 
@@ -93,7 +93,7 @@ class LoadImageModel(Node):
 
     @classmethod
     def INPUT_TYPES(cls):
-        from ..pipelines.models.unet.layout import list_models
+        from ..pipelines.models.layout import list_models
 
         names = list_models(host.roots("diffusers"), "image")
         names += host.files_in("checkpoints", ".safetensors")
@@ -133,7 +133,7 @@ class LoadAnimateDiffModel(Node):
 
     @classmethod
     def INPUT_TYPES(cls):
-        from ..pipelines.models.unet.layout import list_models
+        from ..pipelines.models.layout import list_models
 
         roots = host.roots("animatediff_models")
         names = list_models([*roots, *host.roots("diffusers")], "motion-adapter")

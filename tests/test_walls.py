@@ -90,11 +90,12 @@ MAY_SAY = {
     "pipelines": set(),
     "pipelines/models/cascade": FAMILY_WORDS,
     "pipelines/models/fetch.py": {"unet"},  # what the folder of a model calls a part
+    "pipelines/models/layout.py": {"unet"},
     "pipelines/models/process.py": {"alphas_bar"},
     "pipelines/models/unet": FAMILY_WORDS,
 }
 # These may import from the room of a family: they load its models, or tune them.
-LOADERS = ("nodes/", "pipelines/models/", "pipelines/tuning/")
+LOADERS = ("nodes/", "pipelines/tuning/")
 _FAMILY_ROOM = re.compile(r"^\s*from \.+([a-z]+\.)*unet(\.\w+)? import")
 # The attention of a family: room -> who builds its models, and alone may import it.
 BUILDERS = {
@@ -311,7 +312,7 @@ def test_every_folder_with_code_is_a_known_room():
         ("attention/fusion.py", "from .unet.layers import UNetLayers", "says unet"),
         ("attention/fusion.py", "SITES = 'up_blocks.*'", "says up_blocks"),
         ("nodes/load.py", "from ..attention.unet.sites import x", "only pipelines/models/unet"),
-        ("pipelines/models/words.py", "from ...attention.unet.sites import x", "only pipelines/mo"),
+        ("pipelines/models/words.py", "from ...attention.dit.sites import x", "only pipelines/mo"),
         ("pipelines/windows.py", "from .models.unet.backbone import Backbone", "says unet"),
         ("pipelines/inversion/drift.py", "a = model.process.alphas_bar[t]", "says alphas_bar"),
         ("pipelines/inversion/drift.py", "model._unet(z)", "says unet"),
@@ -354,7 +355,7 @@ def test_an_offence_is_seen(name: str, source: str, complaint: str):
         ("nodes/load.py", "def f():\n    from ..pipelines.models.unet.load import x"),
         ("nodes/similarity.py", "'decoder, or up_blocks.1.*'"),
         ("pipelines/models/process.py", "self.alphas_bar[t]"),
-        ("pipelines/models/words.py", "from .unet.layout import problem"),
+        ("pipelines/models/layout.py", "PARTS = ('unet', 'vae')"),
         ("pipelines/inversion/drift.py", "# Of a UNet; unetched, reattn1"),
         ("nodes/load.py", "model.eval()\nre.compile('x')  # caf\u00e9"),
     ],

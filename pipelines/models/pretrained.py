@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from .layout import problem, read_config, weight_files
 from .tensor_file import PICKLES
-from .unet.layout import problem, read_config, weight_files
-from .unet.weights import limited, read_weights
+from .weights import limited, read_weights
 
 Model = TypeVar("Model", bound=nn.Module)
 

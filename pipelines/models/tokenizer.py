@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from .files import MIB, read_bytes
-from .unet.layout import problem, read_json
+from .layout import problem, read_json
 
 Tokenizer = TypeVar("Tokenizer", bound=PreTrainedTokenizerBase)
 

@@ -9,11 +9,11 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, T5TokenizerFast
 
+from ..layout import check_config, kind_of, problem, read_config, read_json, weight_files
 from ..process import VariancePreserving
 from ..tokenizer import has_tokenizer, load_tokenizer
-from ..unet.layout import check_config, kind_of, problem, read_config, read_json, weight_files
 from ..unet.scheduler import trained_settings
-from ..unet.weights import build, read_weights
+from ..weights import build, read_weights
 from .model import KeyframeModel
 from .stage import ROLES, Clipping, Stage
 from .video_unet import VideoUNet, picture_settings

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .layout import problem
+from ..layout import problem
 
 # The purpose of a UNet by its number of input channels, for latents with 4 channels.
 TASKS = {

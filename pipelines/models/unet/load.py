@@ -10,15 +10,15 @@ from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast
 
+from ..layout import SD1_CONFIGS, check_config, check_folder, problem, read_json, weight_files
 from ..process import VariancePreserving
 from ..tokenizer import load_tokenizer
+from ..weights import FindWeights, build, modern_names, read_weights, text_names
 from .backbone import Backbone
 from .fit import check_parts
-from .layout import SD1_CONFIGS, check_config, check_folder, problem, read_json, weight_files
 from .motion import motion_unet
 from .scheduler import trained_settings
 from .single_file import check_checkpoint, text_weights, unet_weights, vae_weights
-from .weights import FindWeights, build, modern_names, read_weights, text_names
 
 _PREDICTS = {"epsilon": "epsilon", "v_prediction": "v"}  # by diffusers' names
 # AnimateDiff was trained with linear betas, its image models with scaled-linear ones.

@@ -11,8 +11,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .layout import check_config, problem, weight_files
-from .weights import build, read_weights
+from ..layout import check_config, problem, weight_files
+from ..weights import build, read_weights
 
 KIND = "motion-adapter"
 # Set in the config.json of an adapter that was trained with diffusers' own normalisation.

@@ -7,7 +7,7 @@ from typing import Any
 
 import diffusers
 
-from .layout import problem
+from ..layout import problem
 
 # Diffusers' schedulers for models with discrete timesteps and betas. They sample in different ways,
 # but describe the training in the same way.

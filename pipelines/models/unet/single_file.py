@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..layout import problem
 from .fit import TASKS
-from .layout import problem
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizerFast
 
+from ..layout import SD1_CONFIGS, check_config, problem, read_json, weight_files
 from ..tokenizer import has_tokenizer, load_tokenizer
-from ..unet.layout import SD1_CONFIGS, check_config, problem, read_json, weight_files
-from ..unet.weights import build, read_weights
+from ..weights import build, read_weights
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import BertTokenizerFast, GroundingDinoForObjectDetection
 
+from ..layout import problem, read_json
 from ..pretrained import load_pretrained
 from ..tokenizer import load_tokenizer
-from ..unet.layout import problem, read_json
 from .clip_scorer import Preparation
 
 _KIND = "grounding-dino"

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..layout import problem
 from ..pretrained import load_pretrained
-from ..unet.layout import problem
 from .clip_scorer import Preparation
 
 _KIND = "sam2-video"

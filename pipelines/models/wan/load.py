@@ -10,10 +10,10 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from ..layout import check_config, check_folder, problem, read_json, weight_files
 from ..process import RectifiedFlow
 from ..tokenizer import load_tokenizer
-from ..unet.layout import check_config, check_folder, problem, read_json, weight_files
-from ..unet.weights import build, read_weights
+from ..weights import build, read_weights
 from .model import WanModel
 
 _KIND = "wan"

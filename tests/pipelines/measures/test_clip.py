@@ -13,7 +13,7 @@ from rescore.pipelines.measures.clip import (
     text_alignment,
 )
 from rescore.pipelines.measures.region import Region
-from rescore.pipelines.models.unet.layout import ModelError, list_models
+from rescore.pipelines.models.layout import ModelError, list_models
 from rescore.pipelines.models.vision.clip_scorer import load_clip
 from tiny_clip import PICTURE, PREPROCESSOR, write_tiny_clip
 from torch.nn import functional

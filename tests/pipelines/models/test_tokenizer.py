@@ -7,8 +7,8 @@ import shutil
 import sys
 
 import pytest
+from rescore.pipelines.models.layout import SD1_CONFIGS, ModelError
 from rescore.pipelines.models.tokenizer import load_tokenizer
-from rescore.pipelines.models.unet.layout import SD1_CONFIGS, ModelError
 from rescore.shapeworld.tokenizer import write_tokenizer
 from transformers import CLIPTokenizer, CLIPTokenizerFast
 

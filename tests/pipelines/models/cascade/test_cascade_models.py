@@ -9,7 +9,7 @@ from rescore.pipelines.models.cascade.codec import PixelCodec
 from rescore.pipelines.models.cascade.load import load_keyframes, load_stage
 from rescore.pipelines.models.cascade.stage import ROLES, Clipping
 from rescore.pipelines.models.cascade.text import WINDOW
-from rescore.pipelines.models.unet.layout import ModelError, kind_of, list_models
+from rescore.pipelines.models.layout import ModelError, kind_of, list_models
 from tiny_cascade import SCHEDULE, TEXT_WIDTH, edit_json, settings, tiny_t5, tiny_unet, write_stage
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from rescore.pipelines.models.unet.layout import ModelError
+from rescore.pipelines.models.layout import ModelError
 from rescore.pipelines.models.unet.load import load_image, load_text_to_video
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_unet, write_tiny_sd

@@ -8,8 +8,8 @@ import socket
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
+from rescore.pipelines.models.layout import ModelError
 from rescore.pipelines.models.process import VariancePreserving
-from rescore.pipelines.models.unet.layout import ModelError
 from rescore.pipelines.models.unet.load import load_animatediff, load_image, load_text_to_video
 from safetensors.torch import load_file, save_file
 from tiny_models import SCHEDULE, write_tiny_sd, write_tiny_t2v

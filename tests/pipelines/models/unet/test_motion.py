@@ -7,9 +7,9 @@ import pytest
 import torch
 from diffusers import MotionAdapter, UNetMotionModel
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from rescore.pipelines.models.layout import ModelError
 from rescore.pipelines.models.process import VariancePreserving
 from rescore.pipelines.models.unet.inflation import VARIANTS, inflate_backbone
-from rescore.pipelines.models.unet.layout import ModelError
 from rescore.pipelines.models.unet.load import load_animatediff, load_image
 from rescore.pipelines.models.unet.motion import NormPerFrame
 from rescore.shapeworld.models import load_shapeworld

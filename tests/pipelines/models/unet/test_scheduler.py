@@ -8,8 +8,8 @@ import diffusers
 import pytest
 import torch
 from diffusers import schedulers
+from rescore.pipelines.models.layout import ModelError
 from rescore.pipelines.models.process import VariancePreserving
-from rescore.pipelines.models.unet.layout import ModelError
 from rescore.pipelines.models.unet.load import load_image
 from rescore.pipelines.models.unet.scheduler import _OF_BETAS, trained_settings
 from tiny_models import SCHEDULE, write_tiny_sd

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from rescore.pipelines.models.unet.layout import ModelError
+from rescore.pipelines.models.layout import ModelError
 from rescore.pipelines.models.unet.load import SD1_CONFIGS, load_image
 from rescore.pipelines.models.unet.single_file import UNET_PREFIX, VAE_PREFIX, original_unet_name
 from safetensors.torch import load_file, save_file

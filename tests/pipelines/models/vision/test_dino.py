@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from rescore.pipelines.models.unet.layout import ModelError, list_models
+from rescore.pipelines.models.layout import ModelError, list_models
 from rescore.pipelines.models.vision.dino import _prepared, load_dino
 from safetensors.torch import load_file, save_file
 from tiny_clip import write_tiny_dino

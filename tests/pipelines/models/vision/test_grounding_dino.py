@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from rescore.pipelines.models.unet.layout import ModelError, list_models
+from rescore.pipelines.models.layout import ModelError, list_models
 from rescore.pipelines.models.vision.grounding_dino import load_grounding_dino
 from safetensors.torch import load_file, save_file
 from tiny_mask_models import LONGEST, SHORTEST, write_tiny_grounding_dino

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from rescore.pipelines.models.unet.layout import ModelError, list_models
+from rescore.pipelines.models.layout import ModelError, list_models
 from rescore.pipelines.models.vision.clip_scorer import Preparation
 from rescore.pipelines.models.vision.sam2_video import Pointed, load_sam2
 from tiny_mask_models import SQUARE, write_tiny_sam2

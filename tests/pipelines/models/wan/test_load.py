@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from rescore.pipelines.models.unet.layout import ModelError, kind_of, list_models
+from rescore.pipelines.models.layout import ModelError, kind_of, list_models
 from rescore.pipelines.models.wan.load import load_wan
 from safetensors.torch import load_file, save_file
 from tiny_wan import SHIFT, TEXT_WIDTH

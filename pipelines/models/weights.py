@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from ..tensor_file import open_tensors
 from .layout import problem
+from .tensor_file import open_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from rescore.pipelines.models.unet.layout import (
+from rescore.pipelines.models.layout import (
     ModelError,
     check_folder,
     contained,
@@ -166,7 +166,7 @@ def test_a_folder_that_is_none_is_told(tmp_path):
 def test_lists_of_models_cost_no_torch(fresh_python, models):
     done = fresh_python(
         "import sys; from pathlib import Path\n"
-        "from rescore.pipelines.models.unet.layout import list_models\n"
+        "from rescore.pipelines.models.layout import list_models\n"
         "print(list_models([Path(sys.argv[1])], 'image'))\n"
         "assert not {'torch', 'diffusers', 'transformers', 'huggingface_hub'} & set(sys.modules)",
         str(models),

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..fetch import CATALOGUE, chosen_weights, command
-from ..files import open_json, shown
+from .fetch import CATALOGUE, chosen_weights, command
+from .files import open_json, shown
 
 # What a single checkpoint file lacks: the settings of Stable Diffusion 1.x, and CLIP's tokenizer.
-SD1_CONFIGS = Path(__file__).parent / "configs" / "stable-diffusion-1"
+SD1_CONFIGS = Path(__file__).parent / "unet" / "configs" / "stable-diffusion-1"
 
 # For each kind of model, what its loader reads.
 EXPECTED = {
