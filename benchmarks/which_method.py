@@ -43,6 +43,10 @@ METHODS = (
         "Only an image model is at hand, and there is time to tune it on the clip."),
     Method("EI2", "ei2", "ei2", "ei2",
         "As Tune-A-Video, with less flicker."),
+    Method("Removal", "removal", "remove", "remove_object",
+        "An object shall go: the source text names it, the target text does not."),
+    Method("Addition", "removal", "add", "add_object",
+        "An object shall come: the mask says where, the target text what."),
 )  # fmt: skip
 
 

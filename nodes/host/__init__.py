@@ -4,6 +4,7 @@ The other modules of this folder import ComfyUI, and are imported only inside it
 """
 
 import importlib
+import logging
 import math
 import os
 import secrets
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ...pipelines.models.unet.backbone import Backbone
     from ...pipelines.windows import Spread
 
+log = logging.getLogger("rescore")
 
 CATEGORY = "ReScore"
 MODELS_VARIABLE = "RESCORE_MODELS"  # the models folder without ComfyUI; default ./models
@@ -208,11 +210,37 @@ def load(model: "Backbone", part: str, *, memory: int = 0) -> None:
     patcher = account.patcher
     # Autograd refuses weights that were moved in inference mode.
     with torch.inference_mode(False):
+        if part == "network" and _by_layers(model, patcher, memory, management):
+            return
         # The host can load its own layers partly; a module of diffusers must be moved as a whole.
         management.load_models_gpu([patcher], memory_required=memory, force_full_load=True)
         # A motion model shares weights with its image model, which may have been offloaded.
         if any(p.device.type != patcher.load_device.type for p in module.parameters()):
             module.to(patcher.load_device)
+
+
+def _by_layers(model: "Backbone", patcher: Any, memory: int, management: ModuleType) -> bool:
+    """Keep the network in main memory, and move layer by layer, if the device has no room for it.
+
+    Returns whether it did so.
+    """
+    from ...pipelines.models.storage import keep_apart, put_together
+
+    module, device = patcher.model.module, patcher.load_device
+    work = max(memory, management.minimum_inference_memory())
+    needed, room = management.module_size(module) + work, management.get_total_memory(device)
+    tuned = model.kind == "inflated"  # One-Shot Tune learns weights where they are
+    if device.type == "cpu" or needed <= room or tuned:
+        put_together(module)
+        return False
+    management.free_memory(1e30, device)  # unloads all models, this one too
+    keep_apart(module, device)
+    log.warning(
+        "%s needs %.1f GiB with the work, and the device has %.1f. Its layers stay in main memory "
+        "and are moved one by one, which is slower. fp8 or a shorter window needs less.",
+        *(model.name, needed / 2**30, room / 2**30),
+    )
+    return True
 
 
 class _Account:

@@ -1,4 +1,6 @@
-"""Weights stored in 8 bits, and computed in the precision they had."""
+"""Weights stored in 8 bits, or in main memory, and made whole for each call of their layer."""
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +20,56 @@ def store_in_fp8(network: nn.Module) -> None:
     number. A weight becomes whole for the length of its layer's call, so that gradients work, and
     layers that are run again for them. The first, the last and embedding layers stay as they are.
     """
-    for name, layer in list(network.named_modules()):
+    for layer in list(_layers(network)):
+        scale = _scale(layer.weight.detach())
+        stored = (layer.weight.detach() / scale).clamp(-_LARGEST, _LARGEST).to(FORMAT)
+        layer.weight = nn.Parameter(stored, requires_grad=False)
+        parametrize.register_parametrization(layer, "weight", _Whole(scale), unsafe=True)
+
+
+@torch.inference_mode(False)
+def keep_apart(network: nn.Module, device: torch.device | str) -> None:
+    """Compute on a device that has no room for the network: its layers are moved one by one.
+
+    The weights of linear layers and convolutions stay where they are, and are copied to the device
+    for the length of their layer's call; all else moves there. Values and gradients are the same.
+    """
+    stays = set()
+    for layer in list(_layers(network)):
+        if not any(isinstance(part, _Moved) for part in _ways(layer)):
+            parametrize.register_parametrization(layer, "weight", _Moved(), unsafe=True)
+        _ways(layer)[-1].device = torch.device(device)
+        stays |= {id(tensor) for tensor in layer.parametrizations.weight.parameters()}
+        stays |= {id(tensor) for tensor in layer.parametrizations.weight.buffers()}
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in stays:
+                setattr(module, name, nn.Parameter(parameter.to(device), requires_grad=False))
+        for name, buffer in module.named_buffers(recurse=False):
+            if id(buffer) not in stays:
+                setattr(module, name, buffer.to(device))
+
+
+def put_together(network: nn.Module) -> None:
+    """Take back `keep_apart`: weights are used where they are."""
+    for layer in _layers(network):
+        for part in _ways(layer):
+            if isinstance(part, _Moved):
+                part.device = None
+
+
+def _layers(network: nn.Module) -> Iterator[nn.Module]:
+    """The layers that hold most of a network's weights."""
+    for name, layer in network.named_modules():
         if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) and not any(
             part in name for part in _WHOLE
         ):
-            scale = _scale(layer.weight.detach())
-            stored = (layer.weight.detach() / scale).clamp(-_LARGEST, _LARGEST).to(FORMAT)
-            layer.weight = nn.Parameter(stored, requires_grad=False)
-            parametrize.register_parametrization(layer, "weight", _Whole(scale), unsafe=True)
+            yield layer
+
+
+def _ways(layer: nn.Module) -> list[nn.Module]:
+    """What is done to the stored weight of a layer, in order."""
+    return list(layer.parametrizations.weight) if parametrize.is_parametrized(layer) else []
 
 
 def _scale(weight: Tensor) -> Tensor:
@@ -44,3 +88,12 @@ class _Whole(nn.Module):
 
     def forward(self, stored: Tensor) -> Tensor:
         return stored.to(self.scale.dtype) * self.scale
+
+
+class _Moved(nn.Module):
+    """A weight on the device on which its layer computes; without one, where it is."""
+
+    device: torch.device | None = None
+
+    def forward(self, stored: Tensor) -> Tensor:
+        return stored if self.device is None else stored.to(self.device)
