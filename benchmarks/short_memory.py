@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 from measuring import markdown
+from rescore.pipelines.models.layout import kind_of
 from rescore.pipelines.models.storage import keep_apart, store_in_fp8
-from rescore.pipelines.models.unet.layout import kind_of
 from rescore.pipelines.models.unet.load import load_text_to_video
 from rescore.pipelines.models.wan.load import load_wan
 

@@ -101,6 +101,21 @@ def test_every_part_of_a_method_shows_at_the_weight_it_ships_with(name, tmp_path
         assert (without - whole).abs().mean() > 0.002, node
 
 
+@pytest.mark.parametrize("file", sorted(WORKFLOWS.glob("*.json")), ids=lambda file: file.stem)
+def test_app_mode_shows_a_graph_to_those_who_never_look_at_it(file):
+    """The clip, both texts and a number in front, the saved video behind."""
+    graph = json.loads(file.read_text("utf-8"))
+    nodes, app = {str(node["id"]): node for node in graph["nodes"]}, graph["extra"]["linearData"]
+    shown = [(nodes[number]["type"], name) for number, name in app["inputs"]]
+    assert shown[0] == ("LoadVideo", "file")
+    texts = {"source_prompt", "target_prompt", "text"}
+    assert len([name for _, name in shown if name in texts]) >= 2
+    for number, name in app["inputs"]:
+        wired = [slot["link"] for slot in nodes[number]["inputs"] if slot["name"] == name]
+        assert wired in ([], [None]), (nodes[number]["title"], name)
+    assert {nodes[number]["type"] for number in app["outputs"]} == {"SaveVideo"}
+
+
 def probe(file: Path) -> tuple[int, int, int, Fraction, bool]:
     """Width, height, frames, frames a second, and whether there is sound."""
     with av.open(str(file)) as container:

@@ -1,6 +1,6 @@
 """How every graph begins and ends, and which real models go into it."""
 
-from graph import Graph, Node
+from graph import Graph, Node, Output
 from rescore.shapeworld.scene import caption
 from rescore.shapeworld.showcase import SHOWCASE
 
@@ -127,7 +127,7 @@ class Start:
             video = add("CreateVideo", "Result", images=images, fps=fps, audio=audio)["VIDEO"]
         else:
             video = add("ReScoreEditedVideo", "Result", source=self.video, images=images)["video"]
-        add(
+        saved = add(
             "SaveVideo",
             "Result",
             "Save the edit",
@@ -137,6 +137,28 @@ class Start:
         pair = add("ReScoreCompareClips", "Result", source=source, edited=images)
         add("PreviewImage", "Result", "Source and edit", images=pair["images"])
         add("ReScoreViewComparison", "Result", source=source, edited=images, fps=fps, audio=audio)
+        self.graph.app = _in_front(self.graph), [saved]
+
+
+# What App mode shows of a graph: the widgets of these nodes that are not wired.
+_IN_FRONT = (
+    ("LoadVideo", "file"),
+    ("ReScoreEncodePromptPair", "source_prompt"),
+    ("ReScoreEncodePromptPair", "target_prompt"),
+    ("ReScoreShapeWorldConditioning", "text"),
+    ("ReScoreScoreDistillation", "steps"),
+    ("ReScoreScoreDistillation", "cfg"),
+    ("ReScoreAttentionControlledSampling", "cfg"),
+)
+
+
+def _in_front(graph: Graph) -> list[tuple[Node, str]]:
+    return [
+        (node, name)
+        for kind, name in _IN_FRONT
+        for node in graph.nodes
+        if node.kind == kind and node.inputs.get(name) and not isinstance(node.inputs[name], Output)
+    ]
 
 
 def distil(start: Start, terms: object, **inputs: object) -> Node:
