@@ -32,6 +32,7 @@ from measuring import (
     shipped,
     shown,
     still_prompts_of,
+    with_conclusions,
 )
 from peers.plain import invert_and_denoise, noise_and_denoise
 from peers.token_propagation import edit_by_propagation
@@ -169,11 +170,9 @@ def report(kept: Kept) -> list[str]:
         for row in rows
     ]
     draw(kept, rows, clips, REPORT / "keeping_and_editing.png")
-    conclusions = REPORT / CONCLUSIONS
     return [
         "# Every method beside what a user could take instead",
         "",
-        *([conclusions.read_text("utf-8").strip(), ""] if conclusions.exists() else []),
         made("python benchmarks/against_peers.py"),
         f"{len(clips)} clips of 8 frames of the split test; means with their standard errors.",
         "",
@@ -199,7 +198,8 @@ def main() -> None:
     kept = Kept(REPORT / "figures.json", {name: asdict(run) for name, run in runs.items()})
     tasks = [(row, clip) for clip in range(options.clips) for row in options.rows]
     compute(kept, measured, tasks, jobs=options.jobs)
-    (REPORT / "README.md").write_text("\n".join(report(kept)) + "\n", "utf-8")
+    page = with_conclusions("\n".join(report(kept)), REPORT / CONCLUSIONS)
+    (REPORT / "README.md").write_text(page + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -280,14 +280,23 @@ def opening(title: str, edits: Sequence[Edit], split: str, run: Any) -> list[str
     ]
 
 
+def with_conclusions(page: str, file: Path) -> str:
+    """A page with its conclusions, if there are any: advice first, reasons last."""
+    if not file.exists():
+        return page
+    title, _, body = page.partition("\n\n")
+    advice, _, reasons = file.read_text("utf-8").strip().partition("\n\n")
+    said = f"\n\n## What it says\n\n{reasons}" if reasons else ""
+    return f"{title}\n\n{advice}\n\n{body}{said}"
+
+
 def write_report(folder: Path, lines: Sequence[str], figures: Mapping[str, Any]) -> None:
     """A page and the numbers it was made from.
 
-    What `CONCLUSIONS.md` in the folder says, where somebody wrote one, ends the page.
+    Where somebody wrote `CONCLUSIONS.md` in the folder, its first paragraph, what a user should
+    do, begins the page under its title, and the rest ends it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    page, conclusions = "\n".join(lines).rstrip(), folder / CONCLUSIONS
-    if conclusions.exists():
-        page += f"\n\n## What it says\n\n{conclusions.read_text('utf-8').strip()}"
+    page = with_conclusions("\n".join(lines).rstrip(), folder / CONCLUSIONS)
     (folder / "README.md").write_text(page + "\n", "utf-8")
     (folder / FIGURES).write_text(json.dumps(figures, indent=1) + "\n", "utf-8")

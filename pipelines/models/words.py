@@ -41,7 +41,7 @@ def find_word(prompt: EncodedPrompt, wanted: str) -> tuple[Positions, ...]:
         ValueError: if `wanted` has no letters or is not in the prompt. The message lists the words
             that are, and says if the word was cut off.
     """
-    sought = _letters(wanted).split()
+    sought = _folded(wanted)[0].split()
     if not sought:
         raise ValueError(f'"{wanted}" is no word. Give a word of the prompt, or several in a row.')
     pattern = " +".join(map(re.escape, sought))
@@ -49,9 +49,10 @@ def find_word(prompt: EncodedPrompt, wanted: str) -> tuple[Positions, ...]:
         "" if re.match(f"[{_UNSPACED}]", letter) else edge
         for letter, edge in ((sought[0][0], _BEGIN), (sought[-1][-1], _END))
     )
-    letters = _letters(prompt.text)
+    letters, (folded, at) = _letters(prompt.text), _folded(prompt.text)
     # A lookahead, so that matches may overlap.
-    places = [match.span(1) for match in re.finditer(f"{begin}(?=({pattern}){end})", letters)]
+    matches = re.finditer(f"{begin}(?=({pattern}){end})", folded)
+    places = [(at[match.start(1)], at[match.end(1) - 1] + 1) for match in matches]
     found = [_tokens(prompt, letters, *place) for place in places if place[1] <= _read(prompt)]
     if found:
         return tuple(dict.fromkeys(found))
@@ -69,6 +70,17 @@ def _letters(text: str) -> str:
     return "".join(
         _lower(c) if _belongs_to_a_word(c) else " " for c in unicodedata.normalize("NFC", text)
     )
+
+
+def _folded(text: str) -> tuple[str, list[int]]:
+    """The text as it is compared, with a blank for all but word letters, and for each of its
+    characters the number of the one in the text (NFC) that it comes from.
+
+    Unicode folds some letters to several: "ß" to "ss", as in capitals.
+    """
+    composed = unicodedata.normalize("NFC", text)
+    pieces = [c.casefold() if _belongs_to_a_word(c) else " " for c in composed]
+    return "".join(pieces), [i for i, piece in enumerate(pieces) for _ in piece]
 
 
 def _lower(c: str) -> str:
