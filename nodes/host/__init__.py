@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from ...pipelines.models.unet.backbone import Backbone
     from ...pipelines.windows import Spread
 
 log = logging.getLogger("rescore")
@@ -187,7 +186,7 @@ def dtype(precision: str) -> "torch.dtype":
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-def load(model: "Backbone", part: str, *, memory: int = 0) -> None:
+def load(model: Any, part: str, *, memory: int = 0) -> None:
     """Move one part of a model ("network", "vae", "text_encoder") to its compute device.
 
     The host makes room for it in memory, keeps account of it, and may offload it later when another
