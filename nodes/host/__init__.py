@@ -218,7 +218,7 @@ def load(model: Any, part: str, *, memory: int = 0) -> None:
             module.to(patcher.load_device)
 
 
-def _by_layers(model: "Backbone", patcher: Any, memory: int, management: ModuleType) -> bool:
+def _by_layers(model: Any, patcher: Any, memory: int, management: ModuleType) -> bool:
     """Keep the network in main memory, and move layer by layer, if the device has no room for it.
 
     Returns whether it did so.
