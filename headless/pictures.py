@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 ACCURATE = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 # Of limited range, swscale's way to more than 8 bits makes white 255/256 of what it is.
-FULL_RANGE = "out_range=pc", "yuv444p16le|gbrp16le|gray16le"
+FULL_RANGE = "out_range=pc", "yuv444p16le|rgb48le|gray16le"
 TO_BT709 = "out_primaries=bt709:out_transfer=bt709"
 HDR = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 WIDE = {
@@ -107,7 +107,7 @@ class Developer:
     def _scaler(self, deep: bool, colours: str) -> Scaler:
         options = f"w={self._size[0]}:h={self._size[1]}{colours}"
         if deep:
-            return Scaler(FULL_RANGE, (options, "gbrp16le"))
+            return Scaler(FULL_RANGE, (options, "rgb48le"))
         return Scaler((options, "gbrp"))
 
     def _settle_colours(self, frame: av.VideoFrame) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .endings import ends_early
 from .errors import printable
 from .media import JOINABLE, best_first, open_media, packets
 from .memory import available_memory
@@ -28,7 +29,7 @@ from .video import VideoComponents
 
 logger = logging.getLogger(__name__)
 
-EARLY = Fraction(1, 4)  # a file that ends this many seconds before its header says is cut off
+EARLY = Fraction(1, 10)  # a file that ends this many seconds before its header says is cut off
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class _Clip:
     arrays: list[np.ndarray] = field(default_factory=list)
     stamps: Stamps = field(default_factory=Stamps)
     bits: int = 8
+    packet: int = 0  # bytes of the last one
     broken: int = 0
     guessed: int = 0
     end: Fraction = Fraction(0)  # seconds at which the last packet of any stream ends
@@ -117,6 +119,7 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream, name
             continue
         if packet.size:
             clip.stamps.dts.append(packet.dts)
+            clip.packet = packet.size
         clip.hidden |= packet.is_discard
         if packet.pts is not None and not packet.is_discard:
             this = packet.pts, packet.stream_index, packet.pos or 0
@@ -203,6 +206,8 @@ def _note_losses(
             "%s: its index lists %d frames, %d are there: it is cut off or damaged.",
             *(name, stream.frames, len(clip.stamps.dts)),
         )
+    elif ends_early(Path(container.name), container.format.name, clip.packet):
+        logger.warning("%s does not end as such files do: it may be cut off.", name)
 
 
 def _declared_end(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction:

@@ -61,6 +61,22 @@ def write_yuv(path, planes, pixel_format, *, frames=2, transfer=2, primaries=2, 
     return path
 
 
+PLANAR = ["gbrp9le", "gbrp10le", "gbrp12le", "gbrp14le", "gbrp16le"]
+
+
+@pytest.mark.parametrize("pixel_format", [*PLANAR, "gbrap10le", "gbrap12le", "gbrap16le"])
+def test_every_level_of_deep_rgb(tmp_path, pixel_format):
+    bits = int("".join(filter(str.isdigit, pixel_format)))
+    top = 2**bits - 1
+    green, blue, red = np.random.default_rng(0).integers(0, top + 1, (3, 37))
+    green[0] = blue[0] = red[0] = top
+    planes = [green, blue, red, np.full(37, top)][: 4 if "gbra" in pixel_format else 3]
+    planes = [plane.astype(np.uint16) for plane in planes]
+    colours = np.stack([red, green, blue], axis=1)
+    path = write_yuv(tmp_path / "a.mkv", np.stack(planes), pixel_format)
+    assert np.abs(squares(read_video(path)) / 255 - colours / top).max() <= 1 / 65535
+
+
 def squares(video) -> np.ndarray:
     """The colour in the middle of each square, in 0..255."""
     return video.images[0, 8, 8::16].numpy() * 255

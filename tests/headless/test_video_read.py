@@ -198,6 +198,28 @@ def test_what_a_cut_file_has_is_read_and_the_loss_is_said(tmp_path, write_clip, 
     assert re.search(said, caplog.text)
 
 
+SILENT = {
+    "a.gif": ("gif", "rgb8"),
+    "a.y4m": ("wrapped_avframe", "yuv420p"),
+    "a.mjpeg": ("mjpeg", "yuvj444p"),
+    "a.nut": ("mpeg4", "yuv420p"),
+    "a.ogv": ("libvpx", "yuv420p"),
+    "a.ts": ("mpeg2video", "yuv420p"),
+}
+
+
+@pytest.mark.parametrize("share", [0.5, 0.75, 0.97])
+@pytest.mark.parametrize("name", SILENT)
+def test_a_cut_is_told_by_the_end_that_is_missing(tmp_path, write_clip, name, share, caplog):
+    codec, pix_fmt = SILENT[name]
+    data = write_noise(tmp_path / name, write_clip, frames=20, codec=codec, pix_fmt=pix_fmt)
+    said = "does not end as such files do: it may be cut off"
+    read_video(tmp_path / name)
+    assert said not in caplog.text
+    (tmp_path / name).write_bytes(data[: round(len(data) * share) | 1])
+    assert len(read_video(tmp_path / name).images) <= 20 and said in caplog.text
+
+
 def test_damaged_packets_are_skipped_as_players_do(tmp_path, write_clip, caplog):
     path = tmp_path / "a.mp4"
     data = bytearray(write_noise(path, write_clip, options={"g": "1"}))
