@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .temporal import TemporalAttention, instance_norm
+from .temporal import TemporalAttention, instance_norm, unchanged
 
 
 def instance_center(z: Float[Tensor, "*batch f d"]) -> Float[Tensor, "*batch f d"]:
@@ -71,6 +71,7 @@ TEMPORAL: MappingProxyType[str, Callable[..., TemporalAttention]] = MappingProxy
     {
         "layer-norm": TemporalAttention,
         "tune-a-video": partial(TemporalAttention, drawn_bias=True),  # as its authors' code
+        "no-norm": partial(TemporalAttention, norm=unchanged),  # "LayerNorm removed" (EI2, Fig. 4)
         "instance-norm": partial(TemporalAttention, norm=instance_norm),
         "centred": CentredTemporalAttention,  # instance centring without spectral norms
         "spectral": partial(TemporalAttention, spectral=True),  # spectral norms without centring

@@ -25,6 +25,11 @@ def layer_norm(z: Features) -> Features:
     return functional.layer_norm(z, z.shape[-1:])
 
 
+def unchanged(z: Features) -> Features:
+    """No normalisation at all."""
+    return z
+
+
 def instance_norm(z: Features) -> Features:
     """Each channel normalised over the frames to mean 0 and variance 1 (Ulyanov et al., 2016)."""
     variance = z.var(dim=-2, keepdim=True, unbiased=False)

@@ -43,7 +43,7 @@ from PIL import Image
 from rescore.nodes.charts import line_chart
 from rescore.pipelines.models.denoiser import Prompts
 from rescore.pipelines.models.unet.backbone import Backbone
-from rescore.pipelines.models.unet.inflation import inflate_backbone
+from rescore.pipelines.models.unet.inflation import Variant, inflate_backbone
 from rescore.pipelines.tuning.covariate_shift import LayerShift, covariate_shift
 from rescore.pipelines.tuning.one_shot_tuning import Settings, tune
 from rescore.pipelines.tuning.tuned_edit import invert_and_edit
@@ -54,11 +54,13 @@ from torch.nn import functional
 
 REPORT = Path(__file__).resolve().parent / "ei2_report"
 MODEL = "shapeworld-sd"
-UNTUNED = "untuned"
-# Name of a row -> title in the tables. All but UNTUNED, which is EI2, are variants of inflation.
+UNTUNED, BARE = "untuned", "no-norm"
+# Name of a row -> title in the tables. All but UNTUNED, which is EI2, and BARE are variants of
+# inflation that a user can choose.
 ROWS = {
     "tune-a-video": "Tune-A-Video, as its authors run it",
     "layer-norm": "the same, norms frame by frame (TAV)",
+    BARE: "TAV without its LayerNorm",
     "centring": "TAV + IC",
     "stam": "TAV + IC + SN: STAM + sparse-causal",
     "ei2": "EI2: STAM + FFAM, r = 2",
@@ -89,6 +91,7 @@ COSTS = ("variant", "tuning, s", "peak memory of a step, MiB")
 CLAIMS = (
     ("STAM raises textual alignment: CLIP score 28.7 to 29.8", "hit", "layer-norm", "stam"),
     ("instance centring alone does so, too (Fig. 4)", "hit", "layer-norm", "centring"),
+    ("removing LayerNorm alone does so, too (Fig. 4)", "hit", "layer-norm", BARE),
     ("STAM restricts the shift of features", "mean_shift", "layer-norm", "stam"),
     ("FFAM raises consistency: votes 25.6 to 34.9 %", "consistency", "stam", "ei2"),
     ("FFAM takes flicker away (Fig. 5)", "flicker", "stam", "ei2"),
@@ -134,7 +137,8 @@ class TunedOutcome(Outcome):
 
 
 def inflated(row: str) -> Backbone:
-    return inflate_backbone(loaded(MODEL), "ei2" if row == UNTUNED else row)
+    others = {UNTUNED: "ei2", BARE: Variant("sparse-causal", "no-norm")}
+    return inflate_backbone(loaded(MODEL), others.get(row, row))
 
 
 def given(edit: Edit) -> tuple[Tensor, Prompts]:

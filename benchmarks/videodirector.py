@@ -1,6 +1,6 @@
 """VideoDirector, part by part: how well a clip is found back, what an edit keeps, what it costs.
 
-    python benchmarks/videodirector.py              9 clips, 25 steps
+    python benchmarks/videodirector.py              16 clips, 25 steps
     python benchmarks/videodirector.py --quick      3 clips, 10 steps: below 30 minutes on 2 cores
     python benchmarks/videodirector.py --report     also writes benchmarks/videodirector_report
 
@@ -158,7 +158,7 @@ def clips_shown(results: Results) -> list[str]:
 
 
 def main() -> None:
-    options, run = parse(__doc__, Run, REPORT, clips=9, quick={"clips": 3, "steps": 10})
+    options, run = parse(__doc__, Run, REPORT, clips=16, quick={"clips": 3, "steps": 10})
     torch.set_num_threads(1)
     edits = suite("edits", options.clips, frames=run.frames, split=options.split)
     found: dict[str, list[float]] = {name: [] for name in (*LADDER, VAE)}

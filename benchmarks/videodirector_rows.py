@@ -23,13 +23,24 @@ from rescore.shapeworld.score import score
 from torch import Tensor
 
 VAE = "the VAE alone"
-# Name of a reconstruction -> whether embeddings are optimised, one per frame, with STDG.
+# The coefficients of STDG: those of motion, by temporal attention, and of appearance, by keys.
+ALL = (
+    "temporal_foreground",
+    "temporal_background",
+    "keys_foreground",
+    "keys_background",
+)
+TEMPORAL, KEYS = ALL[:2], ALL[2:]
+# Name of a reconstruction -> whether embeddings are optimised, one per frame, with which of STDG.
 LADDER = {
-    "DDIM inversion, cfg": (False, False, False),
-    "+ shared null-text": (True, False, False),
-    "+ multi-frame null-text": (True, True, False),
-    "+ STDG, no null-text": (False, True, True),
-    "both": (True, True, True),
+    "DDIM inversion, cfg": (False, False, ()),
+    "+ shared null-text": (True, False, ()),
+    "+ multi-frame null-text": (True, True, ()),
+    "+ STDG, no null-text": (False, True, ALL),
+    "both": (True, True, ALL),
+    "both, shared null-text": (True, False, ALL),
+    "both, STDG of motion alone": (True, True, TEMPORAL),
+    "both, STDG of appearance alone": (True, True, KEYS),
 }
 SA_I, SA_II, WORDS = "SA-I", "SA-II", "cross-attention control"
 CONTROLS = SA_I, SA_II, WORDS
@@ -38,8 +49,12 @@ EDITS = {
     "full": (CONTROLS, "both"),
     "without null-text": (CONTROLS, "+ STDG, no null-text"),
     "without STDG": (CONTROLS, "+ multi-frame null-text"),
+    "shared null-text": (CONTROLS, "both, shared null-text"),
+    "STDG of motion alone": (CONTROLS, "both, STDG of motion alone"),
+    "STDG of appearance alone": (CONTROLS, "both, STDG of appearance alone"),
     "without SA-I": ((SA_II, WORDS), "both"),
     "without SA-II": ((SA_I, WORDS), "both"),
+    "without self-attention control": ((WORDS,), "both"),
     "without cross-attention control": ((SA_I, SA_II), "both"),
     "no control": ((), "both"),
 }
@@ -74,14 +89,15 @@ class Clip:
             model.process.grid(run.steps),
         )
 
-    def guidance(self) -> DriftGuidance:
-        settings = GuidanceSettings(strength=self.run.strength)
+    def guidance(self, parts: Sequence[str] = ALL) -> DriftGuidance:
+        off = dict.fromkeys(set(ALL) - set(parts), 0.0)
+        settings = replace(GuidanceSettings(strength=self.run.strength), **off)
         if self.edit.attribute == "background":
             settings = settings.swapped()
         # Of the object, whichever of the two is edited.
         return DriftGuidance(settings, self.truth.object_mask.float())
 
-    def null_text(self, optimised: bool, per_frame: bool, guided: bool) -> NullText:
+    def null_text(self, optimised: bool, per_frame: bool, guided: Sequence[str]) -> NullText:
         run = self.run
         inner = run.inner if optimised else 0
         return optimise_null_text(
@@ -90,7 +106,7 @@ class Clip:
             self.prompts.source,
             self.prompts.negative,
             NullTextSettings(run.cfg, inner, run.learning_rate, per_frame),
-            guidance=self.guidance() if guided else None,
+            guidance=self.guidance(guided) if guided else None,
         )
 
     def edited(self, controls: Sequence[str], null_text: NullText) -> Tensor:
