@@ -148,3 +148,43 @@ def test_an_even_clip_stays_even(run, video):
 
     made, _ = run("ReScoreEditedVideo", source=Made(), images=parts.images)
     assert made.get_components().times is None
+
+
+def test_a_clip_that_lies_on_its_side_is_edited_upright(run, video, clip):
+    """As telephones film: the file says that its frames are to be turned by a quarter."""
+    data = bytearray(video.path.read_bytes())
+    matrix = data.index(b"tkhd") + 44
+    turned = (0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    data[matrix : matrix + 36] = b"".join(n.to_bytes(4, "big", signed=True) for n in turned)
+    lying = video.get_components().images
+    video.path.write_bytes(data)
+    upright = video.get_components().images
+    assert torch.equal(upright, torch.rot90(lying, -1, (1, 2)))
+    mask = torch.zeros(1, 22, 18)
+    mask[:, 11:] = 1
+    made, images = run("ReScoreEditedVideo", source=video, images=1 - upright, mask=mask)
+    assert images.shape == (5, 22, 18, 3)
+    assert torch.equal(images[:, :11], upright[:, :11])
+    again = read_of(made.get_components(), video.path.with_name("edit.mp4"))
+    assert again.shape == (5, 22, 18, 3)  # the new file needs no turn
+
+
+def test_red_stays_red(run, video, clip):
+    """Colours go out by the matrix that the file names (BT.709), and come back the same."""
+    parts = replace(video.get_components(), images=torch.zeros(5, 32, 32, 3))
+    parts.images[:, :16] = torch.tensor([0.8, 0.1, 0.1])
+    parts.images[:, 16:] = torch.tensor([0.1, 0.2, 0.7])
+
+    class Made:
+        def get_components(self):
+            return parts
+
+    made, _ = run("ReScoreEditedVideo", source=Made(), images=parts.images)
+    again = read_of(made.get_components(), video.path.with_name("red.mp4"))
+    assert float((again - parts.images)[:, [4, 28]].abs().max()) < 2.5 / 255
+
+
+def read_of(parts: VideoComponents, file) -> torch.Tensor:
+    """The frames of a clip that was written to a file."""
+    file.write_bytes(encode_mp4(parts))
+    return read_video(file).images
