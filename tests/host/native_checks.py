@@ -23,6 +23,8 @@ if __name__ == "__main__":
 
     comfy.options.enable_args_parsing()
 
+import comfy.controlnet
+import comfy.hooks
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -434,6 +436,70 @@ def check_a_conditioning_for_a_part_of_the_picture_holds_there():
     assert not torch.allclose(theirs, plain, atol=0.1)
 
 
+def check_a_lora_as_a_hook_of_one_prompt_acts_there():
+    """The host's LoRA hooks: what KSampler makes of the hooked prompt, we do, and only of it."""
+    name = "diffusion_model.blocks.0.self_attn.q"
+    shift = torch.full_like(patcher().model.state_dict()[f"{name}.weight"], 0.2)
+    hooks = comfy.hooks.create_hook_lora({f"{name}.diff": shift}, 1.0, 0.0)
+    hooked = comfy.hooks.set_hooks_for_conditioning(texts()["target"], hooks)
+    theirs, ours = sampled_by_both(patcher(), target=hooked)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
+    plain, _ = sampled_by_both(patcher())
+    assert not torch.allclose(theirs, plain, atol=1e-2)
+
+
+class Controlled(comfy.controlnet.ControlBase):
+    """A control net that adds a number to the middle of the host's UNet."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number, self.calls = number, []
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options=None):
+        self.calls.append(len(x_noisy))
+        middle = torch.full((len(x_noisy), 64, *(n // 2 for n in x_noisy.shape[2:])), self.number)
+        return {"middle": [middle], "output": []}
+
+    def copy(self):
+        return self
+
+
+def check_a_control_net_on_a_prompt_acts_there():
+    narrow = {side: [[given[0][0][..., :64], {}]] for side, given in texts().items()}
+    model, _ = taken_image()
+    (encoded,) = VideoVAEEncode().encode(model, CLIP[:3], 8, "mean", 0)
+    z = layouts.latents_of(encoded["samples"], model)
+    level = model.process.at(0.5)
+    z_t = level.signal * z + level.noise * noise_like(z)
+
+    def said(text: list) -> torch.Tensor:
+        model, prompts = NativeModel().take(
+            image_model(), image_vae(), **(narrow | {"target": text})
+        )
+        target = prompts.embeddings.target
+        return model.run(z, lambda denoiser: denoiser(z_t, level, target)).z_0
+
+    control = Controlled(1.0)
+    held = [[narrow["target"][0][0], {"control": control, "control_apply_to_uncond": False}]]
+    assert not torch.allclose(said(held), said(narrow["target"]), atol=1e-3)
+    assert control.calls == [3]
+
+
+def check_weights_in_fp8_edit_and_have_gradients_or_tell():
+    options = {"dtype": torch.float8_e4m3fn}
+    small = comfy.sd.load_diffusion_model(arguments[1], model_options=options)
+    assert next(small.model.diffusion_model.blocks.parameters()).dtype == torch.float8_e4m3fn
+    found, _, losses = edit(2, small)
+    moved = found["samples"] - latent()["samples"]
+    expected = edit(2)[0]["samples"] - latent()["samples"]
+    cosine = torch.nn.functional.cosine_similarity(moved.flatten(), expected.flatten(), dim=0)
+    assert cosine > 0.9, cosine
+    if hasattr(comfy.model_management, "in_training"):
+        (terms,) = SpatialSelfSimilarity().build(**default_inputs(SpatialSelfSimilarity))
+        _, _, losses = edit(2, small, terms=terms)
+        assert losses["loss"][1] > 0
+
+
 def check_prompts_of_different_lengths():
     embedding = texts()["target"][0][0]
     short = [[embedding[:, :11], {}]]
@@ -500,6 +566,60 @@ def check_two_experts_share_one_run():
     assert state.step == 4
     border = taken()[0].process.at(0.5).t
     assert min(asked["high"]) >= border >= max(asked["low"])
+
+
+def check_two_experts_in_falling_order_swap_once():
+    """As one model would go: first all levels of the high one, then those of the low one."""
+    asked = []
+
+    def expert(name: str):
+        def watch(apply, args):
+            asked.append((name, float(args["timestep"][0])))
+            return apply(args["input"], args["timestep"], **args["c"])
+
+        other = patcher().clone()
+        other.set_model_unet_function_wrapper(watch)
+        return taken(other)
+
+    (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0, weighting="velocity")
+    state = None
+    for name, low, high in (("high", 0.5, 0.9), ("low", 0.0, 0.5)):
+        model, prompts = expert(name)
+        run = (model, prompts, latent(), terms, 3, 1.0, 1.0, 0, low, high, "sgd")
+        found, state, _ = ScoreDistillation().run(*run, state=state, order="descending")
+    assert state.step == 6
+    sigmas = [sigma for _, sigma in asked]
+    assert sigmas == sorted(sigmas, reverse=True) and len(set(sigmas)) == 6
+    assert [name for name, _ in asked] == ["high"] * 6 + ["low"] * 6
+    assert not torch.equal(found["samples"], latent()["samples"])
+
+
+def check_guidance_away_from_the_source_asks_three_times():
+    """FlowAlign: the source once, unguided, and the edit under both prompts; no negative one."""
+    calls = []
+
+    def watch(apply, args):
+        calls.append(len(args["input"]))
+        return apply(args["input"], args["timestep"], **args["c"])
+
+    watched = patcher().clone()
+    watched.set_model_unet_function_wrapper(watch)
+    edit(2, watched, guidance="source as negative")
+    assert calls == [1] * 6
+
+
+def check_windows_begin_with_the_first_frame():
+    """Of 16 pictures in windows of 9: three latent frames, and later ones with the clip's first."""
+    lengths = []
+
+    def watch(apply, args):
+        lengths.append(args["input"].shape[2])
+        return apply(args["input"], args["timestep"], **args["c"])
+
+    watched = patcher().clone()
+    watched.set_model_unet_function_wrapper(watch)
+    edit(1, watched, cfg=1.0, window=9, overlap=4)
+    assert sorted(set(lengths)) == [3, 4] and lengths[0] == 3
 
 
 class Broken(RuntimeError):
