@@ -16,7 +16,9 @@ def measuring(root) -> ModuleType:
         import measuring
 
         yield measuring
-        for name in ("measuring", "distillation", "videodirector_rows", "ei2", "memory"):
+        for name in (
+            "measuring", "distillation", "videodirector_rows", "ei2", "memory", "flow_models_rows"
+        ):  # fmt: skip
             sys.modules.pop(name, None)
 
 
@@ -66,3 +68,34 @@ def test_a_graph_must_give_one_value(measuring):
         measuring.shipped("dreammotion", "ScoreDistillation", "model")
     with pytest.raises(ValueError, match="as \\[\\]; it must give one"):
         measuring.shipped("dreammotion", "AdaptiveSliding", "tau")
+
+
+@pytest.mark.parametrize(
+    ("graph", "row"),
+    [
+        ("wan_edit", "delta denoising, eta 0"),
+        ("wan_flowedit", "FlowEdit"),
+        ("wan_drfs", "DRFS"),
+        ("wan_flowalign", "FlowAlign"),
+        ("wan_dfvedit", "DFVEdit"),
+        ("wan_flowdirector", "FlowDirector"),
+        ("wan_dreammotion", "+ self-similarity"),
+    ],
+)
+def test_rows_of_flow_models_are_what_the_graphs_on_wan_ship(measuring, graph, row):
+    import flow_models_rows
+
+    method = flow_models_rows.methods_of(flow_models_rows.Run())[row]
+    shipped = measuring.shipped
+    for name in ("steps", "step_size", "cfg", "t_min", "t_max", "order", "guidance", "draws"):
+        assert shipped(graph, "ScoreDistillation", name) == getattr(method.settings, name), name
+    # The share of cfg that the authors give to the source is rounded in the graphs.
+    source_cfg = shipped(graph, "ScoreDistillation", "source_cfg")
+    expected = method.settings.source_cfg
+    assert source_cfg == pytest.approx(-1 if expected is None else expected, abs=0.05)
+    for name, value in (
+        ("weighting", method.term.weighting),
+        ("eta", method.term.eta),
+        ("eta_rises", method.term.rising),
+    ):
+        assert shipped(graph, "DeltaDenoising", name) == value, name
