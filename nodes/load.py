@@ -9,14 +9,14 @@ from .widgets import COMBO, FILES, SOCKET, Node, outputs
 
 CATEGORY = f"{host.CATEGORY}/models"
 
-_PRECISION = COMBO(["auto", "fp32", "bf16", "fp16"],
+PRECISION = COMBO(["auto", "fp32", "bf16", "fp16"],
     "Number format of the weights. auto: bf16 or fp16 where the GPU is good at it, fp32 on a CPU. "
     "Latents are always kept in fp32. If you see black or NaN frames "
     "with fp16, choose bf16 or fp32.", advanced=True
 )  # fmt: skip
 
 _WITH_FP8 = COMBO(["auto", "fp32", "bf16", "fp16", "fp8"],
-    f"{_PRECISION[1]['tooltip']} fp8: weights are stored in 8 bits and computed in bf16, half the "
+    f"{PRECISION[1]['tooltip']} fp8: weights are stored in 8 bits and computed in bf16, half the "
     "memory of bf16; if the edit looks rough, go back to bf16.", advanced=True
 )  # fmt: skip
 
@@ -40,8 +40,8 @@ class LoadVideoModel(Node):
         "text to video model", "ModelScope", "ZeroScope", "Wan", "video model loader"
     ]  # fmt: skip
     DESCRIPTION = (
-        "Loads a text-to-video model (ModelScope, ZeroScope, Wan 2.1, Wan 2.2 5B) from a folder in "
-        "diffusers layout under models/diffusers. Nothing is downloaded."
+        "Loads a text-to-video model (ModelScope, ZeroScope, Wan 2.1, Wan 2.2 5B, the keyframes of "
+        "Show-1) from a folder in diffusers layout under models/diffusers. Nothing is downloaded."
     )
     CATEGORY = CATEGORY
     FUNCTION = "load"
@@ -54,23 +54,26 @@ class LoadVideoModel(Node):
         from ..pipelines.models.layout import list_models
 
         roots = host.roots("diffusers")
-        folders = sorted(list_models(roots, "text-to-video") + list_models(roots, "wan"))
+        kinds = ("text-to-video", "wan", "cascade")
+        folders = sorted(name for kind in kinds for name in list_models(roots, kind))
         required = {
             "folder": FILES(folders, "put a model into models/diffusers",
-                "A folder under models/diffusers, such as zeroscope_v2_576w or "
-                "Wan2.1-T2V-1.3B-Diffusers."),
+                "A folder under models/diffusers, such as zeroscope_v2_576w, "
+                "Wan2.1-T2V-1.3B-Diffusers or show-1-base."),
             "precision": _WITH_FP8,
         }  # fmt: skip
         return {"required": required}
 
     def load(self, folder: str, precision: str):
+        from ..pipelines.models.cascade.load import load_keyframes
         from ..pipelines.models.layout import kind_of
         from ..pipelines.models.storage import store_in_fp8
         from ..pipelines.models.unet.load import load_text_to_video
         from ..pipelines.models.wan.load import load_wan
 
         path = _found(folder, "text-to-video", "diffusers")
-        load = load_wan if kind_of(path) == "wan" else load_text_to_video
+        others = {"wan": load_wan, "cascade": load_keyframes}
+        load = others.get(kind_of(path), load_text_to_video)
         model = load(path, dtype=host.dtype(precision))
         if precision == "fp8":
             store_in_fp8(model.modules()["network"])
@@ -101,7 +104,7 @@ class LoadImageModel(Node):
             "model": FILES(names, "put a model into models/checkpoints",
                 "A Stable Diffusion 1.x folder or checkpoint. SDXL and others have another layout "
                 "and are refused with the reason."),
-            "precision": _PRECISION,
+            "precision": PRECISION,
             "prediction_type": COMBO(["auto", "epsilon", "v_prediction"],
                 "auto: what the folder's own settings say, and epsilon for a single file, which "
                 "does not say it. If results are grey or noisy "
@@ -171,10 +174,11 @@ class LoadShapeWorldModel(Node):
     )
     REQUIRED = {
         "model": COMBO(
-            ["shapeworld-t2v", "shapeworld-sd", "shapeworld-animatediff", "shapeworld-wan"],
+            ["shapeworld-t2v", "shapeworld-sd", "shapeworld-animatediff", "shapeworld-wan",
+             "shapeworld-cascade"],
             "shapeworld-t2v stands for ModelScope and ZeroScope, shapeworld-sd for Stable "
             "Diffusion 1.x, shapeworld-animatediff for it with an AnimateDiff motion module, "
-            "shapeworld-wan for Wan."),
+            "shapeworld-wan for Wan, shapeworld-cascade for the keyframes of Show-1."),
     }  # fmt: skip
 
     def load(self, model: str):

@@ -106,9 +106,10 @@ def of_stable_diffusion(model, what: str) -> None:
         ValueError: for another model; the message names `what`.
     """
     own(model, what)
-    if model.kind == "wan":
+    if model.kind in ("wan", "cascade"):
         raise ValueError(
-            f"{what} works on UNets, and {model.name} is a model of kind 'wan'. Use Load Image "
+            f"{what} works on UNets, and {model.name} is a model of kind {model.kind!r}. "
+            "Use Load Image "
             "Model for it."
         )
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..pipelines.windows import Windows
 
 MODEL = "RESCORE_MODEL"  # a loaded model: pipelines.models, or the host's
+STAGE = "RESCORE_STAGE"  # pipelines.models.cascade.stage.Stage
 PROMPTS = "RESCORE_PROMPTS"  # PromptPair
 TERMS = "RESCORE_TERMS"  # tuple of pipelines.distillation.terms.Weighted
 STATE = "RESCORE_STATE"  # pipelines.distillation.score_distillation.State

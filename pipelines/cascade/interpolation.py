@@ -1,11 +1,12 @@
 """The frames between keyframes, one pair after the other, all from the same noise (Show-1)."""
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn import functional
 
 from ..models.cascade.stage import Stage
 from ..models.denoiser import Cond
-from ..models.process import Latents
 from .sampling import OnStep, drawn, sample_stage
 
 SPAN = 5  # frames of a call: two keyframes and three between
@@ -13,7 +14,7 @@ SPAN = 5  # frames of a call: two keyframes and three between
 
 @torch.no_grad()
 def interpolate(
-    keyframes: Latents,
+    keyframes: Float[Tensor, "1 c f h w"],
     stage: Stage,
     cond: Cond,
     uncond: Cond,
@@ -22,7 +23,7 @@ def interpolate(
     cfg: float | int,
     generator: torch.Generator,
     on_step: OnStep | None = None,
-) -> Latents:
+) -> Float[Tensor, "1 c F h w"]:
     """A clip of `4 f - 3` frames from `f` keyframes in -1..1.
 
     The stage is told the two ends, blended linearly between, and a mask of which frames are known.
@@ -48,7 +49,7 @@ def interpolate(
     return clip
 
 
-def told_between(ends: Latents) -> Latents:
+def told_between(ends: Float[Tensor, "1 c 2 h w"]) -> Float[Tensor, "1 o 5 h w"]:
     """What a stage is told of two keyframes: `[b, c + 1, 5, h, w]`, blended, and the mask."""
     size = (SPAN, *ends.shape[-2:])
     blended = functional.interpolate(ends, size, mode="trilinear", align_corners=True)

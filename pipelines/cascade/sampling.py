@@ -1,8 +1,10 @@
 """Sampling a stage of a cascade: from noise to frames, kept in the range of pixels on the way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ..inversion.sampling import ddim_sample
 from ..models.cascade.stage import Stage
@@ -20,7 +22,7 @@ def sample_stage(
     cfg: float | int,
     steps: int,
     *,
-    beside: Latents | None = None,
+    beside: Float[Tensor, "1 o f h w"] | None = None,
     label: int | None = None,
     on_step: OnStep | None = None,
 ) -> Latents:
@@ -43,6 +45,6 @@ def sample_stage(
     return z.clamp(-1, 1)
 
 
-def drawn(like: torch.Size | tuple[int, ...], generator: torch.Generator, z: Latents) -> Latents:
-    """Noise of a shape, drawn on the CPU, where `z` lies."""
-    return torch.randn(like, generator=generator).to(z)
+def drawn(shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Latents:
+    """Noise of a shape, drawn on the CPU, in the format and on the device of `like`."""
+    return torch.randn(*shape, generator=generator).to(like)

@@ -1,9 +1,12 @@
 """More pixels: the first frame as a picture, the rest in windows that go on from it (Show-1)."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn import functional
 
 from ..models.cascade.stage import Stage
@@ -11,6 +14,7 @@ from ..models.denoiser import Cond
 from ..models.process import Latents
 from .sampling import OnStep, drawn, sample_stage
 
+Large: TypeAlias = Float[Tensor, "b c _ H W"]  # pixels, more of them than a clip's
 WINDOW = 8  # frames of a call, of which the first is known
 
 
@@ -46,7 +50,7 @@ def enlarge(
     video: Enlarging = VIDEO,
     generator: torch.Generator,
     on_step: OnStep | None = None,
-) -> Latents:
+) -> Large:
     """A clip in -1..1 with `factor` times its sides (the authors' `run_inference.py`).
 
     Raises:
@@ -72,7 +76,7 @@ def big_first_frame(
     how: Enlarging,
     generator: torch.Generator,
     on_step: OnStep | None = None,
-) -> Latents:
+) -> Large:
     """The first frame of a clip, `factor` times as large."""
     height, width = (side * factor for side in clip.shape[-2:])
     check_size(stage, height, width, factor)
@@ -88,7 +92,7 @@ def big_first_frame(
 @torch.no_grad()
 def enlarge_after(
     clip: Latents,
-    large: Latents,
+    large: Large,
     stage: Stage,
     cond: Cond,
     uncond: Cond,
@@ -96,7 +100,7 @@ def enlarge_after(
     how: Enlarging,
     generator: torch.Generator,
     on_step: OnStep | None = None,
-) -> Latents:
+) -> Large:
     """A clip at the size of its `large` first frame, which all windows go on from.
 
     Raises:
@@ -110,22 +114,23 @@ def enlarge_after(
             f"{clip.shape[-2]}: it must be 2, 3, 4, ... times as large in both directions."
         )
     check_size(stage, height, width, factor)
-    made = [large]
+    known, made = large, []
     for span in spans(clip.shape[2]):
         low = upsampled(clip[:, :, span], height, width)
         noisy = stage.noised_to(low, how.noise_level, drawn(low.shape, generator, low))
-        told = torch.cat([made[-1][:, :, -1:], noisy[:, :, 1:]], dim=2)
+        told = torch.cat([known, noisy[:, :, 1:]], dim=2)
         z_T = drawn(low.shape, generator, low)
         part = sample_stage(
             stage, z_T, cond, uncond, how.cfg, how.steps, beside=told, label=how.noise_level,
             on_step=on_step,
         )  # fmt: skip
         # The model draws the known frame anew; of one that two windows share, the later is kept.
-        made = [*made[:-1], made[-1][:, :, :-1], part] if len(made) > 1 else [part]
+        made = [*(before[:, :, : WINDOW - 1] for before in made), part]
+        known = part[:, :, -1:]
     return torch.cat(made, dim=2)
 
 
-def upsampled(clip: Latents, height: int, width: int) -> Latents:
+def upsampled(clip: Latents, height: int, width: int) -> Large:
     """Each frame at another size, bilinear between the centres of its corner pixels."""
     frames = rearrange(clip, "b c f h w -> (b f) c h w")
     larger = functional.interpolate(frames, (height, width), mode="bilinear", align_corners=True)

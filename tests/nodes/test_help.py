@@ -28,8 +28,11 @@ REWRITE = "run `python workflows/help.py`"
 NEED_FILES = {
     "ReScoreClipFrameConsistency": "measures with a CLIP model",
     "ReScoreClipTextAlignment": "measures with a CLIP model",
+    "ReScoreEnlargeClip": "enlarges with Show-1's super-resolution",
+    "ReScoreInterpolateKeyframes": "works with Show-1's interpolation",
     "ReScoreLPIPS": "measures with AlexNet or VGG16 and LPIPS heads",
     "ReScoreLoadAnimateDiffModel": "loads a motion module; the graphs' notes say where it goes",
+    "ReScoreLoadCascadeStage": "loads a stage of Show-1",
     "ReScoreLoadClipScorer": "loads a CLIP model",
     "ReScoreLoadDino": "loads a DINO model",
     "ReScoreLoadGroundingDino": "loads Grounding DINO",
@@ -39,7 +42,9 @@ NEED_FILES = {
     "ReScoreLoadSam2": "loads SAM 2",
     "ReScoreMaskFromPrompt": "finds objects with Grounding DINO",
     "ReScoreMaskThroughClip": "follows objects with SAM 2",
+    "ReScorePickKeyframes": "makes keyframes for Show-1",
     "ReScorePickScore": "measures with the PickScore model",
+    "ReScoreResampleClip": "is for the last stage of Show-1",
     "ReScoreStructureDistance": "measures with a DINO model",
 }
 
