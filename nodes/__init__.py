@@ -2,7 +2,8 @@
 
 A module with nodes lists them in its own `NODE_CLASS_MAPPINGS` (id to class); a new module needs no
 entry here. `widgets.py` declares an input in one line, `shared.py` has inputs that several nodes
-share, and `running.py` prepares a run. `host/` is the only folder of the pack that uses ComfyUI.
+share, `files.py` what nodes share that load a folder or a file, and `running.py` prepares a run.
+`host/` is the only folder of the pack that uses ComfyUI.
 Nothing here may import torch while the pack is loading.
 """
 
