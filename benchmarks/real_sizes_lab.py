@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from diffusers import (
@@ -52,12 +53,17 @@ class Lab:
     run: Run
     device: str = "meta"
     tiny: bool = False
+    random: bool = False  # whether tiny models, too, have random weights
     clips_per_call: int | None = None  # that a unet gets at once; None: all
 
     def model(self, kind: str) -> Backbone:
         """One of the models, by its kind."""
         if self.tiny:
             model = load_shapeworld(SHAPEWORLD[kind])
+            if self.random:
+                make = partial(type(model.unet).from_config, model.unet.config)
+                dtype = getattr(torch, self.run.precision)
+                model = replace(model, unet=random_module(make, self.device, dtype))
             model.to(self.device)
         else:
             model = real_model(kind, self.device, getattr(torch, self.run.precision))

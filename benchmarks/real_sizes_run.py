@@ -2,7 +2,8 @@
 
 Three steps of DreamMotion with ZeroScope, and one of null-text with AnimateDiff; random weights.
 What each step holds at its peak is counted beside what `real_sizes.py` computes without numbers.
-The gradient of every term is told beside that of delta denoising, here and with the tiny model.
+The gradient of every term is told beside that of delta denoising, here and with the tiny model, as
+trained and with weights as random as here.
 """
 
 import json
@@ -97,12 +98,14 @@ NULL = "null-text, per frame, checkpointing"
 
 def run(lab: Lab, folder: Path, command: str, steps: int = 3) -> None:
     """Run both, and write `run.md` and `run.json`, anew after each as they take long."""
-    _, tiny = laps(Lab(TINY, "cpu", tiny=True), steps)
-    found = {}
-    found[DREAM], sizes = laps(lab, steps)
-    _write(folder, command, lab, found, sizes, tiny)
+    tiny = Lab(replace(TINY, precision=lab.run.precision), "cpu", tiny=True, random=True)
+    found, gradients = {}, {}
+    found[DREAM], gradients["ZeroScope, random weights"] = laps(lab, steps)
+    _, gradients["shapeworld-t2v, random weights"] = laps(tiny, steps)
+    _, gradients["shapeworld-t2v"] = laps(Lab(TINY, "cpu", tiny=True), steps)
+    _write(folder, command, lab, found, gradients)
     found[NULL] = [null_text_lap(lab)]
-    print("\n".join(_write(folder, command, lab, found, sizes, tiny)))
+    print("\n".join(_write(folder, command, lab, found, gradients)))
 
 
 def _write(
@@ -110,8 +113,7 @@ def _write(
     command: str,
     lab: Lab,
     found: dict[str, list[Lap]],
-    sizes: dict[str, float],
-    tiny: dict[str, float],
+    gradients: dict[str, dict[str, float]],
 ) -> list[str]:
     """Write the report of what has been run; its lines."""
     expected = {name: computed(name, lab) for name in found}
@@ -127,7 +129,8 @@ def _write(
     head = ("run", "step", "seconds", "peak, GiB", "computed, GiB", "beside it, %", "left, MiB")
     dds = DeltaDenoising().name
     ratios = [
-        (name, f"{sizes[name] / sizes[dds]:.2e}", f"{tiny[name] / tiny[dds]:.2e}") for name in sizes
+        (name, *(f"{sizes[name] / sizes[dds]:.2e}" for sizes in gradients.values()))
+        for name in (entry.term.name for entry in TERMS)
     ]
     page = [
         "# At real size, with numbers",
@@ -141,12 +144,12 @@ def _write(
         "",
         "Gradient of each term, root mean square, beside that of delta denoising:",
         "",
-        *markdown(("term", "ZeroScope, random weights", "shapeworld-t2v"), ratios),
+        *markdown(("term", *gradients), ratios),
     ]
     numbers = {
         "laps": {name: [asdict(lap) for lap in laps] for name, laps in found.items()},
         "computed": expected,
-        "gradients": {"zeroscope": sizes, "shapeworld-t2v": tiny},
+        "gradients": gradients,
     }
     (folder / "run.md").write_text("\n".join(page) + "\n", "utf-8")
     (folder / "run.json").write_text(json.dumps(numbers, indent=1) + "\n", "utf-8")

@@ -104,6 +104,18 @@ def test_weights_that_models_share_count_once(command):
     assert command.bytes_of([one, other]) == 4 * (3 * 5 + 2 * 5)
 
 
+def test_a_small_model_may_have_random_weights(command):
+    trained = command.Lab(command.TINY, "cpu", tiny=True).model("text-to-video")
+    random = command.Lab(command.TINY, "cpu", tiny=True, random=True).model("text-to-video")
+    shapes = [
+        {name: weight.shape for name, weight in model.unet.state_dict().items()}
+        for model in (trained, random)
+    ]
+    assert shapes[0] == shapes[1]
+    assert random.unet.conv_in.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not random.unet.conv_in.weight.equal(trained.unet.conv_in.weight)
+
+
 @pytest.mark.parametrize("gibibytes, card", [(7.0, 8), (7.1, 12), (79.5, None)])
 def test_the_smallest_card_that_leaves_a_gibibyte_free(command, gibibytes, card):
     assert command.Cost(2**30, int((gibibytes - 1) * 2**30)).card == card
