@@ -15,6 +15,10 @@ _HOST_SYNTAX = {
         "brackets and numbers weigh no words. Weights of words go into word_weights of "
         "Attention-Controlled Sampling"
     ),
+    re.compile(r"\{[^{}]*\|[^{}]*\}"): (
+        "no choice is made here, as ComfyUI's window does before it queues a graph. Write the one "
+        "that is meant"
+    ),
     re.compile(r"\bembedding:\S+"): "no embedding is loaded. Describe in words what it stands for",
     re.compile(r"<\w+:.*?>", re.DOTALL): (
         "no LoRA is loaded. Load a checkpoint that it is merged into"

@@ -98,6 +98,7 @@ _ELSEWHERE = {
     "attn_implementation",
     "_attn_implementation",
 }
+_COUNTS = ("_dim", "_heads", "_channels", "_groups", "_layers", "_size")  # ends of names
 _LARGEST, _MOST_TOKENS = 2**15, 2**20  # limits of numbers in a config.json; the second for tokens
 _DEEPEST_SETTING = 8
 
@@ -249,7 +250,8 @@ def read_config(part: Path, kind: str, model: Path) -> dict[str, Any]:
         if depth > _DEEPEST_SETTING:
             raise problem(kind, model, f"has lists in lists {where}, {depth} deep.")
         most = _MOST_TOKENS if name == "vocab_size" or name.endswith("_token_id") else _LARGEST
-        if isinstance(value, int) and abs(value) > most:
+        least = 0 if name.endswith(_COUNTS) else -most
+        if isinstance(value, int) and not least <= value <= most:
             raise problem(kind, model, f"has {name} = {value} {where}, which makes no sense.")
         if name in _ELSEWHERE and value:
             found = f"takes a part from elsewhere ({name} {where})."

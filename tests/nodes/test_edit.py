@@ -178,6 +178,7 @@ def test_prompts_of_another_model_are_refused(run, given):
         ("a (red:1.3) circle", "(red:1.3)", "weigh no words"),
         ("a ((red)) circle", "((red)", "weigh no words"),
         ("a circle, embedding:EasyNegative", "embedding:EasyNegative", "no embedding is loaded"),
+        ("a {red|blue} circle", "{red|blue}", "no choice is made here"),
         ("a circle <lora:shapes:0.8>", "<lora:shapes:0.8>", "no LoRA is loaded"),
     ],
 )
