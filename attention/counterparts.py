@@ -13,9 +13,9 @@ from .layers import attend as plain
 
 # Queries, keys and values of one clip at one layer, each `[samples, h, n, d]`.
 Parts: TypeAlias = tuple[Tensor, Tensor, Tensor]
-# The output of the heads for one clip at a site, from its own parts, those of its counterpart, and
+# The output of the heads for one clip at a layer, from its own parts, those of its counterpart, and
 # a function that gives the output without this change.
-Read: TypeAlias = Callable[[Site, Parts, Parts, Callable[[], Tensor]], Tensor]
+Read: TypeAlias = Callable[[Layer, Parts, Parts, Callable[[], Tensor]], Tensor]
 
 
 class Counterparts:
@@ -38,7 +38,7 @@ class Counterparts:
         parts = dict(zip(layer.rows, zip(*by_clip, strict=True), strict=True))
         own = _each_alone(parts) if attend is plain else _all_at_once(layer, attend(q, k, v))
         read = [
-            self.read(site, parts[row], self._counterpart(site, row, parts), partial(own, row))
+            self.read(layer, parts[row], self._counterpart(site, row, parts), partial(own, row))
             if row in self.pairs
             else own(row)
             for row in layer.rows

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .counterparts import Counterparts, Parts
-from .layers import Clip, Entry, Held, Layers, Site, attend, check_times
+from .layers import Clip, Entry, Held, Layer, Layers, attend, check_times
 
 
 def fused_attention(
@@ -24,15 +24,11 @@ def fused_attention(
     Implements Eq. 11 to 13 of ASSD (Zhu et al., 2024); `weight` is lambda there. Weight 1 is plain
     self-attention, bit for bit.
     """
-    return _fuse(attend(q, k, v), q, k_reference, v_reference, weight)
+    return _fuse(attend(q, k, v), lambda: attend(q, k_reference, v_reference), weight)
 
 
-def _fuse(
-    own: Tensor, q: Tensor, k_reference: Tensor, v_reference: Tensor, weight: float | int
-) -> Tensor:
-    if weight == 1:
-        return own
-    return weight * own + (1 - weight) * attend(q, k_reference, v_reference)
+def _fuse(own: Tensor, reference: Callable[[], Tensor], weight: float | int) -> Tensor:
+    return own if weight == 1 else weight * own + (1 - weight) * reference()
 
 
 @dataclass(frozen=True)
@@ -78,10 +74,10 @@ class AttentionFusion(Counterparts):
         self.weight = weight
 
     def _fused(
-        self, site: Site, own: Parts, reference: Parts, unchanged: Callable[[], Tensor]
+        self, layer: Layer, own: Parts, reference: Parts, unchanged: Callable[[], Tensor]
     ) -> Tensor:
         k, v = (part.detach() for part in reference[1:])
-        return _fuse(unchanged(), own[0], k, v, self.weight)
+        return _fuse(unchanged(), lambda: layer.attend(own[0], k, v), self.weight)
 
 
 def _check_weight(weight: float | int) -> None:

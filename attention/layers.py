@@ -28,6 +28,16 @@ KINDS = MappingProxyType(
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+def attend(
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b h m d"],
+    v: Float[Tensor, "b h m d"],
+    bias: Float[Tensor, "#b #h #n m"] | None = None,
+) -> Float[Tensor, "b h n d"]:
+    """softmax(q k^T / sqrt(d) + bias) v, by torch's fused kernels, which never store the maps."""
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
 @dataclass(frozen=True)
 class Site:
     """An attention layer: its full name in the model, and its kind, a key of `KINDS`.
@@ -46,14 +56,16 @@ class Layer(NamedTuple):
     `rows` are the numbers of the clips in the order of the batch. The batch has the same number of
     samples for each clip, one clip after another. A sample is a frame, in temporal attention a
     position, and in attention over all frames the whole clip. `keys` are only given if the keys of
-    the attention differ from the layer's plain keys, because they contain positions, belong to
-    all frames at once, or stand behind those of the text: then they are the plain keys (of the
-    image), with a sample for each frame.
+    the attention differ from the layer's plain keys, because they contain positions, belong to all
+    frames at once, or stand behind those of the text: then they are the plain keys (of the image),
+    with a sample for each frame. `attend` is the attention of the layer without changes. It also
+    reads what the layer reads beside the clip, such as a text, whatever keys and values it gets.
     """
 
     site: Site
     rows: tuple[int, ...]
     keys: Float[Tensor, "b h n d"] | None = None
+    attend: Callable[..., Tensor] = attend
 
 
 # A change of a layer: from q `[b, h, n, d]`, k and v `[b, h, m, d]` it computes the output of the
@@ -183,13 +195,6 @@ def check_times(control: Control) -> None:
             f"{control.name} acts from {control.start:.0%} to {control.end:.0%} of the steps; the "
             "start must not lie after the end, and both must lie within 0 % and 100 %."
         )
-
-
-def attend(
-    q: Float[Tensor, "b h n d"], k: Float[Tensor, "b h m d"], v: Float[Tensor, "b h m d"]
-) -> Float[Tensor, "b h n d"]:
-    """softmax(q k^T / sqrt(d)) v, by torch's fused kernels, which never store the maps."""
-    return functional.scaled_dot_product_attention(q, k, v)
 
 
 def attention_maps(

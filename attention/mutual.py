@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .counterparts import Counterparts, Parts
-from .layers import Clip, Entry, Held, Layers, Site, attend, check_times
+from .layers import Clip, Entry, Held, Layer, Layers, Site, attend, check_times
 
 
 def mutual_attention(
@@ -22,25 +22,25 @@ def mutual_attention(
     k_target: Float[Tensor, "b h l d"],
     v_target: Float[Tensor, "b h l d"],
     source_foreground: Shaped[Tensor, "#b m"],
+    attend: Callable[..., Tensor] = attend,
 ) -> Float[Tensor, "b h n d"]:
     """Attention to the background tokens of the source and to the target's own tokens.
 
     Implements SA-II of VideoDirector (Wang et al., 2025, Eq. 6, second case): one softmax over the
     keys of both. `source_foreground` is true where the source must not be read. The logits there
     are minus infinity, which is the meaning of the paper's product with the mask. If all of the
-    source is foreground, this is plain attention to the target. It uses torch's fused kernels,
-    which store no maps.
+    source is foreground, this is plain attention to the target. `attend` is that of a `Layer`.
     """
     hidden = source_foreground.to(q.device)
     hidden = hidden if hidden.dtype == torch.bool else hidden > 0.5
     seen = functional.pad(~hidden, (0, k_target.shape[2]), value=True)
     # One bias for all queries: kernels broadcast it.
     bias = torch.zeros(seen.shape, dtype=q.dtype, device=q.device).masked_fill(~seen, -torch.inf)
-    return functional.scaled_dot_product_attention(
+    return attend(
         q,
         torch.cat([k_source, k_target], dim=2),
         torch.cat([v_source, v_target], dim=2),
-        attn_mask=rearrange(bias, "b m -> b 1 1 m").expand(-1, -1, q.shape[2], -1),
+        rearrange(bias, "b m -> b 1 1 m").expand(-1, -1, q.shape[2], -1),
     )
 
 
@@ -51,10 +51,10 @@ def source_layout(pairs: Mapping[int, int], coarse: Callable[[int], bool]) -> Co
     maps of fine layers show texture rather than layout.
     """
 
-    def read(site: Site, own: Parts, source: Parts, unchanged: Callable[[], Tensor]) -> Tensor:
+    def read(layer: Layer, own: Parts, source: Parts, unchanged: Callable[[], Tensor]) -> Tensor:
         if not coarse(own[0].shape[2]):
             return unchanged()
-        return attend(source[0], source[1], own[2])
+        return layer.attend(source[0], source[1], own[2])
 
     return Counterparts(pairs, read)
 
@@ -68,9 +68,10 @@ def mutual(
     source. In an inflated model, these are also tokens of other frames.
     """
 
-    def read(site: Site, own: Parts, source: Parts, unchanged: Callable[[], Tensor]) -> Tensor:
+    def read(layer: Layer, own: Parts, source: Parts, unchanged: Callable[[], Tensor]) -> Tensor:
         q, k, v = own
-        return mutual_attention(q, source[1], source[2], k, v, foreground(site, q.shape[2]))
+        hidden = foreground(layer.site, q.shape[2])
+        return mutual_attention(q, source[1], source[2], k, v, hidden, layer.attend)
 
     return Counterparts(pairs, read)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .counterparts import Counterparts, Parts
-from .layers import Clip, Entry, Held, Layers, Site, attention_maps, check_times
+from .layers import Clip, Entry, Held, Layer, Layers, attention_maps, check_times
 
 Positions: TypeAlias = tuple[int, ...]
 
@@ -107,7 +107,7 @@ def cross_control(pairs: Mapping[int, int], tokens: TokenMap) -> Counterparts:
     Maps are formed only for these clips and their counterparts, one layer at a time, in float32.
     """
 
-    def read(site: Site, own: Parts, source: Parts, unchanged: Callable[[], Tensor]) -> Tensor:
+    def read(layer: Layer, own: Parts, source: Parts, unchanged: Callable[[], Tensor]) -> Tensor:
         controlled = tokens(attention_maps(*source[:2]), attention_maps(*own[:2]))
         return controlled.to(own[2].dtype) @ own[2]
 

@@ -2,21 +2,25 @@
 
 A change gets self-attention with one sample for each clip, which holds the tokens of all frames.
 It gets text cross-attention with one sample for each frame, as in a UNet: there each token reads
-only the text, so frames can be separated.
+only the text, so frames can be separated. Where one attention reads clip and text together, a
+change gets the tokens of the clip alone. They still read the text, and the text reads what it read.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..checkpointing import checkpointed
 from ..layers import Attend, Layer, Plan, Site, changed, last_of, layer_at, without_recording
-from .sites import Family, find_sites
+from .sites import Family, blocks, find_sites
 
 
 class TransformerLayers:
@@ -36,13 +40,13 @@ class TransformerLayers:
         self.model, self.family, self._within = model, family, again
         self._plan: Plan = ()
         self._rows: tuple[int, ...] = ()
-        self._here: Site | None = None  # the layer that runs now, if a plan changes it
-        self._keys: Tensor | None = None  # its keys without rotary positions
+        # The layer whose attention comes next, if a plan changes it, and its plain keys.
+        self._here: tuple[Site, Tensor] | None = None
         self._grid = (1, 1, 1)  # frames, height and width of a clip in tokens
 
     @property
     def changing(self) -> bool:
-        """Whether a plan changes the layer that runs now."""
+        """Whether a plan changes the layer whose attention comes next."""
         return self._here is not None
 
     def find(self, pattern: str, kind: str) -> tuple[Site, ...]:
@@ -56,20 +60,15 @@ class TransformerLayers:
         if self._plan:
             raise ValueError("Attention is already changed. Put both changes into one plan.")
         sites = {site for entry in plan for site in entry.sites}
-        hooks = [getattr(self.model, self.family.embedding).register_forward_hook(self._embedded)]
+        hooks = [self.model.register_forward_pre_hook(self._begin, with_kwargs=True)]
         for site in sites:
-            layer = layer_at(self.model, site)
-            hooks.append(layer.register_forward_pre_hook(partial(self._enter, site)))
-            hooks.append(layer.register_forward_hook(self._leave))
-            if site.kind == "spatial":
-                keys = getattr(layer, self.family.key_norm)
-                hooks.append(keys.register_forward_hook(self._keyed))
+            keys = layer_at(self.model, site).get_submodule(self.family.key_norm)
+            hooks.append(keys.register_forward_hook(partial(self._keyed, site)))
         self._plan, self._rows = plan, tuple(rows)
         try:
             yield
         finally:
-            self._plan, self._rows = (), ()
-            self._here = self._keys = None
+            self._plan, self._rows, self._here = (), (), None
             for hook in hooks:
                 hook.remove()
 
@@ -77,8 +76,9 @@ class TransformerLayers:
         # Evaluated when a block runs in the forward pass, so that its second run has the same plan.
         # Without the recorders: what they keep has a graph, and the graph would keep them.
         return checkpointed(
-            [*getattr(self.model, self.family.block)],
+            blocks(self.model, self.family),
             lambda _: self._again(without_recording(self._plan), self._rows, self._grid),
+            in_place=self.family.in_place,
         )
 
     @contextmanager
@@ -91,8 +91,7 @@ class TransformerLayers:
             yield
 
     def map_size(self, tokens: int, height: int, width: int) -> tuple[int, int]:
-        patch = self.family.patch
-        h, w = -(-height // patch), -(-width // patch)
+        h, w = self._tokens(height), self._tokens(width)
         # `tokens` are those of one frame in cross-attention, those of all frames in self-attention.
         if tokens % (h * w):
             raise ValueError(
@@ -112,11 +111,50 @@ class TransformerLayers:
         """The output of the heads `[b, h, n, d]` of the layer that runs now, with all changes."""
         if self._here is None:
             return kernel(q, k, v)
-        site = self._here
+        (site, keys), self._here = self._here, None
         if site.kind == "cross":
             return self._by_frame(site, kernel, q, k, v)
-        keys = rearrange(self._keys, "b (f n) (h d) -> (b f) h n d", f=self._grid[0], h=q.shape[1])
-        return changed(self._plan, Layer(site, self._rows, keys), kernel)(q, k, v)
+        if keys.ndim == 3:
+            keys = rearrange(keys, "b n (h d) -> b h n d", h=q.shape[1])
+        read = self._beside_text if self.family.joint else self._alone
+        return read(site, keys, kernel, q, k, v)
+
+    def _alone(
+        self, site: Site, keys: Tensor, kernel: Attend, q: Tensor, k: Tensor, v: Tensor
+    ) -> Tensor:
+        layer = Layer(site, self._rows, self._of_frames(keys), kernel)
+        return changed(self._plan, layer, kernel)(q, k, v)
+
+    def _beside_text(
+        self, site: Site, keys: Tensor, kernel: Attend, q: Tensor, k: Tensor, v: Tensor
+    ) -> Tensor:
+        # Which of both comes first has changed with the versions of ComfyUI.
+        clip_first = getattr(self.model.double_blocks[0], "flipped_img_txt", False)
+        count = math.prod(self._grid)
+        clip, text = slice(-count, None), slice(-count)
+        if clip_first:
+            clip, text = slice(count), slice(count, None)
+        k_text, v_text = k[:, :, text], v[:, :, text]
+
+        def beside(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+            if bias is not None:
+                bias = functional.pad(bias, (k_text.shape[2], 0))
+            return kernel(q, torch.cat([k_text, k], 2), torch.cat([v_text, v], 2), bias)
+
+        layer = Layer(site, self._rows, self._of_frames(keys[:, :, clip]), beside)
+        read = changed(self._plan, layer, beside)(*(part[:, :, clip] for part in (q, k, v)))
+        both = [kernel(q[:, :, text], k, v), read]
+        return torch.cat(both[::-1] if clip_first else both, dim=2)
+
+    def _of_frames(self, keys: Tensor) -> Tensor:
+        """Keys of a clip, a sample for each frame."""
+        count = math.prod(self._grid)
+        if keys.shape[2] != count:
+            raise ValueError(
+                f"{type(self.model).__name__} reads {keys.shape[2]} tokens for a clip of {count}: "
+                "it reads a picture beside it. Leave that out, or what works on attention."
+            )
+        return rearrange(keys, "b h (f n) d -> (b f) h n d", f=self._grid[0])
 
     def _by_frame(self, site: Site, kernel: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         frames = self._grid[0]
@@ -125,14 +163,14 @@ class TransformerLayers:
         read = changed(self._plan, Layer(site, self._rows), kernel)(q, k, v)
         return rearrange(read, "(b f) h n d -> b h (f n) d", f=frames)
 
-    def _enter(self, site: Site, module: nn.Module, args: Any) -> None:
-        self._here = site
+    def _tokens(self, length: int) -> int:
+        """Tokens along a side of latents, which are padded to whole ones."""
+        patch = self.family.patch or self.model.patch_size[-1]
+        return -(-length // patch)
 
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._here = self._keys = None
+    def _begin(self, model: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        frames, height, width = (*args, *named.values())[0].shape[2:]
+        self._grid = frames, self._tokens(height), self._tokens(width)
 
-    def _keyed(self, module: nn.Module, args: Any, keys: Tensor) -> None:
-        self._keys = keys
-
-    def _embedded(self, module: nn.Module, args: Any, tokens: Tensor) -> None:
-        self._grid = tuple(tokens.shape[2:])
+    def _keyed(self, site: Site, module: nn.Module, args: Any, keys: Tensor) -> None:
+        self._here = site, keys

@@ -1,5 +1,6 @@
 """Where the attention layers of a video transformer are, for each known family."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -9,19 +10,36 @@ from ..layers import KINDS, Site, matching
 
 @dataclass(frozen=True)
 class Family:
-    """The names of the parts of a transformer."""
+    """Where the attention layers of a transformer are, and how its blocks treat their inputs."""
 
-    own: str  # the self-attention of a block, which reads all frames at once
-    cross: str  # the cross-attention of a block to the text
-    block: str = "blocks"  # the list of blocks
-    key_norm: str = "norm_k"  # in self-attention; its output are the keys without positions
-    embedding: str = "patch_embedding"  # from latents to tokens, `[b, c, f, h, w]`
-    patch: int = 2  # latent pixels per side of one token
+    # Names of layers and their kinds. `*` is the number of a block; self-attention is spatial.
+    layers: Mapping[str, str]
+    key_norm: str  # inside a layer; its output are the keys without positions
+    joint: bool = False  # self-attention reads the text together with the clip
+    patch: int | None = 2  # latent pixels per side of one token; None: the model's `patch_size`
+    in_place: bool = False  # blocks write into their inputs
 
 
 FAMILIES = {
-    "WanModel": Family("self_attn", "cross_attn"),  # ComfyUI's
-    "WanTransformer3DModel": Family("attn1", "attn2"),  # diffusers'
+    # ComfyUI's
+    "WanModel": Family({"blocks.*.self_attn": "spatial", "blocks.*.cross_attn": "cross"}, "norm_k"),
+    "LTXVModel": Family(
+        {"transformer_blocks.*.attn1": "spatial", "transformer_blocks.*.attn2": "cross"},
+        "k_norm",
+        patch=1,
+        in_place=True,
+    ),
+    "HunyuanVideo": Family(
+        {"double_blocks.*.img_attn": "spatial", "single_blocks.*": "spatial"},
+        "norm.key_norm",
+        joint=True,
+        patch=None,
+        in_place=True,
+    ),
+    # diffusers'
+    "WanTransformer3DModel": Family(
+        {"blocks.*.attn1": "spatial", "blocks.*.attn2": "cross"}, "norm_k"
+    ),
 }
 
 
@@ -32,11 +50,23 @@ def family_of(model: nn.Module) -> Family | None:
 
 def attention_sites(model: nn.Module, family: Family) -> tuple[Site, ...]:
     """All attention layers, in the order in which they run."""
-    count = len(getattr(model, family.block))
     return tuple(
-        Site(f"{family.block}.{i}.{name}", kind)
-        for i in range(count)
-        for name, kind in ((family.own, "spatial"), (family.cross, "cross"))
+        Site(name, kind)
+        for name, _ in model.named_modules()
+        for pattern, kind in family.layers.items()
+        if _is_at(name.split("."), pattern.split("."))
+    )
+
+
+def blocks(model: nn.Module, family: Family) -> list[nn.Module]:
+    """The blocks in which the layers lie, in the order in which they run."""
+    stacks = dict.fromkeys(pattern.partition(".")[0] for pattern in family.layers)
+    return [block for stack in stacks for block in getattr(model, stack)]
+
+
+def _is_at(name: Sequence[str], pattern: Sequence[str]) -> bool:
+    return len(name) == len(pattern) and all(
+        wanted in ("*", part) for part, wanted in zip(name, pattern, strict=True)
     )
 
 
@@ -53,6 +83,12 @@ def find_sites(model: nn.Module, family: Family, pattern: str, kind: str) -> tup
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is no kind of attention; choose {', '.join(KINDS)}.")
     there = [site for site in attention_sites(model, family) if site.kind == kind]
+    if not there and kind == "cross":
+        raise ValueError(
+            f"{type(model).__name__} reads its text together with the clip, in one attention: it "
+            "has no text cross-attention of its own. Leave out what works on it, or use a model "
+            "that has it, such as Wan or LTX-Video."
+        )
     if not there:
         raise ValueError(
             f"A video transformer such as {type(model).__name__} has no {KINDS[kind]}: its "

@@ -1,7 +1,7 @@
 """Attention of the host's own transformers: how to change it, and how to get gradients."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ...attention.dit.in_place import WritesAside, unchecked
 from ...attention.dit.layers import TransformerLayers
 from ...attention.dit.sites import family_of
 from ...attention.layers import attend
@@ -19,9 +20,9 @@ def layers_of(patcher: Any) -> TransformerLayers | None:
     """The attention layers of a MODEL; None if its family is not known."""
     network = patcher.model.diffusion_model
     family = family_of(network)
-    if family is None:
-        return None
-    return TransformerLayers(network, family, partial(with_graph, patcher))
+    if family is None or patcher.model.latent_format.latent_dimensions == 2:
+        return None  # pictures have no frames that attention could read together
+    return TransformerLayers(network, family, partial(with_graph, patcher, again=True))
 
 
 def watched(options: dict[str, Any], layers: TransformerLayers) -> dict[str, Any]:
@@ -48,25 +49,50 @@ def _attention(
     if not (layers.changing or with_graph):
         call = kernel if before is None else partial(before, kernel)
         return call(q, k, v, heads, mask=mask, **named)
-    if mask is not None:
-        raise ValueError(
-            "The model masks its attention, and ReScore looks only into attention without a mask. "
-            "Leave out self-similarity, fusion and other controls of attention."
-        )
     if not named.get("skip_reshape", False):
         q, k, v = (rearrange(part, "b n (h d) -> b h n d", h=heads) for part in (q, k, v))
-    read = layers.attention(attend, q, k, v)
+    if not layers.changing:
+        read = attend(q, k, v, _bias(mask))
+    else:
+        read = layers.attention(attend, q, *_unmasked(k, v, mask))
     whole = named.get("skip_output_reshape", False)
     return read if whole else rearrange(read, "b h n d -> b n (h d)")
 
 
+def _bias(mask: Tensor | None) -> Tensor | None:
+    """A mask of the host's, of two to four dimensions, as a bias `[b, h, n, m]`, each side or 1."""
+    if mask is None or mask.ndim == 4:
+        return mask
+    return mask[:, None] if mask.ndim == 3 else mask[None, None]
+
+
+def _unmasked(k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Keys and values without those that nothing reads: what fills up a text that is short.
+
+    Raises:
+        ValueError: if the mask does anything else.
+    """
+    if mask is None:
+        return k, v
+    bias = _bias(mask)
+    seen = bias if bias.dtype == torch.bool else bias == 0
+    hidden = ~seen if bias.dtype == torch.bool else bias < torch.finfo(bias.dtype).min / 2
+    if bias.shape[:3] != (1, 1, 1) or not bool((seen | hidden).all()):
+        raise ValueError(
+            "The model weighs what its attention reads, and ReScore looks only into attention that "
+            "does not. Leave out guide frames, or self-similarity, fusion and other controls of "
+            "attention."
+        )
+    return k[:, :, seen[0, 0, 0]], v[:, :, seen[0, 0, 0]]
+
+
 @contextmanager
-def with_graph(patcher: Any) -> Iterator[None]:
+def with_graph(patcher: Any, again: bool = False) -> Iterator[None]:
     """Within the `with`, gradients can go through the network of a loaded MODEL.
 
     The host loads weights in inference mode, where they cannot be part of a graph. Here they are
     replaced by tensors that share their memory, and restored at the end. The host also avoids
-    kernels without gradients.
+    kernels without gradients. `again` is for the second run of a checkpointed block.
 
     Raises:
         ValueError: if the host is too old, or the weights are quantised.
@@ -90,12 +116,19 @@ def with_graph(patcher: Any) -> Iterator[None]:
             f"The weights of {name} are quantised, and no gradient goes through them. Load the "
             "model in bf16 or fp16, or leave out terms that compare keys, such as self-similarity."
         )
+    family = family_of(network)
+    writes = family is not None and family.in_place
     before = management.in_training
     try:
         for table, key, value in places:
             table[key] = _alias(value)
         management.in_training = True
-        yield
+        with (
+            WritesAside() if writes else nullcontext(),
+            # A second run hands what it saves to the first one.
+            unchecked() if writes and not again else nullcontext(),
+        ):
+            yield
     finally:
         management.in_training = before
         for table, key, value in places:

@@ -23,12 +23,14 @@ from .native import (
     as_hosts,
     as_ours,
     check_model,
+    check_sides,
     is_by_frame,
     key_of,
     process_of,
 )
 
-# Frames per latent frame, for hosts whose latent formats do not say it; 4 in all others.
+# Pixels and frames per latent one, for hosts whose latent formats do not say it, such as 0.8.
+_FACTORS = {"LTXV": 32, "Wan22": 16, "HunyuanVideo15": 16}
 _STRIDES = {"LTXV": 8, "Mochi": 6}
 
 
@@ -101,6 +103,7 @@ class Distilling(comfy.samplers.Sampler):
                 f"The latent has shape {list(latent.shape)}, and {name} takes {wanted} dimensions "
                 f"with {latents.latent_channels} channels. Encode the clip with the model's VAE."
             )
+        check_sides(patcher, latent)
         if wanted == 5 and len(latent) != 1:
             raise ValueError(f"The latent holds {len(latent)} clips. Edit one at a time.")
         if not bool(latent.any()):
@@ -165,11 +168,10 @@ class Distilling(comfy.samplers.Sampler):
 
 def _grid(patcher: Any, z: Tensor) -> ClipGrid:
     latents = patcher.model.latent_format
-    factor = getattr(latents, "spacial_downscale_ratio", 8)
-    stride = getattr(latents, "temporal_downscale_ratio", None)
-    if stride is None:
-        known = _STRIDES.get(type(latents).__name__, 4)
-        stride = 1 if is_by_frame(patcher) else known
+    name = type(latents).__name__
+    factor = getattr(latents, "spacial_downscale_ratio", _FACTORS.get(name, 8))
+    known = 1 if is_by_frame(patcher) else _STRIDES.get(name, 4)
+    stride = getattr(latents, "temporal_downscale_ratio", known)
     size = tuple(z.shape[2:])
     return ClipGrid(size, (size[1] * factor, size[2] * factor), factor, stride)
 

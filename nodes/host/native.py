@@ -114,6 +114,7 @@ class NativeModel:
                 f"The latents have {z.shape[1]} channels, {self.name} takes {channels}. Encode the "
                 "clip with the VAE that belongs to the model."
             )
+        check_sides(self.patcher, z)
         return as_ours(process(as_hosts(z, self.by_frame)), self.by_frame).float()
 
     def encode_clip(self, clip: Tensor, **_: Any) -> Latents:
@@ -123,7 +124,8 @@ class NativeModel:
         and lower edges. A random sample of the posterior and progress are not supported.
         """
         frames, *size = clip.shape[2:]
-        below, beside = (-length % self.vae_factor for length in size)
+        whole = self.vae_factor * whole_side(self.patcher)
+        below, beside = (-length % whole for length in size)
         after = (1 - frames) % self.vae_stride
         padded = functional.pad(clip, (0, beside, 0, below, 0, after), mode="replicate")
         pixels = rearrange(padded, "1 c f h w -> f h w c")
@@ -261,6 +263,34 @@ def as_ours(samples: Tensor, by_frame: bool) -> Latents:
     return rearrange(samples, "f c h w -> 1 c f h w") if by_frame else samples
 
 
+# Networks that make whole tokens of what they get; others pad it first.
+_DO_NOT_PAD = {"HunyuanVideo", "AsymmDiTJoint"}
+
+
+def whole_side(patcher: Any) -> int:
+    """The sides of a MODEL's latents must be multiples of this."""
+    network = patcher.model.diffusion_model
+    if type(network).__name__ not in _DO_NOT_PAD:
+        return 1
+    patch = network.patch_size
+    return patch if isinstance(patch, int) else patch[-1]
+
+
+def check_sides(patcher: Any, latent: Tensor) -> None:
+    """Refuse latents of which the network cannot make whole tokens.
+
+    Raises:
+        ValueError: for such latents.
+    """
+    (height, width), whole = latent.shape[-2:], whole_side(patcher)
+    if height % whole or width % whole:
+        raise ValueError(
+            f"The latents are {width} x {height}, and {type(patcher.model).__name__} takes sides "
+            f"that are multiples of {whole}. Use Video VAE Encode, which pads the clip, or a clip "
+            "of another size."
+        )
+
+
 def check_model(patcher: Any) -> None:
     """Check that a MODEL makes pictures or videos, and nothing else.
 
@@ -268,7 +298,7 @@ def check_model(patcher: Any) -> None:
         ValueError: for any other model.
     """
     name, latents = type(patcher.model).__name__, patcher.model.latent_format
-    if name.endswith("AV"):
+    if name.endswith("AV") or type(latents).__name__.endswith("AV"):
         raise ValueError(
             f"{name} makes sound and video at once. ReScore edits video alone: use a model without "
             "sound."
