@@ -40,9 +40,12 @@ METHODS = (
     Method("VideoDirector", "videodirector", "full", "videodirector",
         "The edit must follow the words closely, and Stable Diffusion 1.5 knows what you want."),
     Method("Tune-A-Video", "ei2", "tune-a-video", "tune_a_video",
-        "Only an image model is at hand, and there is time to tune it on the clip."),
+        "Only an image model is at hand, and there is time to tune it on the clip. "
+        "(The figures are those of its variant `layer-norm`.)"),
     Method("EI2", "ei2", "ei2", "ei2",
         "As Tune-A-Video, with less flicker."),
+    Method("Delta denoising on Wan", "flow_models", "+ flow smoothing", "wan_edit",
+        "A flow model such as Wan is at hand: the first thing to try, in half the calls."),
     Method("Removal", "removal", "remove", "remove_object",
         "An object shall go: the source text names it, the target text does not."),
     Method("Addition", "removal", "add", "add_object",
