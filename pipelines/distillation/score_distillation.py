@@ -354,5 +354,6 @@ def _check_finite(gradient: Tensor, name: str, step: int, settings: Settings) ->
         raise FloatingPointError(
             f"The gradient of the term {name!r} is not finite at step {step + 1}. The latents have "
             f"probably left the range the model knows: lower step_size (now {settings.step_size}) "
-            f"or cfg (now {settings.cfg}); with a float16 model, try bfloat16 or float32."
+            f"or cfg (now {settings.cfg}); with a float16 model, try bfloat16 or float32. If it is "
+            "the first step with any settings, the model's file is damaged."
         )
