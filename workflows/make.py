@@ -28,7 +28,8 @@ from rescore.shapeworld.showcase import FPS, SHOWCASE, TWO_OBJECTS
 from torch.nn import functional
 
 HERE = Path(__file__).resolve().parent
-MOVING = "delta_denoising"  # the graph whose edit moves on the first page
+# Graphs whose edits move on the first page, and their pictures.
+MOVING = {"delta_denoising": "edit.gif", "wan_edit": "wan_edit.gif"}
 GRAPHS: tuple[Callable[[], Graph], ...] = (
     video.edit_video,
     video.edit_video_by_inversion,
@@ -146,8 +147,8 @@ def write_pictures(names: list[str]) -> None:
             )
             clips = {number: _frames(result.values[number][0]) for number in ids}
             save_strip(clips, HERE / f"{graph.name}.jpg")
-            if graph.name == MOVING:
-                save_moving(clips.values(), HERE / "screenshots" / "edit.gif")
+            if picture := MOVING.get(graph.name):
+                save_moving(clips.values(), HERE / "screenshots" / picture)
 
 
 def save_moving(clips: Iterable[torch.Tensor], file: Path, zoom: int = 3) -> None:
