@@ -74,6 +74,10 @@ def trained_settings(config: Mapping[str, Any], kind: str, model: Path) -> dict[
     if wrong := _senseless(settings):
         found = f"has {wrong} = {settings[wrong]!r} in its scheduler_config.json."
         raise problem(kind, model, found, _EXPECTED)
+    betas, steps = settings["trained_betas"], settings["num_train_timesteps"]
+    if betas is not None and len(betas) != steps:
+        found = f"has {len(betas)} trained_betas for {steps} timesteps"
+        raise problem(kind, model, f"{found} in its scheduler_config.json.", _EXPECTED)
     return settings
 
 
@@ -84,6 +88,8 @@ def _other_noise(name: str, config: Mapping[str, Any]) -> str | None:
         return f"is trained by flow matching ({name})"
     if "EDM" in name or config.get("timestep_type") == "continuous":
         return f"is trained on continuous noise levels, as EDM's models are ({name})"
+    if name == "None":
+        return "does not say its scheduler's class (_class_name)"
     if name not in _OF_BETAS:
         return f"has a {name}, of whose noise nothing is known here,"
     return None

@@ -89,7 +89,7 @@ def test_edm_is_told(tmp_path, name):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"_class_name": None}, "has a None, of whose noise nothing is known"),
+        ({"_class_name": None}, "does not say its scheduler's class"),
         ({"_class_name": "MyScheduler"}, "has a MyScheduler, of whose noise nothing is known"),
         ({"_class_name": ["DDIMScheduler"]}, "of whose noise nothing is known"),
         ({"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True}, "flow matching"),
@@ -110,6 +110,7 @@ def test_edm_is_told(tmp_path, name):
         ({"trained_betas": [0.1, -1]}, r"has trained_betas = \[0\.1, -1\]"),
         ({"trained_betas": "many"}, "has trained_betas = 'many'"),
         ({"trained_betas": []}, "has trained_betas = "),
+        ({"trained_betas": [0.1, 0.2, 0.3]}, "has 3 trained_betas for 1000 timesteps"),
     ],
 )
 def test_what_makes_no_sense_is_told(changes, complaint):
