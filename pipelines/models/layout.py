@@ -285,6 +285,16 @@ def check_config(part: Path, expected: str, kind: str, model: Path) -> dict[str,
     return config
 
 
+def text_settings(cls: type, config: Mapping[str, Any], kind: str, model: Path) -> Any:
+    """The `config.json` of a text encoder as an object of transformers' class for it."""
+    try:
+        return cls.from_dict(config)
+    # Each release of transformers checks settings in its own way.
+    except Exception as error:
+        found = f"has a config.json of its text_encoder that makes no sense ({error})."
+        raise problem(kind, model, found) from error
+
+
 def weight_files(part: Path, kind: str, model: Path) -> list[Path]:
     """The files with the weights of a part: safetensors or pickles, with or without shards."""
     names = chosen_weights(file.name for file in part.iterdir() if file.is_file())

@@ -6,11 +6,20 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, T5TokenizerFast
 
-from ..layout import check_config, kind_of, problem, read_config, read_json, weight_files
+from ..layout import (
+    check_config,
+    kind_of,
+    problem,
+    read_config,
+    read_json,
+    text_settings,
+    weight_files,
+)
 from ..process import VariancePreserving
+from ..t5 import shared_embedding, tie_embedding
 from ..tokenizer import has_tokenizer, load_tokenizer
 from ..unet.scheduler import trained_settings
 from ..weights import build, read_weights
@@ -28,7 +37,6 @@ _VARIANCES = (
     "learned",
     "learned_range",
 )
-_WORDS = ("shared.weight", "encoder.embed_tokens.weight")  # T5's two names of one embedding
 
 
 @torch.inference_mode(False)
@@ -49,7 +57,8 @@ def load_keyframes(
     place = folder / "text_encoder"
     if not place.is_dir():
         raise problem(_KIND, folder, "has no folder text_encoder, and needs T5's there.")
-    config = _text_config(check_config(place, "T5EncoderModel", _KIND, folder), folder)
+    settings = check_config(place, "T5EncoderModel", _KIND, folder)
+    config = text_settings(T5Config, settings, _KIND, folder)
     if config.d_model != stage.text_width:
         found = f"reads texts {stage.text_width} wide, and its T5 gives {config.d_model}."
         raise problem(_KIND, folder, found)
@@ -64,9 +73,9 @@ def load_keyframes(
         dtype,
         _KIND,
         folder,
-        _shared_words,
+        shared_embedding,
         whole=("wo",) if dtype == torch.float16 else (),  # these overflow in float16
-        fill=_tie_words,
+        fill=tie_embedding,
     )
     return KeyframeModel(stage, encoder.to(device), tokenizer)
 
@@ -171,21 +180,3 @@ def _check_outputs(settings: Mapping[str, Any], schedule: Mapping[str, Any], fol
     if channels == 3 and str(variance).startswith("learned"):
         found = f"has variance_type = {variance!r} and a unet that gives no variance (3 channels)."
         raise problem(_KIND, folder, found, "6 channels out, or a fixed variance")
-
-
-def _text_config(settings: dict[str, Any], folder: Path) -> T5Config:
-    try:
-        return T5Config.from_dict(settings)
-    # Releases of transformers check settings in ways of their own.
-    except Exception as error:
-        found = f"has a config.json of its text_encoder that makes no sense ({error})."
-        raise problem(_KIND, folder, found) from error
-
-
-def _shared_words(weights: Mapping[str, Tensor], _: object) -> Mapping[str, Tensor]:
-    held = next((weights[name] for name in _WORDS if name in weights), None)
-    return weights if held is None else {**weights, **dict.fromkeys(_WORDS, held)}
-
-
-def _tie_words(encoder: nn.Module) -> None:
-    encoder.encoder.embed_tokens.weight = encoder.shared.weight

@@ -1,30 +1,24 @@
 """A cascade's keyframe stage with its text encoder, as one model."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
+from ..coded import CodedModel, EncodeText
 from ..denoiser import Denoiser
 from ..fingerprint import pieces_of_weights
 from ..process import Latents
-from ..text import EncodedPrompt
 from .codec import PixelCodec
 from .stage import Stage
 from .text import encode_t5
 
-Result = TypeVar("Result")
-# What a prompt is to the model: (tokenizer, text encoder, text), as `encode_t5`.
-EncodeText: TypeAlias = Callable[[Any, nn.Module, str], EncodedPrompt]
-
 
 @dataclass(eq=False)
-class KeyframeModel:
+class KeyframeModel(CodedModel):
     """The stage that makes keyframes, whose latents are pixels, and the encoder of its texts."""
 
     stage: Stage
@@ -42,12 +36,6 @@ class KeyframeModel:
         """The parts that hold weights; in place of an autoencoder there is nothing."""
         nothing = nn.Identity()
         return {"network": self.stage.unet, "vae": nothing, "text_encoder": self.text_encoder}
-
-    @torch.inference_mode(False)
-    def to(self, device: torch.device | str) -> None:
-        """Move all parts to a device."""
-        for module in self.modules().values():
-            module.to(device)
 
     @property
     def name(self) -> str:
@@ -86,23 +74,7 @@ class KeyframeModel:
         """The same."""
         return z
 
-    def encode_clip(self, clip: Float[Tensor, "1 3 F H W"], **options: Any) -> Latents:
-        """See `PixelCodec.encode`."""
-        return self.codec.encode(clip, **options)
-
-    def decode_clip(self, latents: Latents, **options: Any) -> Float[Tensor, "1 3 F H W"]:
-        """See `PixelCodec.decode`."""
-        return self.codec.decode(latents, **options)
-
-    def encode_prompt(self, text: str) -> EncodedPrompt:
-        """The embedding of a prompt, its tokens, and what of it did not fit the window."""
-        return self.encode_text(self.tokenizer, self.text_encoder, text)
-
     @cached_property
     def denoiser(self) -> Denoiser:
         """The model as a loop sees it."""
         return self.stage.denoiser()
-
-    def run(self, z: Latents, work: Callable[[Denoiser], Result]) -> Result:
-        """Do a piece of work with the model on a clip's latents, and return what it returns."""
-        return work(self.denoiser)

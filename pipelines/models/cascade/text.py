@@ -1,15 +1,12 @@
 """Prompts to what a cascade reads: T5's states in a window of 77 tokens."""
 
-import logging
 import unicodedata
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..text import EncodedPrompt
-
-logger = logging.getLogger(__name__)
+from ..text import EncodedPrompt, tokens_of
 
 WINDOW = 77  # tokens that DeepFloyd IF and Show-1 were trained on
 
@@ -21,16 +18,7 @@ def encode_t5(tokenizer: Any, text_encoder: nn.Module, text: str) -> EncodedProm
     A text longer than the window is cut, which is logged and told in the result.
     """
     text = unicodedata.normalize("NFC", text).lower().strip()
-    found = tokenizer(text, verbose=False, return_offsets_mapping=True)
-    ids, spans, cut = found["input_ids"], found["offset_mapping"], ""
-    if len(ids) > WINDOW:
-        cut = text[spans[WINDOW - 1][0] :]
-        ids, spans = ([*of_all[: WINDOW - 1], of_all[-1]] for of_all in (ids, spans))
-        logger.warning(
-            "The prompt is longer than the %d tokens the text encoder reads; cut off: %r",
-            WINDOW - 1,
-            cut,
-        )
+    ids, spans, cut = tokens_of(tokenizer, text, WINDOW, special=1)
     missing = WINDOW - len(ids)
     device = next(text_encoder.parameters()).device
     padded = torch.tensor([[*ids, *[tokenizer.pad_token_id] * missing]], device=device)

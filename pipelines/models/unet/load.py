@@ -10,7 +10,14 @@ from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast
 
-from ..layout import SD1_CONFIGS, check_config, check_folder, problem, read_json, weight_files
+from ..layout import (
+    SD1_CONFIGS,
+    check_config,
+    check_folder,
+    read_json,
+    text_settings,
+    weight_files,
+)
 from ..process import VariancePreserving
 from ..tokenizer import load_tokenizer
 from ..weights import FindWeights, build, modern_names, read_weights, text_names
@@ -196,7 +203,7 @@ def _assemble(
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
     # Stable Diffusion's autoencoders overflow in half precision; their configuration says so.
     whole = configs["vae"].get("force_upcast", True)
-    text_config = _text_config(configs["text_encoder"], kind, model)
+    text_config = text_settings(CLIPTextConfig, configs["text_encoder"], kind, model)
     check_parts(configs["unet"], configs["vae"], text_config.hidden_size, kind, model)
     makers: dict[str, tuple[Callable[[], nn.Module], torch.dtype]] = {
         "unet": (lambda: _UNETS[kind].from_config(configs["unet"]), dtype),
@@ -236,12 +243,3 @@ def _predicts(prediction_type: str) -> str:
             f"The model predicts {prediction_type!r}; ReScore can use UNets that predict "
             f"{' or '.join(map(repr, _PREDICTS))}."
         ) from None
-
-
-def _text_config(settings: dict[str, Any], kind: str, model: Path) -> CLIPTextConfig:
-    try:
-        return CLIPTextConfig.from_dict(settings)
-    # Each release of transformers checks settings in its own way.
-    except Exception as error:
-        found = f"has a config.json of its text_encoder that makes no sense ({error})."
-        raise problem(kind, model, found) from error

@@ -1,7 +1,7 @@
 """Load Wan from a diffusers folder: only from this machine, only weights, never code."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,16 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from ..layout import check_config, check_folder, problem, read_json, weight_files
+from ..layout import (
+    check_config,
+    check_folder,
+    problem,
+    read_json,
+    text_settings,
+    weight_files,
+)
 from ..process import RectifiedFlow
+from ..t5 import shared_embedding, tie_embedding
 from ..tokenizer import load_tokenizer
 from ..weights import build, read_weights
 from .model import WanModel
@@ -42,9 +50,8 @@ def load_wan(
     places = check_folder(folder, _KIND, parts or {})
     transformer = check_config(places["transformer"], "WanTransformer3DModel", _KIND, folder)
     vae = check_config(places["vae"], "AutoencoderKLWan", _KIND, folder)
-    text_config = _text_config(
-        check_config(places["text_encoder"], "UMT5EncoderModel", _KIND, folder), folder
-    )
+    settings = check_config(places["text_encoder"], "UMT5EncoderModel", _KIND, folder)
+    text_config = text_settings(UMT5Config, settings, _KIND, folder)
     _check_parts(transformer, vae, text_config.d_model, folder)
     schedule = read_json(places["scheduler"] / "scheduler_config.json", _KIND, folder)
     process = RectifiedFlow(_shift(schedule, folder))
@@ -76,40 +83,20 @@ def load_wan(
             dtype,
             _KIND,
             folder,
-            _shared_embedding,
+            shared_embedding,
             # These layers overflow in float16; transformers keeps them in float32, too.
             whole=("wo",) if dtype == torch.float16 else (),
-            fill=_tie_embedding,
+            fill=tie_embedding,
         ).to(device),
         tokenizer=tokenizer,
         process=process,
     )
 
 
-def _shared_embedding(weights: Mapping[str, Tensor], _: Sequence[str]) -> Mapping[str, Tensor]:
-    """The word embedding under both of its names; a file may store it under one only."""
-    names = ("shared.weight", "encoder.embed_tokens.weight")
-    held = next((weights[name] for name in names if name in weights), None)
-    return weights if held is None else {**weights, **dict.fromkeys(names, held)}
-
-
-def _tie_embedding(text_encoder: nn.Module) -> None:
-    text_encoder.encoder.embed_tokens.weight = text_encoder.shared.weight
-
-
 def _fill_rope(transformer: nn.Module) -> None:
     """Make the tables of rotary positions, which no file stores."""
     rope = transformer.rope
     transformer.rope = type(rope)(rope.attention_head_dim, rope.patch_size, rope.max_seq_len)
-
-
-def _text_config(settings: dict[str, Any], folder: Path) -> UMT5Config:
-    try:
-        return UMT5Config.from_dict(settings)
-    # Each release of transformers checks settings in its own way.
-    except Exception as error:
-        found = f"has a config.json of its text_encoder that makes no sense ({error})."
-        raise problem(_KIND, folder, found) from error
 
 
 def _check_parts(

@@ -1,31 +1,25 @@
 """A loaded Wan as one model: diffusers' transformer, its autoencoder and its text encoder."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from ....attention.dit.processor import WanLayers
+from ..coded import CodedModel, EncodeText
 from ..denoiser import Cond, Denoiser, LatentSpace
 from ..fingerprint import pieces_of_weights
 from ..process import Latents, RectifiedFlow
-from ..text import EncodedPrompt
 from .codec import WanCodec
 from .text import encode_umt5
 
-Result = TypeVar("Result")
-# Encodes a prompt: (tokenizer, text encoder, text), as `encode_umt5`.
-EncodeText: TypeAlias = Callable[[Any, nn.Module, str], EncodedPrompt]
-
 
 @dataclass(eq=False)
-class WanModel:
+class WanModel(CodedModel):
     """Wan's text-to-video transformer, its causal autoencoder and its text encoder.
 
     The modules are the real ones of diffusers and transformers, in eval mode and not trainable.
@@ -46,13 +40,6 @@ class WanModel:
     def modules(self) -> dict[str, nn.Module]:
         """The parts with weights, under the names that all families of models share."""
         return {"network": self.transformer, "vae": self.vae, "text_encoder": self.text_encoder}
-
-    # Autograd refuses weights that were moved in inference mode.
-    @torch.inference_mode(False)
-    def to(self, device: torch.device | str) -> None:
-        """Move all parts to a device."""
-        for module in self.modules().values():
-            module.to(device)
 
     @property
     def device(self) -> torch.device:
@@ -101,28 +88,12 @@ class WanModel:
         """The inverse of `latents_in`."""
         return self.codec.own(z)
 
-    def encode_clip(self, clip: Float[Tensor, "1 3 F H W"], **options: Any) -> Latents:
-        """Unscaled latents of a clip; see `WanCodec.encode`."""
-        return self.codec.encode(clip, **options)
-
-    def decode_clip(self, latents: Latents, **options: Any) -> Float[Tensor, "1 3 F H W"]:
-        """The clip of unscaled latents; see `WanCodec.decode`."""
-        return self.codec.decode(latents, **options)
-
-    def encode_prompt(self, text: str) -> EncodedPrompt:
-        """The embedding of a prompt, its tokens, and the part that did not fit the window."""
-        return self.encode_text(self.tokenizer, self.text_encoder, text)
-
     @cached_property
     def denoiser(self) -> Denoiser:
         """The model as a loop sees it."""
         space = LatentSpace(self.transformer.config.in_channels, self.codec.factor, 1.0, 0.0)
         layers = WanLayers(self.transformer)
         return Denoiser(self.name, self.process, "flow", self._output, space, layers)
-
-    def run(self, z: Latents, work: Callable[[Denoiser], Result]) -> Result:
-        """Call `work` with the denoiser, for a clip's latents, and return its result."""
-        return work(self.denoiser)
 
     def _output(self, z: Latents, t: float, cond: Cond) -> Latents:
         """The raw output of the transformer, float32, on the device of `z`; see `Denoiser`."""
