@@ -508,7 +508,8 @@ def check_prompts_of_different_lengths():
     edit(1, target=short)
 
 
-def check_without_guidance_each_clip_is_asked_once():
+def counted():
+    """A MODEL, and the number of clips in each of its calls so far."""
     calls = []
 
     def watch(apply, args):
@@ -517,6 +518,11 @@ def check_without_guidance_each_clip_is_asked_once():
 
     watched = patcher().clone()
     watched.set_model_unet_function_wrapper(watch)
+    return watched, calls
+
+
+def check_without_guidance_each_clip_is_asked_once():
+    watched, calls = counted()
     edit(2, watched, cfg=1.0)
     assert calls == [1] * 4
 
@@ -596,14 +602,7 @@ def check_two_experts_in_falling_order_swap_once():
 
 def check_guidance_away_from_the_source_asks_three_times():
     """FlowAlign: the source once, unguided, and the edit under both prompts; no negative one."""
-    calls = []
-
-    def watch(apply, args):
-        calls.append(len(args["input"]))
-        return apply(args["input"], args["timestep"], **args["c"])
-
-    watched = patcher().clone()
-    watched.set_model_unet_function_wrapper(watch)
+    watched, calls = counted()
     edit(2, watched, guidance="source as negative")
     assert calls == [1] * 6
 

@@ -5,6 +5,7 @@ The host gets folders of its own for everything it writes, so the user's ComfyUI
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -35,6 +36,24 @@ FRONT_END = "comfyui-frontend-package"
 FRONT_ENDS = Path(sys.prefix) / "front_ends"
 # Parts of a working copy that the pack runs without; left out where a link cannot be made.
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "tests", "benchmarks")
+
+
+def answers_of(script: Path, *arguments: object, work: Path) -> dict[str, str]:
+    """What went wrong in each check of a script, "" where nothing did: all in one process.
+
+    The script writes its answers into the file that it gets after `arguments`.
+    """
+    answers = work / "found.json"
+    run = subprocess.run(
+        [sys.executable, str(script), *map(str, arguments), str(answers), "--cpu"],
+        env=host_environment(work),
+        cwd=work,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(answers.read_text("utf-8"))
 
 
 def missing_packages(comfyui: Path) -> list[str]:

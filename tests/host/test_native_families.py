@@ -1,12 +1,9 @@
 """Families of video models in a host's process, each at a small size: see `native_families.py`."""
 
 import ast
-import json
-import subprocess
-import sys
 
 import pytest
-from rescore.tests.host.start import HERE, host_environment
+from rescore.tests.host.start import HERE, answers_of
 from rescore.tests.host.test_native_wan import folder
 
 pytestmark = pytest.mark.host
@@ -29,18 +26,7 @@ __all__ = ["folder"]  # a fixture of the module it comes from
 @pytest.fixture(scope="module")
 def found(folder, tmp_path_factory) -> dict[str, str]:
     """What went wrong in each check, "" where nothing did: all of them in one process."""
-    work = tmp_path_factory.mktemp("families")
-    answers = work / "found.json"
-    run = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), str(answers), "--cpu"],
-        env=host_environment(work),
-        cwd=work,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(answers.read_text("utf-8"))
+    return answers_of(SCRIPT, folder, work=tmp_path_factory.mktemp("families"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

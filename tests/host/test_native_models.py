@@ -1,13 +1,10 @@
 """ComfyUI's own MODEL as a model of ReScore, in a host's process: see `native_checks.py`."""
 
 import ast
-import json
-import subprocess
-import sys
 
 import pytest
 from rescore.shapeworld import wan
-from rescore.tests.host.start import HERE, host_environment
+from rescore.tests.host.start import HERE, answers_of
 from rescore.tests.host.test_native_wan import folder, reads_the_width, widened
 
 pytestmark = pytest.mark.host
@@ -25,20 +22,10 @@ __all__ = ["folder"]  # a fixture of the module it comes from
 def found(folder, tmp_path_factory) -> dict[str, str]:
     """What went wrong in each check, "" where nothing did: all of them in one process."""
     work = tmp_path_factory.mktemp("native")
-    transformer, answers = wan.FOLDER / wan.TRANSFORMER, work / "found.json"
+    transformer = wan.FOLDER / wan.TRANSFORMER
     if not reads_the_width(folder):
         widened(transformer, transformer := work / "wide.safetensors")
-    command = [sys.executable, SCRIPT, folder, transformer, wan.FOLDER / wan.VAE, answers, "--cpu"]
-    run = subprocess.run(
-        [str(part) for part in command],
-        env=host_environment(work),
-        cwd=work,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(answers.read_text("utf-8"))
+    return answers_of(SCRIPT, folder, transformer, wan.FOLDER / wan.VAE, work=work)
 
 
 @pytest.mark.parametrize("name", CHECKS)

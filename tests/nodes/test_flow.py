@@ -1,6 +1,7 @@
 """RAFT's weights are taken from the folder in which the host looks for them."""
 
 import sys
+from functools import partial
 from types import ModuleType
 
 import pytest
@@ -23,10 +24,14 @@ class FoundFlow(nn.Module):
 def built(monkeypatch):
     """Which models a torchvision with nothing but RAFT was asked for."""
     names: list[str] = []
+
+    def make(name, weights):
+        names.append(name)
+        return FoundFlow()
+
     models, optical_flow = ModuleType("torchvision.models"), ModuleType("optical_flow")
     for name in ("raft_large", "raft_small"):
-        make = lambda weights, name=name: names.append(name) or FoundFlow()  # noqa: E731
-        setattr(optical_flow, name, make)
+        setattr(optical_flow, name, partial(make, name))
     models.optical_flow = optical_flow
     monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
     monkeypatch.setitem(sys.modules, "torchvision.models", models)
