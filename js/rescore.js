@@ -1,5 +1,6 @@
-// What the pack adds to the front end: a plot in nodes that report numbers while they run, and a
-// player in the node that compares two clips. Without this file everything else still works.
+// What the pack adds to the front end: a plot in nodes that report numbers while they run, a player
+// in the node that compares clips, and the switch between a tiny and a real model's settings.
+// Without this file everything else still works.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
@@ -7,6 +8,7 @@ import { nodeByExecutionId, nodeByLocator } from "./graph.js";
 import { PLAYER_HEIGHT, PLAYER_WIDTH, makePlayer } from "./player.js";
 import { PLOT_HEIGHT, makePlot } from "./plot.js";
 import { emptySeries, extended } from "./series.js";
+import { setAll, tinyOnes } from "./settings.js";
 
 const LOSSES = "LOSS_MAP"; // nodes of ours that give it report numbers while they run
 const MARGIN = 6; // around what is placed in a node
@@ -73,6 +75,32 @@ function showComparison(node, output) {
   entry.player.show(api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`), clip);
 }
 
+/** Lets a node's only widget switch the settings of its graph. */
+function addSwitch(node) {
+  node.isVirtualNode = true; // it changes other nodes, and the server never sees it
+  const [widget] = node.widgets;
+  const before = widget.callback;
+  widget.callback = function (value, ...given) {
+    before?.call(this, value, ...given);
+    switchSettings(node, value === "real model");
+  };
+}
+
+function switchSettings(node, real) {
+  const { nodes } = node.graph;
+  const settings = node.properties.settings ?? [];
+  const missing = setAll(nodes, settings, real);
+  const tiny = real ? tinyOnes(nodes) : [];
+  if (!settings.length) tell("warn", "This node has no settings: take it from a shipped graph.");
+  if (missing.length) tell("warn", `Not in this graph, so not set: ${missing.join(", ")}.`);
+  if (tiny.length) tell("info", `Now put a real model in place of ${tiny.join(", ")}: see the note.`);
+  node.graph.setDirtyCanvas(true, true);
+}
+
+function tell(severity, detail) {
+  app.extensionManager.toast.add({ severity, summary: "Tiny or Real Model", detail, life: 12000 });
+}
+
 app.registerExtension({
   name: "rescore.view",
   setup() {
@@ -89,6 +117,7 @@ app.registerExtension({
     const ours = node.comfyClass?.startsWith("ReScore");
     if (ours && node.outputs.some(({ type }) => type === LOSSES)) addPlot(node);
     if (node.comfyClass === "ReScoreViewComparison") addPlayer(node);
+    if (node.comfyClass === "ReScoreTinyOrReal") addSwitch(node);
   },
   // Outputs come back when a tab or an earlier state of the graph does.
   onNodeOutputsUpdated(outputs) {

@@ -35,6 +35,10 @@ class Blueprint(Graph):
         """An output of the whole."""
         self._outputs.append((name, output))
 
+    def _in_front(self, bottom: int) -> list[dict[str, Any]]:
+        """Nothing: what a blueprint is for stands in its description."""
+        return []
+
     def file(self) -> dict[str, Any]:
         """What stands in the file of a blueprint."""
         inside = self.ui()
@@ -58,7 +62,7 @@ class Blueprint(Graph):
             (source,) = (n for n in inside["nodes"] if n["id"] == output.node.number)
             leaving = source["outputs"][output.slot]
             leaving["links"] = [*(leaving["links"] or []), number]
-        nodes = [node for node in inside["nodes"] if node["type"] != "MarkdownNote"]
+        nodes = inside["nodes"]
         right = max(node["pos"][0] + node["size"][0] for node in nodes)
         whole = {
             "id": str(uuid5(NAMESPACE_URL, f"rescore/{self.name}/whole")),

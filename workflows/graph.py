@@ -10,10 +10,12 @@ from uuid import NAMESPACE_URL, uuid5
 
 import rescore
 from host_nodes import HOST_NODES
+from real import SWITCH, described, settings_of
 from rescore.headless.core_nodes import core_nodes
 from rescore.headless.paths import Folders
 
 HERE = Path(__file__).resolve().parent
+TITLES = rescore.NODE_DISPLAY_NAME_MAPPINGS
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 COLUMN, GAP, WIDTH, HEADER = 400, 40, 340, 80
 # How much higher than its rows the browser makes a node, in the renderer that makes it higher; with
@@ -35,25 +37,6 @@ IN_A_RUN = {
 }
 GROUPS = ("Load", "Describe", "Edit", "Result")
 COLOURS = {"Load": "#3f789e", "Describe": "#8a8", "Edit": "#a1309b", "Result": "#b58b2a"}
-
-
-# Nodes whose numbers are others for the tiny models than for real ones.
-SET_BY_MODEL = (
-    "ReScoreScoreDistillation",
-    "ReScoreASSDStep",
-    "ReScoreInspectGradient",
-    "ReScoreMaskFromGradient",
-    "ReScoreImageDeltaDenoising",
-    "ReScoreTemporalSelfSimilarity",
-    "ReScoreAttentionFusion",
-    "ReScoreDDIMInversion",
-    "ReScoreNullTextOptimisation",
-    "ReScoreAttentionControlledSampling",
-    "ReScoreReconstruct",
-    "ReScoreOneShotTune",
-    "ReScoreEditVideo",
-    "ReScoreEditVideoByInversion",
-)
 
 
 class Output(NamedTuple):
@@ -84,6 +67,10 @@ class Node:
         names = getattr(self.cls, "RETURN_NAMES", self.cls.RETURN_TYPES)
         return Output(self, tuple(names).index(name))
 
+    def is_set(self, name: str) -> bool:
+        """Whether an input is a widget, with a value of its own."""
+        return is_widget(self.declared[name]) and not isinstance(self.inputs[name], Output)
+
     @property
     def height(self) -> int:
         """Its height when the graph is opened."""
@@ -95,11 +82,6 @@ class Node:
     def room(self) -> int:
         """Its height when a run has added all that it shows."""
         return self.height + IN_A_RUN.get(self.kind, 0)
-
-
-def _plain(number: float) -> str:
-    """As people write it: 0.00003 and not 3e-05."""
-    return f"{number:.10f}".rstrip("0").rstrip(".")
 
 
 def is_widget(spec: tuple) -> bool:
@@ -131,41 +113,26 @@ class Graph:
     def __init__(self, name: str, note: str) -> None:
         self.name, self.note, self.nodes = name, note, []
         # By node and input, what a real model wants where that is not what the node begins with.
-        self.real: dict[str, dict[str, float]] = {}
+        self.real: dict[str, dict[str, Any]] = {}
         self.app: tuple[list[tuple[Node, str]], list[Node]] | None = None
         folders = Folders(out=HERE, inputs=(HERE / "input",))
         self.classes = {**core_nodes(folders), **HOST_NODES, **rescore.NODE_CLASS_MAPPINGS}
 
     def add(self, kind: str, group: str, title: str | None = None, **inputs: Any) -> Node:
-        title = title or rescore.NODE_DISPLAY_NAME_MAPPINGS.get(kind, kind)
+        title = title or TITLES.get(kind, kind)
         node = Node(len(self.nodes) + 1, self.classes[kind], kind, title, group, inputs)
         self.nodes.append(node)
         return node
 
     @property
+    def settings(self) -> list[dict[str, Any]]:
+        """What a real model wants otherwise, where the graph is for a tiny one."""
+        return settings_of(self.nodes, self.real)
+
+    @property
     def about(self) -> str:
-        """The note, and every number to change for a real model where the graph is for a tiny one.
-
-        Nodes begin with the papers' values, so those are what a real model wants, but for `real`.
-        """
-        if all(node.kind != "ReScoreLoadShapeWorldModel" for node in self.nodes):
-            return self.note
-        lines = []
-        for node in self.nodes:
-            if node.kind in SET_BY_MODEL and (others := self._for_real(node)):
-                values = ", ".join(f"`{name}` {value}" for name, value in others.items())
-                lines.append(f"- *{node.title}*: {values}")
-        return "\n".join([self.note, "", "Then set", *dict.fromkeys(lines)]) if lines else self.note
-
-    def _for_real(self, node: Node) -> dict[str, str]:
-        others = {}
-        for name, spec in node.declared.items():
-            if spec[0] not in ("INT", "FLOAT", "BOOLEAN") or not is_widget(spec):
-                continue
-            real = self.real.get(node.kind, {}).get(name, options(spec)["default"])
-            if node.inputs[name] != real:
-                others[name] = ("on" if real else "off") if spec[0] == "BOOLEAN" else _plain(real)
-        return others
+        """The note, and every widget that the switch changes for a real model."""
+        return f"{self.note}\n\n{described(self.settings)}" if self.settings else self.note
 
     def api(self) -> dict[str, Any]:
         def value(v: Any) -> Any:
@@ -192,11 +159,11 @@ class Graph:
         return {
             "id": str(uuid5(NAMESPACE_URL, f"rescore/{self.name}")),  # the front end wants a UUID
             "revision": 0,
-            "last_node_id": len(self.nodes) + 1,
+            "last_node_id": len(self.nodes) + 2,
             "last_link_id": len(links),
             "nodes": [
                 *(self._ui_node(node, places[node.number], numbered) for node in self.nodes),
-                self._note(top),
+                *self._in_front(top - GAP),
             ],
             "links": [
                 [
@@ -221,6 +188,8 @@ class Graph:
             return {}
         inputs, outputs = self.app
         named = [[str(node.number), name] for node, name in inputs]
+        if self.settings:
+            named.append([str(len(self.nodes) + 2), "settings"])
         return {"linearData": {"inputs": named, "outputs": [str(n.number) for n in outputs]}}
 
     @staticmethod
@@ -305,13 +274,14 @@ class Graph:
             "widgets_values": widget_values(node),
         }
 
-    def _note(self, top: int) -> dict[str, Any]:
-        about = self.about
+    def _in_front(self, bottom: int) -> list[dict[str, Any]]:
+        """The note above the graph, and in front of it the switch; a run leaves both out."""
+        about, switch = self.about, self._switch(bottom) if self.settings else []
         height = 60 + 22 * (about.count("\n") + len(about) // 90)
-        return {
+        note = {
             "id": len(self.nodes) + 1,
             "type": "MarkdownNote",
-            "pos": [-GAP // 2, top - height - GAP],
+            "pos": [(COLUMN if switch else 0) - GAP // 2, bottom - height],
             "size": [760, height],
             "flags": {},
             "order": len(self.nodes),
@@ -324,3 +294,11 @@ class Graph:
             "color": "#432",
             "bgcolor": "#653",
         }
+        return [note, *switch]
+
+    def _switch(self, bottom: int) -> list[dict[str, Any]]:
+        """The switch, which sets what a real model wants and brings back what has shipped."""
+        node = Node(len(self.nodes) + 2, self.classes[SWITCH], SWITCH, TITLES[SWITCH], "", {})
+        shown = self._ui_node(node, [-GAP // 2, bottom - node.height], {})
+        shown["properties"]["settings"] = self.settings
+        return [shown]

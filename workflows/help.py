@@ -48,6 +48,7 @@ class Words(NamedTuple):
     range: str
     on_off: tuple[str, str]
     empty: str
+    none: str
 
 
 WORDS = {
@@ -61,6 +62,7 @@ WORDS = {
         range="{} ({} to {})",
         on_off=("on", "off"),
         empty="empty",
+        none="None.",
     ),
     "zh": Words(
         ("输入", "输入，初始值（范围）", "作用"),
@@ -72,6 +74,7 @@ WORDS = {
         range="{}（{} 到 {}）",
         on_off=("开", "关"),
         empty="空",
+        none="无。",
     ),
 }
 
@@ -123,7 +126,7 @@ def outputs_table(name: str, language: str) -> str:
     node, texts = rescore.NODE_CLASS_MAPPINGS[name], translated(name, language)["outputs"]
     named = zip(node.RETURN_NAMES, node.RETURN_TYPES, strict=True)
     rows = [(key, texts[str(slot)], _type(kind)) for slot, (key, kind) in enumerate(named)]
-    return _table(WORDS[language].outputs[1:], rows)
+    return _table(WORDS[language].outputs[1:], rows) if rows else WORDS[language].none
 
 
 def _table(head: tuple[str, str], rows: list[tuple[str, dict[str, str], str]]) -> str:

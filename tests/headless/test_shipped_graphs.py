@@ -15,14 +15,8 @@ from rescore.workflows.host_nodes import needs_host
 from tiny_models import write_tiny_t2v
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
-GRAPHS = sorted(
-    file
-    for file in (WORKFLOWS / "api").glob("*.json")
-    if not needs_host(json.loads(file.read_text("utf-8")))
-)
-
-
-WAN = [file.stem for file in GRAPHS if file.stem.startswith("wan_")]
+API = sorted((WORKFLOWS / "api").glob("*.json"))
+GRAPHS = [file for file in API if not needs_host(json.loads(file.read_text("utf-8")))]
 
 
 def with_few_steps(graph: dict) -> dict[str, int]:
@@ -35,33 +29,75 @@ def with_few_steps(graph: dict) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize("file", GRAPHS, ids=lambda file: file.stem)
-def test_the_note_names_every_number_that_a_real_model_wants_otherwise(file):
-    """Read off the files: where a loop's number is not what its node begins with, the note says so.
+# Widgets that ship with another value than their node begins with and keep it for a real model.
+METHODS = {  # what makes a graph the method it is
+    "ReScoreDeltaDenoising": {"weighting", "eta", "eta_rises"},
+    "ReScoreSpatialSelfSimilarity": {"weight"},
+    "ReScoreScoreDistillation": {"order", "guidance", "draws", "t_min"},
+    "ReScoreDistillationSampler": {"order"},
+    "ReScoreAttentionControlledSampling": {
+        "layout_control", "background_control", "prompt_control"
+    },
+    "ReScoreInflateImageModel": {"variant"},
+}  # fmt: skip
+OF_THE_CLIP = {
+    "ReScoreBoxMask": {
+        "left", "top", "right", "bottom", "moves", "end_left", "end_top", "end_right", "end_bottom"
+    },
+}  # fmt: skip
+OF_THE_MODEL = {"ReScoreLoadShapeWorldModel": {"model"}, "ReScoreEditGuider": {"cfg"}}
 
-    What stays for a real model is listed here, by graph: steps that add up to the whole way.
-    """
-    stays = {("assd", "step_size"), ("flow_enhanced", "step_size"), ("mixed_terms", "step_size")}
-    stays |= {(name, "step_size") for name in WAN} | {
-        ("wan_edit", "cfg"),
-        ("wan_dreammotion", "cfg"),
-    }
-    graph = json.loads(file.read_text("utf-8"))
-    if all(node["class_type"] != "ReScoreLoadShapeWorldModel" for node in graph.values()):
-        return
-    shown = json.loads((WORKFLOWS / file.name).read_text("utf-8"))["nodes"]
-    (note,) = (node["widgets_values"][0] for node in shown if node["type"] == "MarkdownNote")
-    for node in graph.values():
-        if node["class_type"] not in rescore.NODE_CLASS_MAPPINGS:
+
+def of_the_loop(name: str) -> set[str]:
+    """A graph's step size that the authors use or that goes the whole way; its range of noise."""
+    if name in ("assd", "flow_enhanced", "mixed_terms"):
+        return {"step_size"}
+    return {"step_size", "cfg", "t_max"} if "wan" in name or "native" in name else set()
+
+
+def notes_and_switches(file: Path) -> tuple[str, list[dict]]:
+    """Of a shipped graph: its note, and what its switch sets."""
+    nodes = json.loads((WORKFLOWS / file.name).read_text("utf-8"))["nodes"]
+    (note,) = (node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote")
+    switches = [node for node in nodes if node["type"] == "ReScoreTinyOrReal"]
+    return note, [entry for node in switches for entry in node["properties"]["settings"]]
+
+
+@pytest.mark.parametrize("file", API, ids=lambda file: file.stem)
+def test_the_switch_changes_every_widget_that_a_real_model_wants_otherwise(file):
+    """Those that differ from what their node begins with, but for the ones listed above."""
+    _, settings = notes_and_switches(file)
+    switched = {(entry["title"], name) for entry in settings for name in entry["widgets"]}
+    assert switched, "every graph ships with a tiny model"
+    for node in json.loads(file.read_text("utf-8")).values():
+        kind, title = node["class_type"], node["_meta"]["title"]
+        if kind not in rescore.NODE_CLASS_MAPPINGS:
             continue
-        sections = rescore.NODE_CLASS_MAPPINGS[node["class_type"]].INPUT_TYPES()
-        declared = {**sections["required"], **sections.get("optional", {})}
-        for name in {"steps", "step_size", "cfg", "learning_rate", "inner_steps"} & set(declared):
-            if (file.stem, name) in stays:
-                continue
-            if node["inputs"][name] != declared[name][1]["default"]:
-                line = next(li for li in note.split("\n") if f"*{node['_meta']['title']}*" in li)
-                assert re.search(rf"`{name}` \d", line), (node["class_type"], name)
+        loop = of_the_loop(file.stem) if "Distillation" in kind else set()
+        stays = loop.union(*(kept.get(kind, ()) for kept in (METHODS, OF_THE_CLIP, OF_THE_MODEL)))
+        for section in rescore.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES().values():
+            for name, (choices, options) in section.items():
+                shipped = node["inputs"].get(name)
+                known = choices != "STRING" and "default" in options and shipped is not None
+                if known and not isinstance(shipped, list) and shipped != options["default"]:
+                    assert (title, name) in switched or name in stays, (title, name, shipped)
+
+
+@pytest.mark.parametrize("file", API, ids=lambda file: file.stem)
+def test_the_note_names_what_the_switch_sets_and_the_switch_knows_what_has_shipped(file):
+    note, settings = notes_and_switches(file)
+    nodes = json.loads(file.read_text("utf-8")).values()
+    for entry in settings:
+        (line,) = re.findall(rf"(?m)^- \*{re.escape(entry['title'])}\*: (.*)$", note)
+        named = dict(re.findall(r"`(\w+)` ([^,]+)", line))
+        assert named.keys() == entry["widgets"].keys()
+        for name, (tiny, real) in entry["widgets"].items():
+            said = {"on": 1, "off": 0}.get(named[name], named[name])
+            assert said == real if isinstance(real, str) else float(said) == float(real)
+            alike = [node for node in nodes if node["_meta"]["title"] == entry["title"]]
+            assert {node["class_type"] for node in alike} == {entry["node"]}
+            assert [node["inputs"][name] for node in alike] == [tiny] * len(alike) != []
+    assert note.count("\n- *") == len(settings)
 
 
 # Of a graph: what holds or moves the edit there, its input, and the value that switches it off.

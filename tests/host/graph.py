@@ -12,8 +12,8 @@ WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 DYNAMIC = "COMFY_DYNAMICCOMBO_V3"  # a list whose choice brings further widgets with it
 UPLOADS = ("image_upload", "video_upload", "animated_image_upload", "audio_upload")
 CONTROL = ("fixed", "increment", "decrement", "randomize")
-# Drawn by the front end alone; the host does not know them and they do not run.
-ANNOTATIONS = {"Note", "MarkdownNote"}
+# What the browser has to itself: notes, and the switch that sets other nodes. They do not run.
+ANNOTATIONS = {"Note", "MarkdownNote", "ReScoreTinyOrReal"}
 
 
 @dataclass(frozen=True)

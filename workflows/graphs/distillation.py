@@ -4,7 +4,7 @@ from graph import Graph
 from rescore.shapeworld.scene import caption
 from rescore.shapeworld.showcase import SHOWCASE
 
-from .start import LOOP, VIDEO_MODEL, Start, distil, smoothed
+from .start import LOOP, VIDEO_MODEL, WIDER, Start, distil, smoothed
 
 
 def delta_denoising() -> Graph:
@@ -27,10 +27,10 @@ def edit_region() -> Graph:
         "edit_region",
         "## Only the region is computed\nThe object is small in a large picture. *Crop to Region* "
         "cuts it out at the model's own size, *Paste Region* puts the edit back: every pixel where "
-        "the mask is black stays exactly the source's. Works with every method.\n\n"
-        + VIDEO_MODEL
-        + " In *Crop to Region* set the model's own size, 576 x 320.",
+        "the mask is black stays exactly the source's. Works with every method.\n\n" + VIDEO_MODEL,
     )
+    graph.real["ReScoreCropToRegion"] = {"margin": 0.25, "width": 576, "height": 320}
+    graph.real["ReScoreGrowFeatherMask"] = {"grow": 36}
     crop = {"margin": 0.05, "width": 64, "height": 64}
     start = Start(graph, "shapeworld-t2v", "red_circle", file="screen", crop=crop)
     term = graph.add("ReScoreDeltaDenoising", "Edit")
@@ -152,6 +152,7 @@ def mask_from_the_model() -> Graph:
         "the edit. *Mask from Prompt* (Grounding DINO) and *Mask through Clip* (SAM 2) make "
         "sharper masks, with models of their own.\n\n" + VIDEO_MODEL,
     )
+    graph.real["ReScoreGrowFeatherMask"] = WIDER
     start = Start(graph, "shapeworld-t2v", "green_triangle")
     add, known = graph.add, {"model": start.model, "prompts": start.prompts}
     terms = add("ReScoreDeltaDenoising", "Edit")["terms"]

@@ -9,7 +9,7 @@ from rescore.shapeworld.scene import caption
 from rescore.shapeworld.showcase import SHOWCASE
 
 from .start import Start, distil
-from .wan import CLIP, FALLING
+from .wan import CLIP, FALLING, WAN_EDIT, real_loop
 
 REAL = """**With a real model:** choose it in *Load Diffusion Model* and its VAE in *Load VAE*. \
 Replace the three *Shape-World Conditioning* by *CLIP Text Encode* behind a *Load CLIP* of type \
@@ -87,8 +87,10 @@ class NativeStart(Start):
         )["latent"]
 
 
-def _graph(name: str, words: str) -> Graph:
-    return Graph(name, f"## {words}\n\n{REAL}")
+def _graph(name: str, words: str, **real: float) -> Graph:
+    graph = Graph(name, f"## {words}\n\n{REAL}")
+    graph.real["ReScoreScoreDistillation"] = real_loop(**real)
+    return graph
 
 
 def wan_edit_native() -> Graph:
@@ -125,6 +127,8 @@ def wan_edit_sampler() -> Graph:
         "Delta denoising in ComfyUI's own sampling node\n*Edit Guider* holds the prompts, "
         "*Distillation Sampler* the loop; levels of noise are drawn from the scheduler's SIGMAS.",
     )
+    graph.real["ReScoreDistillationSampler"] = {"steps": 50, "step_size": 1.0}
+    graph.real["BasicScheduler"] = {"steps": 100}  # two levels a step, as shipped
     start = NativeStart(graph, CLIP)
     add = graph.add
     guider = add(
@@ -159,8 +163,9 @@ def native_flowedit() -> Graph:
     graph = _graph(
         "native_flowedit",
         "FlowEdit with ComfyUI's own Wan\nDelta denoising of velocities with eta 1 is FlowEdit; "
-        "the source is guided less than the edit. With a real Wan: `steps` 35, `t_max` 0.7, "
-        "`cfg` 12, `source_cfg` 5, as Wan-Edit of FiVE-Bench.",
+        "the source is guided less than the edit. The numbers for a real Wan are Wan-Edit's, of "
+        "FiVE-Bench.",
+        **WAN_EDIT,
     )
     start = NativeStart(graph, CLIP)
     term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=1.0)
@@ -176,6 +181,7 @@ def native_assd() -> Graph:
         "the prompts agree, and the edit also attends to its source in the last blocks of the "
         "transformer. A latent frame of Wan shows four pictures, so the window is narrow.",
     )
+    graph.real["ReScoreScoreDistillation"] = {"step_size": 0.1}  # ASSD's
     start = NativeStart(graph, CLIP)
     terms = graph.add("ReScoreAdaptiveSliding", "Edit", window="0.1, 0.8, 0.1")["terms"]
     fusion = graph.add("ReScoreAttentionFusion", "Edit", layers=2, weight=0.8)["fusion"]

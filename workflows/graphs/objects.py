@@ -6,13 +6,14 @@ from graph import Graph
 from rescore.shapeworld.scene import Scene, caption
 from rescore.shapeworld.showcase import TWO_OBJECTS
 
-from .start import VIDEO_MODEL
+from .start import VIDEO_MODEL, WIDER
 
 ALONE = replace(TWO_OBJECTS, second=None)
 
 
 def _edit(graph: Graph, clip: str, source: Scene, target: Scene, **settings: float) -> Graph:
     """Delta denoising from one scene to the other within a mask around the object."""
+    graph.real["ReScoreGrowFeatherMask"] = WIDER
     add = graph.add
     video = add("LoadVideo", "Load", "Clip to edit", file=f"{clip}.mp4")["VIDEO"]
     parts = add("GetVideoComponents", "Load", "Frames", video=video)

@@ -19,6 +19,9 @@ IMAGE_MODEL = """**With a real model:** replace *Load Shape-World Model* by *Loa
 frames."""
 
 
+# For a real model a mask grows by as many latent pixels, of 8 pixels in place of 2.
+WIDER = {"grow": 12}
+
 # How far and under which guidance the tiny video model is edited.
 LOOP = {"steps": 60, "step_size": 0.1, "cfg": 5.0}
 

@@ -109,10 +109,10 @@ def tune_a_video() -> Graph:
         "## Tune-A-Video\nThe baseline that EI2 is compared with: sparse-causal attention, and "
         "plain attention along time.\n\n"
         + IMAGE_MODEL
-        + " Its authors draw a sample of the VAE: in "
-        "*Video VAE Encode*, `posterior` sample.",
+        + " Its authors encode a sample of the VAE, and so does the switch.",
     )
     # Of a real model: inverted without a prompt, and sampled with the authors' guidance.
+    graph.real["ReScoreVideoVAEEncode"] = {"posterior": "sample"}
     graph.real["ReScoreDDIMInversion"] = {"cfg": 0}
     graph.real["ReScoreOneShotTune"] = {"preview_cfg": 12.5}
     _invert_and_sample(*learn(graph, "tune-a-video"), cfg=12.5)

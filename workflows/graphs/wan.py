@@ -21,13 +21,19 @@ FALLING = {
     "t_min": 0.0,
     "t_max": 0.8,
 }
+# FlowEdit on a real Wan, by the authors of FiVE-Bench.
+WAN_EDIT = {"steps": 35, "t_max": 0.7, "cfg": 12.0, "source_cfg": 5.0}
+
+
+def real_loop(**others: float) -> dict[str, float]:
+    """The loop's numbers for a real Wan: those of `FALLING` but for the steps, and for `others`."""
+    numbers = {key: value for key, value in FALLING.items() if key != "order"}
+    return {**numbers, "steps": 50, **others}
 
 
 def _graph(name: str, words: str, **real: float) -> Graph:
-    """A graph whose loop takes the numbers of `real` with a real model, else those of `FALLING`."""
     graph = Graph(name, f"## {words}\n\n{REAL}")
-    numbers = {key: value for key, value in FALLING.items() if key != "order"}
-    graph.real["ReScoreScoreDistillation"] = {**numbers, "steps": 50, **real}
+    graph.real["ReScoreScoreDistillation"] = real_loop(**real)
     return graph
 
 
@@ -51,8 +57,8 @@ def wan_flowedit() -> Graph:
         "FlowEdit on Wan\nDelta denoising of velocities with eta 1 is FlowEdit (arXiv 2412.08629); "
         "the source is guided less than the edit. The numbers for a real model are Wan-Edit's, of "
         "FiVE-Bench.",
-        steps=35, t_max=0.7, cfg=12.0, source_cfg=5.0,
-    )  # fmt: skip
+        **WAN_EDIT,
+    )
     start = Start(graph, "shapeworld-wan", CLIP)
     term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=1.0)
     loop = {**FALLING, "t_max": 0.66, "source_cfg": 1.2}
