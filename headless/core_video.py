@@ -114,6 +114,13 @@ class CreateVideo:
     def create(
         self, images: Tensor, fps: float, audio: dict | None = None, bit_depth: int = 8
     ) -> tuple[Video]:
+        height, width = images.shape[1:3]
+        if height % 2 or width % 2:
+            logger.warning(
+                "ComfyUI's own Save Video refuses %d x %d from Create Video, for H.264 wants even "
+                "sizes; what comes from Edited Video is saved everywhere.",
+                *(width, height),
+            )
         if bit_depth > 8:
             logger.warning("Videos are saved with 8 bits here, not with %d.", bit_depth)
         # 1001 turns 29.97... back into exactly 30000/1001; the wire carries a float.

@@ -59,10 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         overrides={}
         if options.steps is None
         else {"ReScoreScoreDistillation.steps": options.steps},
-        keep=["ImageCompositeMasked"],
+        keep=["ReScoreEditedVideo"],
         report=print,
     )
-    (clip,) = result.values["ImageCompositeMasked"]
+    _, clip = result.values["ReScoreEditedVideo"]
     strip = options.out / "strip.png"
     save_strip({"source": truth.source.clip, "edit": clip, "truth": truth.target.clip}, strip)
 

@@ -1,5 +1,6 @@
 """Nodes that compute and show the optical flow of a clip, and smooth gradients along it."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from .terms import CATEGORY as TERMS_CATEGORY
 from .widgets import COMBO, FLOAT, INT, SOCKET, Node, outputs
 
 CATEGORY = f"{host.CATEGORY}/flow"
+log = logging.getLogger("rescore")
 
 
 class OpticalFlow(Node):
@@ -76,11 +78,19 @@ class ShowFlow(Node):
 
         from ..pipelines.flow.colours import flow_picture
 
+        if flow.frames == 1:
+            return (_no_flow(flow),)
         pictures = flow_picture(flow.forward, longest or None)
         pictures = pictures * rearrange(flow.visible_forward, "n h w -> n 1 h w").to(pictures)
-        if not len(pictures):
-            raise ValueError("A clip of one frame has no flow to show. Load a longer clip.")
         return (rearrange(pictures, "n c h w -> n h w c").cpu(),)
+
+
+def _no_flow(flow):
+    """One white picture, as nothing moves, and a word that there was nothing to show."""
+    text = "The clip has one frame, so there is no flow to show."
+    log.warning("%s", text)
+    host.tell(text)
+    return flow.forward.new_ones(1, *flow.forward.shape[2:], 3).cpu()
 
 
 class FlowSmoothing(Node):

@@ -129,8 +129,7 @@ class ClipFrameConsistency(MeasureNode):
     def measure(self, clip, images, pairs: str):
         from ..pipelines.measures.clip import frame_consistency
 
-        found = frame_consistency(_embedded(clip, images)[0], pairs)
-        return (found, found.value)
+        return self.given(frame_consistency(_embedded(clip, images)[0], pairs))
 
 
 @dataclass(frozen=True, eq=False)

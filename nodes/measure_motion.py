@@ -45,9 +45,9 @@ class MotionSmoothness(MeasureNode):
         from ..pipelines.measures.motion import roughness
 
         clip = layouts.clip_from_image(images)
-        check_clip(clip, "clip", frames=3)
+        check_clip(clip, "clip")
         found = roughness(flow_of(clip, flow))
-        return (found, found.value)
+        return self.given(found)
 
 
 class WarpingError(MeasureNode):
@@ -77,13 +77,13 @@ class WarpingError(MeasureNode):
 
         clip = layouts.clip_from_image(images)
         if source is None:
-            check_clip(clip, "clip", frames=2)
+            check_clip(clip, "clip")
             found = warping_error(clip, flow_of(clip, flow))
         else:
             guide = layouts.clip_from_image(source)
-            check_pair(guide, clip, frames=2)
+            check_pair(guide, clip)
             found = warping_error(clip, flow_of(guide, flow), name="along the source")
-        return (found, found.value)
+        return self.given(found)
 
 
 class MotionFidelity(MeasureNode):
@@ -124,7 +124,7 @@ class MotionFidelity(MeasureNode):
         from ..pipelines.measures.tracks import follow, grid, motion_fidelity
 
         clips = layouts.clip_from_image(source), layouts.clip_from_image(edited)
-        check_pair(*clips, frames=2)
+        check_pair(*clips)
         height, width = clips[0].shape[-2:]
         where = None
         if mask is not None:
@@ -136,7 +136,7 @@ class MotionFidelity(MeasureNode):
             for clip, flow in zip(clips, (source_flow, edited_flow), strict=True)
         )
         found = motion_fidelity(*tracks, still=still)
-        return (found, found.value)
+        return self.given(found)
 
 
 NODE_CLASS_MAPPINGS = {

@@ -1,5 +1,8 @@
 """The nodes for PSNR and SSIM, and the base of all nodes that measure."""
 
+import logging
+import math
+
 from . import host, layouts
 from .sockets import MEASURE
 from .widgets import COMBO, FLOAT, SOCKET, Node, outputs
@@ -11,6 +14,9 @@ EDITED = SOCKET("IMAGE", "The clip after the edit, as long and large as the sour
 CLIP = SOCKET("IMAGE", "The clip to measure: an edit, or the source to hold it against.")
 
 
+log = logging.getLogger("rescore")
+
+
 class MeasureNode(Node):
     """A node that measures one clip, or compares two."""
 
@@ -20,6 +26,17 @@ class MeasureNode(Node):
         measure=(MEASURE, "For Collect Measures, with its values over time."),
         value=("FLOAT", "The number alone."),
     )
+
+    def given(self, found):
+        """The measure and its number; where a clip is too short for one, the node says so."""
+        short = math.isnan(found.value)
+        text = (
+            f"The clip is too short for this measure ({found.name}): it has none." if short else ""
+        )
+        if text:
+            log.warning("%s", text)
+        host.tell(text)
+        return found, found.value
 
 
 class RegionNode(MeasureNode):

@@ -1,5 +1,6 @@
 """A table of measures as a picture."""
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def table_picture(table: "Table", reference: str = "") -> "torch.Tensor":
 
 def _number(value: float | None) -> str:
     """A value with about four digits; a dash if nothing was measured."""
-    if value is None:
+    if value is None or math.isnan(value):
         return "-"
     return f"{value:.2f}" if 10 <= abs(value) < 10000 else f"{value:#.4g}"
 

@@ -154,9 +154,29 @@ class EditedVideo(Node):
     OPTIONAL = {"mask": _MASK}
 
     def make(self, source, images, mask=None):
-        from .host.videos import components_of
+        from .host.videos import components_for_frames
 
-        return _made(components_of(source), layouts.clip_from_image(images), mask)
+        parts, clip = components_for_frames(source), layouts.clip_from_image(images)
+        _check_edit(layouts.clip_from_image(parts.images), clip, mask)
+        return _made(parts, clip, mask)
+
+
+def _check_edit(source, clip, mask) -> None:
+    """Check that a clip's sound and times, and with a mask its pixels, go with edited frames."""
+    frames = clip.shape[2], source.shape[2]
+    if frames[0] != frames[1]:
+        raise ValueError(
+            f"The edit has {frames[0]} frames and the clip {frames[1]}, so that neither its times "
+            "nor its sound fit. Cut the video itself, before its frames are taken out, such as "
+            "with Video Slice."
+        )
+    if mask is not None and clip.shape != source.shape:
+        sizes = [f"{s.shape[4]} x {s.shape[3]}" for s in (clip, source)]
+        raise ValueError(
+            f"The edit is {sizes[0]} and the clip {sizes[1]}, so that its pixels cannot stay where "
+            "the mask is black. Scale the edit to the clip's size with Upscale Image, take Crop to "
+            "Region and Paste Region, or leave the mask out."
+        )
 
 
 def _begun(model, video, source_prompt: str, target_prompt: str, prompts) -> tuple[Any, Any, Any]:
@@ -187,13 +207,11 @@ def _finished(model, parts, latent, edited, mask, restore: bool):
 
 def _made(parts, clip, mask):
     """A video and its frames: the clip's pixels where a mask is black, its sound and times."""
-    from ..pipelines.compare import require_alike
     from ..pipelines.masks.restoration import kept_outside
     from .host.videos import video_of
 
-    source = layouts.clip_from_image(parts.images)
-    require_alike(source, clip)
     if mask is not None:
+        source = layouts.clip_from_image(parts.images)
         clip = kept_outside(clip, source, layouts.masks_of(mask))
     images = layouts.image_from_clip(clip).contiguous()
     return video_of(replace(parts, images=images, bit_depth=8)), images

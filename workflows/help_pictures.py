@@ -76,7 +76,7 @@ def save(file: str, *rows: Tensor, zoom: int = 2) -> None:
 
 def delta_denoising() -> Tensor:
     """The edit that the graph of this name makes."""
-    return made_by("delta_denoising", "ImageCompositeMasked")[0]
+    return made_by("delta_denoising", "ReScoreEditedVideo")[1]
 
 
 def made_by(graph: str, kind: str) -> tuple:

@@ -6,6 +6,7 @@ serve the headless runner, keep the time of each frame, turn frames upright and 
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,20 @@ def components_of(video: Any) -> VideoComponents:
     if isinstance(parts, VideoComponents):
         return parts
     return VideoComponents(parts.images, Fraction(parts.frame_rate), parts.audio)
+
+
+def components_for_frames(video: Any) -> VideoComponents:
+    """As `components_of`, with the frames that the host's own Get Video Components gives.
+
+    An edit by single nodes begins with those. Where the host reads colours otherwise, or does not
+    turn a clip upright, the clip's own pixels beside the edit must be read the same way.
+    """
+    parts = components_of(video)
+    if _whole_file(video) is None:
+        return parts
+    images = video.get_components().images
+    times = parts.times if parts.times and len(parts.times) == len(images) else None
+    return replace(parts, images=images, times=times)
 
 
 def video_of(components: VideoComponents) -> Video:

@@ -3,6 +3,7 @@
 All of them take embeddings of any length.
 """
 
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -56,22 +57,18 @@ def frame_consistency(
 
     The mean is over all pairs of different frames, as in Tune-A-Video (Wu et al., 2023), or over
     neighbouring frames, as in most later papers. A still clip has 100. `values` hold one number for
-    each frame (its mean with all others), or one for each pair of neighbours.
-
-    Raises:
-        ValueError: for less than two frames.
+    each frame (its mean with all others), or one for each pair of neighbours. One frame has NaN.
     """
+    name = f"CLIP consistency, {pairs}"
     if len(frames) < 2:
-        raise ValueError(
-            "The clip has one frame; how much it stays the same is measured between two or more."
-        )
+        return Measure(name, math.nan, "x100", "higher")
     if pairs == "neighbours":
         cosines = 100 * functional.cosine_similarity(frames[:-1].double(), frames[1:].double())
-        return _summary("CLIP consistency, neighbours", cosines, "x100", each="pair of neighbours")
+        return _summary(name, cosines, "x100", each="pair of neighbours")
     unit = functional.normalize(frames.double(), dim=-1)
     # Each frame with all others: the sum over all frames, minus the frame with itself.
     others = 100 * (unit @ unit.sum(dim=0) - unit.square().sum(dim=-1)) / (len(frames) - 1)
-    return _summary("CLIP consistency, all pairs", others, "x100")
+    return _summary(name, others, "x100")
 
 
 def _cosines(frames: Float[Tensor, "f d"], prompt: Float[Tensor, "1 d"]) -> Float[Tensor, " f"]:

@@ -27,19 +27,18 @@ class Measure:
     each: str = "frame"
 
 
-def check_clip(clip: Tensor, name: str, *, frames: int = 1) -> None:
+def check_clip(clip: Tensor, name: str) -> None:
     """Check that a clip can be measured.
 
     Raises:
-        ValueError: if it is no `[1, 3, f, H, W]` with pixels in 0..1, or has less than `frames`.
+        ValueError: if it is no `[1, 3, f, H, W]` with pixels in 0..1, or has none.
     """
     if clip.ndim != 5 or clip.shape[:2] != (1, 3):
         raise ValueError(f"The {name} has shape {list(clip.shape)}; [1, 3, f, H, W] is expected.")
-    if clip.shape[2] < frames or not clip.numel():
-        needed = f"{frames} frames" if frames > 1 else "a frame"
+    if not clip.numel():
         raise ValueError(
             f"The {name} has {clip.shape[2]} frame(s) of {clip.shape[4]} x {clip.shape[3]}; this "
-            f"measure needs at least {needed}."
+            "measure needs at least a frame."
         )
     if not bool(torch.isfinite(clip).all()):
         raise ValueError(
@@ -54,14 +53,14 @@ def check_clip(clip: Tensor, name: str, *, frames: int = 1) -> None:
         )
 
 
-def check_pair(source: Tensor, edited: Tensor, *, frames: int = 1) -> None:
+def check_pair(source: Tensor, edited: Tensor) -> None:
     """Check that two clips can be compared, frame by frame and pixel by pixel.
 
     Raises:
         ValueError: if one cannot be measured, or they differ in length or size.
     """
-    check_clip(source, "source clip", frames=frames)
-    check_clip(edited, "edited clip", frames=frames)
+    check_clip(source, "source clip")
+    check_clip(edited, "edited clip")
     if source.shape != edited.shape:
         sizes = [f"{s[2]} frames of {s[4]} x {s[3]}" for s in (source.shape, edited.shape)]
         raise ValueError(

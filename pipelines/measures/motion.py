@@ -18,23 +18,21 @@ def roughness(flow: Flow) -> Measure:
     With F_t the flow from frame t to t + 1, the acceleration of the point at pixel p of frame t is
     F_{t+1}(p + F_t(p)) - F_t(p): 0 if the point stands still or moves evenly. Its length is
     averaged over all pixels that are visible in all three frames; `values` hold one number for each
-    three frames. The definition is ours and needs no trained interpolator. Lower is smoother.
+    three frames. The definition is ours and needs no trained interpolator. Lower is smoother. Less
+    than three frames have NaN.
 
     Raises:
-        ValueError: for less than three frames, or if nothing stays visible.
+        ValueError: if nothing stays visible.
     """
+    name, unit, each = "roughness of motion", "diagonal/1000", "three frames"
     if flow.frames < 3:
-        raise ValueError(
-            f"The clip has {flow.frames} frame(s); acceleration is measured over three or more."
-        )
+        return Measure(name, math.nan, unit, "lower", each=each)
     forward, seen = flow.forward.float(), _weights(flow.visible_forward)
     now, then = forward[:-1], warp(forward[1:], forward[:-1])
     lengths = (then - now).square().sum(dim=1).sqrt()
     visible = (seen[:-1] >= _SURE) & (warp(seen[1:], now) >= _SURE)
     thousandth = math.hypot(*forward.shape[-2:]) / 1000
-    return _pooled(
-        "roughness of motion", lengths / thousandth, visible[:, 0], "diagonal/1000", "three frames"
-    )
+    return _pooled(name, lengths / thousandth, visible[:, 0], unit, each)
 
 
 def warping_error(clip: Float[Tensor, "1 3 f H W"], flow: Flow, *, name: str = "") -> Measure:
@@ -43,19 +41,22 @@ def warping_error(clip: Float[Tensor, "1 3 f H W"], flow: Flow, *, name: str = "
     The mean of |x_t(p) - x_{t+1}(p + F_t(p))|^2 over the colours in 0..1 (Lai et al. add them up)
     and over all pixels p that are still visible in the next frame, by the visibility of the flow.
     Editing papers often use the flow of the source: then `flow` is that flow and `name` says so.
-    `values` hold one number for each pair of neighbouring frames. A still clip has 0.
+    `values` hold one number for each pair of neighbouring frames. A still clip has 0, one frame
+    has NaN.
 
     Raises:
         ValueError: if the clip cannot be measured, is not as long or large as the flow, or if
             nothing stays visible.
     """
-    check_clip(clip, "clip", frames=2)
+    check_clip(clip, "clip")
     check_flow(clip, flow)
+    title, unit, each = f"warping error {name}".strip(), "x1000", "pair of neighbours"
+    if flow.frames < 2:
+        return Measure(title, math.nan, unit, "lower", each=each)
     frames = rearrange(clip, "1 c f h w -> f c h w").float()
     change = (frames[:-1] - warp(frames[1:], flow.forward.float())).square().mean(dim=1)
     visible = _weights(flow.visible_forward)[:, 0] >= _SURE
-    title = f"warping error {name}".strip()
-    return _pooled(title, 1000 * change, visible, "x1000", "pair of neighbours")
+    return _pooled(title, 1000 * change, visible, unit, each)
 
 
 def check_flow(clip: Float[Tensor, "1 3 f H W"], flow: Flow) -> None:

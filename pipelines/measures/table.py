@@ -69,12 +69,14 @@ def value(table: Table, label: str, name: str) -> float | None:
 def best(table: Table, name: str, reference: str = "") -> set[str]:
     """The edits with the best value of a measure; several if they are equal.
 
-    Empty if less than two edits have it. The row `reference`, usually the source, does not count.
+    Empty if less than two edits have it; NaN is none. The row `reference`, usually the source, does
+    not count.
     """
     values = {
         entry.label: entry.measure.value
         for entry in table
         if entry.measure.name == name and entry.label != reference
+        if not math.isnan(entry.measure.value)
     }
     if len(values) < 2:
         return set()
@@ -84,15 +86,19 @@ def best(table: Table, name: str, reference: str = "") -> set[str]:
 
 
 def to_csv(table: Table) -> str:
-    """One row for each edit, one column for each measure; a missing value is an empty cell."""
+    """One row for each edit, one column for each measure; a missing value or NaN is empty."""
     names = columns(table)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["edit", *(title(measure) for measure in names)])
     for label in labels(table):
         row = (value(table, label, measure.name) for measure in names)
-        writer.writerow([label, *("" if number is None else repr(number) for number in row)])
+        writer.writerow([label, *(_cell(number) for number in row)])
     return text.getvalue()
+
+
+def _cell(number: float | None) -> str:
+    return "" if number is None or math.isnan(number) else repr(number)
 
 
 def to_json(table: Table) -> str:

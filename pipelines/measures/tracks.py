@@ -1,5 +1,6 @@
 """Motion fidelity: whether an edit moves like its source, by the tracks of points in both."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -78,17 +79,20 @@ def motion_fidelity(source: Tracks, edited: Tracks, *, still: float = 0.2) -> Me
     This is an approximation: tracks come from chained optical flow instead of CoTracker. Two tracks
     are compared over the steps that are known in both, if these are at least half of all steps. A
     step shorter than `still` pixels counts as no motion, for which the paper's cosine is undefined:
-    two such steps have correlation 1, such a step and a longer one have 0.
+    two such steps have correlation 1, such a step and a longer one have 0. NaN for clips of one
+    frame.
 
     Raises:
-        ValueError: for clips of one frame or of different lengths, or if no two tracks are known.
+        ValueError: for clips of different lengths, or if no two tracks are known.
     """
-    steps = len(source.seen)
-    if not steps or steps != len(edited.seen):
+    name, steps = "motion fidelity", len(source.seen)
+    if steps != len(edited.seen):
         raise ValueError(
             f"The clips have {steps + 1} and {len(edited.seen) + 1} frames. Motion is compared "
-            "between clips of the same length, of two frames or more."
+            "between clips of the same length."
         )
+    if not steps:
+        return Measure(name, math.nan, "", "higher")
     # [steps n 3]: the direction, and whether there is none, where the track is known.
     a, b = (_directions(tracks, still) for tracks in (source, edited))
     shared = torch.einsum("sn,sm->nm", source.seen.double(), edited.seen.double())
@@ -102,7 +106,7 @@ def motion_fidelity(source: Tracks, edited: Tracks, *, still: float = 0.2) -> Me
             "compared. Try more points, no mask, or a clip without cuts."
         )
     value = sum(values.mean().item() for values in best) / 2
-    return Measure("motion fidelity", value, "", "higher")
+    return Measure(name, value, "", "higher")
 
 
 def _directions(tracks: Tracks, still: float) -> Float[Tensor, "s n 3"]:

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from rescore.headless.video_read import read_video
 from rescore.tests.host.comfyui import PromptRejected
 from rescore.tests.host.conftest import skip_if_too_old
 from rescore.tests.host.graph import as_prompt, problems
 from rescore.tests.host.test_host import frames, rate
+from rescore.tests.host.test_video import odd
 
 pytestmark = pytest.mark.host
 
@@ -119,13 +121,15 @@ def test_every_blueprint_is_tried():
 
 
 @pytest.mark.parametrize(
-    ("method", "masked"),
-    [("shape world", False), ("shape world", True), ("VideoDirector", True),
-     *((method, False) for method in MODELS), ("DreamMotion", True)],
+    ("method", "masked", "file"),
+    [("shape world", False, "odd_red_circle.mp4"), ("shape world", True, "red_circle.mp4"),
+     ("VideoDirector", True, "red_circle.mp4"), ("DreamMotion", True, "odd_red_circle.mp4"),
+     *((method, False, "odd_red_circle.mp4") for method in MODELS)],
 )  # fmt: skip
-def test_a_video_is_edited_and_keeps_its_length_rate_and_sound(
-    comfyui, object_info, method, masked
+def test_a_video_is_edited_and_keeps_its_size_length_rate_and_sound(
+    comfyui, object_info, method, masked, file
 ):
+    odd(comfyui, "red_circle.mp4")
     mask = ["mask", 0] if masked else None
     given = [["in", 0], "a red circle", "a blue circle", 0.5, mask]
     if method in MODELS:
@@ -136,7 +140,7 @@ def test_a_video_is_edited_and_keeps_its_length_rate_and_sound(
         if "steps" in node["inputs"]:
             node["inputs"]["steps"] = 2
     nodes |= {
-        "in": {"class_type": "LoadVideo", "inputs": {"file": "red_circle.mp4"}},
+        "in": {"class_type": "LoadVideo", "inputs": {"file": file}},
         "out": {
             "class_type": "SaveVideo",
             "inputs": {"video": made, "filename_prefix": "b", "format": "auto", "codec": "auto"},
@@ -154,6 +158,8 @@ def test_a_video_is_edited_and_keeps_its_length_rate_and_sound(
     }
     run = comfyui.run(nodes)
     (video,) = comfyui.files(run.outputs["out"])
-    source = comfyui.input / "red_circle.mp4"
+    source = comfyui.input / file
     assert frames(video).shape == frames(source).shape
     assert rate(video) == rate(source)
+    made, given = read_video(video).audio, read_video(source).audio
+    assert (made is None) == (given is None)

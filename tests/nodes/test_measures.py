@@ -192,12 +192,19 @@ def test_pixels_that_are_no_numbers_are_told(measure_folders, run, still, node):
         run(node, **clips)
 
 
-def test_one_frame_is_no_motion(run, clip):
-    one = clip(frames=1)
-    for node, message in zip(MOVING, ("3 frames", "2 frames", "2 frames"), strict=True):
+def test_one_frame_has_no_motion_and_stops_no_table(run, clip, caplog, tmp_path):
+    one, table = clip(frames=1), ()
+    for node in MOVING:
         clips = {"source": one, "edited": one} if node.endswith("Fidelity") else {"images": one}
-        with pytest.raises(ValueError, match=f"1 frame.* needs at least {message}"):
-            run(node, **clips)
+        found, number = run(node, **clips)
+        assert math.isnan(number) and f"too short for this measure ({found.name})" in caplog.text
+        for label in ("ours", "theirs"):
+            given = {"label": label, "measures": table, "measure_1": found}
+            (table,) = run("ReScoreCollectMeasures", **given)
+    with host.writing_to(tmp_path):
+        picture, rows, text = run("ReScoreMeasuresTable", measures=table)
+    assert rows.splitlines()[1:] == ["ours,,,", "theirs,,,"]
+    assert "NaN" not in text and picture.isfinite().all()
 
 
 def test_measures_travel_to_a_table_and_files(run, still, tmp_path):

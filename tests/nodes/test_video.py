@@ -122,8 +122,18 @@ def test_a_mask_of_another_size_is_scaled(run, video):
 
 
 def test_frames_of_another_clip_are_told(run, video, clip):
-    with pytest.raises(ValueError, match="3"):
+    with pytest.raises(ValueError, match=r"has 3 frames and the clip 5.*Video Slice"):
         run("ReScoreEditedVideo", source=video, images=clip(3, 18, 22))
+
+
+def test_an_edit_of_another_size_keeps_the_sound_and_a_mask_needs_the_clips_size(run, video, clip):
+    """As after scaling the frames to what a model knows."""
+    scaled = clip(5, 34, 46)
+    made, images = run("ReScoreEditedVideo", source=video, images=scaled)
+    assert torch.equal(images, scaled)
+    assert made.get_components().times == TIMES
+    with pytest.raises(ValueError, match=r"is 46 x 34 and the clip 22 x 18.*Upscale Image"):
+        run("ReScoreEditedVideo", source=video, images=scaled, mask=torch.ones(1, 34, 46))
 
 
 def test_a_mask_of_another_length_is_told(run, video):

@@ -63,8 +63,8 @@ class NativeStart(Start):
     def __init__(self, graph: Graph, clip: str) -> None:
         add, edit, self.region = graph.add, SHOWCASE[clip], None
         self.graph = graph
-        video = add("LoadVideo", "Load", "Clip to edit", file=f"{clip}.mp4")
-        self.parts = add("GetVideoComponents", "Load", "Frames", video=video["VIDEO"])
+        self.video = add("LoadVideo", "Load", "Clip to edit", file=f"{clip}.mp4")["VIDEO"]
+        self.parts = add("GetVideoComponents", "Load", "Frames", video=self.video)
         network = add("UNETLoader", "Load", "Load Diffusion Model", unet_name=WAN)
         vae = add("VAELoader", "Load", "Load VAE", vae_name=WAN_VAE)
         network.models, vae.models = MODELS, VAES

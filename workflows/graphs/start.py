@@ -82,12 +82,12 @@ class Start:
         mask: object | None = None,
         restore: bool = False,
     ) -> None:
-        """Decode, save as a video with the clip's sound and rate, and show beside the source.
+        """Decode, save as a video with the clip's sound and times, and show beside the source.
 
         With a mask the source's own pixels come back outside it: no VAE gives them back exactly.
         Without one, `restore` brings them back where the edit has changed nothing.
         """
-        add, source, fps = self.graph.add, self.parts["images"], self.parts["fps"]
+        add, source = self.graph.add, self.parts["images"]
         decoded = add("ReScoreVideoVAEDecode", "Result", model=model or self.model, latent=latent)
         images = decoded["images"]
         if self.region is not None:
@@ -113,30 +113,16 @@ class Start:
                 source=source,
                 reconstruction=unedited["images"],
             )["images"]
-        if mask is not None:
-            images = add(
-                "ImageCompositeMasked",
-                "Result",
-                "The source's own pixels outside the mask",
-                destination=source,
-                source=images,
-                x=0,
-                y=0,
-                resize_source=False,
-                mask=mask,
-            )["IMAGE"]
-        audio = self.parts["audio"]
-        if self.region is None:
-            video = add("CreateVideo", "Result", images=images, fps=fps, audio=audio)["VIDEO"]
-        else:
-            video = add("ReScoreEditedVideo", "Result", source=self.video, images=images)["video"]
+        keep = {} if mask is None else {"mask": mask}
+        made = add("ReScoreEditedVideo", "Result", source=self.video, images=images, **keep)
         saved = add(
             "SaveVideo",
             "Result",
             "Save the edit",
-            video=video,
+            video=made["video"],
             filename_prefix=f"rescore/{self.graph.name}",
         )
+        images, fps, audio = made["images"], self.parts["fps"], self.parts["audio"]
         pair = add("ReScoreCompareClips", "Result", source=source, edited=images)
         add("PreviewImage", "Result", "Source and edit", images=pair["images"])
         add("ReScoreViewComparison", "Result", source=source, edited=images, fps=fps, audio=audio)
