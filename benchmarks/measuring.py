@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -216,8 +217,9 @@ class Column(NamedTuple):
 
 
 def shown(value: Estimate, digits: int, factor: float = 1.0) -> str:
-    """A mean with its standard error, as a table shows it."""
-    return f"{factor * value.mean:.{digits}f} ± {factor * value.error:.{digits}f}"
+    """A mean with its standard error, as a table shows it; of a single figure there is none."""
+    mean = f"{factor * value.mean:.{digits}f}"
+    return mean if math.isnan(value.error) else f"{mean} ± {factor * value.error:.{digits}f}"
 
 
 def change(before: Sequence[float], after: Sequence[float]) -> Estimate:

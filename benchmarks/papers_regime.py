@@ -203,7 +203,7 @@ def report(kept: Kept) -> list[str]:
         lines += [
             f"## {group}",
             "",
-            f"{len(clips)} clips; {settings}.",
+            f"{counted(clips)}; {settings}.",
             "",
             *table(kept, group, rows, clips),
             "",
@@ -226,6 +226,10 @@ def report(kept: Kept) -> list[str]:
     ]
 
 
+def counted(clips: Sequence[str]) -> str:
+    return f"{len(clips)} clip{'s' if len(clips) > 1 else ''}"
+
+
 def on_tune() -> list[str]:
     """What was read on the split tune when weights were chosen."""
     found = json.loads(TUNE.read_text("utf-8"))
@@ -234,7 +238,7 @@ def on_tune() -> list[str]:
     return [
         "## The same on the split tune",
         "",
-        f"{len(kept.shared(list(kept.figures)))} clips, measured when weights were chosen, on a "
+        f"{counted(kept.shared(list(kept.figures)))}, measured when weights were chosen, on a "
         "card; step size 0.4, cfg 9, S-SSM at 1.",
         "",
         *table(kept, "DreamMotion", rows, kept.shared(list(kept.figures))),

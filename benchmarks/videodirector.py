@@ -36,8 +36,8 @@ REPORT = Path(__file__).resolve().parent / "videodirector_report"
 COLUMNS = {
     "hit": Column("target read, %", 0, 100),
     "kept": Column("other attributes kept, %", 0, 100),
-    "psnr_keep": Column("PSNR outside the edit, dB", 2),
-    "psnr_edit": Column("PSNR to the truth inside, dB", 2),
+    "psnr_keep": Column("PSNR outside the edit, dB", 1),
+    "psnr_edit": Column("PSNR to the truth inside, dB", 1),
     "flicker": Column("flicker, x 1000", 1, 1000),
 }
 # What the paper says, and the two reconstructions of which the second should be closer.

@@ -1,21 +1,62 @@
 """Which method when: one page with a picture and the measured figures of each method.
 
-python benchmarks/which_method.py       writes benchmarks/which_method/README.md
+python benchmarks/which_method.py       writes benchmarks/which_method/README.md, and the tables of
+                                        the first page anew
 
 Nothing is measured here: the figures are those of the other reports, and the pictures those of the
 graphs. Run it after a report has been written anew.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from measuring import FIGURES, markdown
+import first_page
+from first_page import made_on
+from measuring import FIGURES, Column, markdown, shipped, shown
 from rescore.shapeworld.score import estimate
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAD = ("method", "when", "target read, %", "PSNR outside, dB", "flicker, x 1000", "clips")
+HEAD = ("method", "when")
+# What the reports on edits call their figures, and the one on whole objects.
+EDITS = {
+    "hit": Column("target read, %", 0, 100),
+    "psnr_keep": Column("PSNR outside the edit, dB", 1),
+    "flicker": Column("flicker, x 1000", 1, 1000),
+}
+OBJECTS = {
+    "hit": Column("nearer to the truth than to the clip, %", 0, 100),
+    "psnr_edit": Column("PSNR to the truth inside, dB", 1),
+    "psnr_keep": Column("PSNR outside, after the clip's own pixels are back, dB", 1),
+    "flicker": Column("flicker, x 1000", 1, 1000),
+}
+# By report: which of its settings a graph has, too, as node and input.
+SETTINGS = {
+    "distillation": {name: ("ScoreDistillation", name) for name in ("steps", "step_size", "cfg")},
+    "flow_models": {name: ("ScoreDistillation", name) for name in ("steps", "cfg", "t_max")},
+    "videodirector": {
+        "steps": ("DDIMInversion", "steps"),
+        "learning_rate": ("NullTextOptimisation", "learning_rate"),
+        "cfg": ("AttentionControlledSampling", "cfg"),
+    },
+    "ei2": {
+        "steps": ("OneShotTune", "steps"),
+        "learning_rate": ("OneShotTune", "learning_rate"),
+        "cfg": ("AttentionControlledSampling", "cfg"),
+    },
+}
+OF_A_GRAPH = {
+    "dreammotion": {
+        "spatial": ("SpatialSelfSimilarity", "weight"),
+        "temporal": ("TemporalSelfSimilarity", "weight"),
+    },
+    "assd": {"fusion": ("AttentionFusion", "weight"), "layers": ("AttentionFusion", "layers")},
+    "flow_enhanced": {
+        "preservation": ("ContentPreservation", "weight"),
+        "consistency": ("GlobalConsistency", "weight"),
+    },
+}
 
 
 class Method(NamedTuple):
@@ -47,9 +88,9 @@ METHODS = (
     Method("Delta denoising on Wan", "flow_models", "+ flow smoothing", "wan_edit",
         "A flow model such as Wan is at hand: the first thing to try, in half the calls."),
     Method("Removal", "removal", "remove", "remove_object",
-        "An object shall go: the source text names it, the target text does not."),
+        "An object is to go: the source text names it, the target text does not."),
     Method("Addition", "removal", "add", "add_object",
-        "An object shall come: the mask says where, the target text what."),
+        "An object is to come: the mask says where, the target text what."),
 )  # fmt: skip
 
 
@@ -68,47 +109,85 @@ def clips_of(method: Method, reports: Path) -> list[Mapping[str, Any]]:
     return edits[method.row]
 
 
-def _shown(values: list[float], factor: float, digits: int) -> str:
-    mean, error, *_ = estimate([float(value) for value in values])
-    return f"{mean * factor:.{digits}f} ± {error * factor:.{digits}f}"
+def otherwise(method: Method, reports: Path) -> str:
+    """With which settings the figures were measured, where the graph ships with others."""
+    file = reports / f"{method.report}_report" / FIGURES
+    measured = json.loads(file.read_text("utf-8"))["settings"]
+    known = SETTINGS.get(method.report, {}) | OF_A_GRAPH.get(method.graph, {})
+    ships = {name: shipped(method.graph, *known[name]) for name in known}
+    differ = [name for name in known if measured[name] != ships[name]]
+    if not differ:
+        return ""
+    then = ", ".join(f"`{name}` {measured[name]:g}" for name in differ)
+    now = ", ".join(f"{ships[name]:g}" for name in differ)
+    return f" The figures are of {then}; the graph, and so the picture, has {now}."
+
+
+def table(methods: Sequence[Method], columns: Mapping[str, Column], reports: Path) -> list[str]:
+    """A row for each method: when to take it, its figures, and where they come from."""
+    rows = []
+    for method in methods:
+        clips = clips_of(method, reports)
+        figures = (
+            shown(estimate([float(clip[name]) for clip in clips]), column.digits, column.factor)
+            for name, column in columns.items()
+        )
+        report = (reports / f"{method.report}_report" / "README.md").read_text("utf-8")
+        day, commit = made_on(report)
+        link = f"[{method.title}](../{method.report}_report/README.md)"
+        rows.append((link, method.when, *figures, str(len(clips)), f"{day}, {commit}"))
+    titles = (column.title for column in columns.values())
+    return markdown((*HEAD, *titles, "clips", "report of, at commit"), rows)
 
 
 def page(reports: Path = ROOT / "benchmarks") -> str:
     """The whole page."""
-    rows, shown = [], []
+    pictures = []
     for method in METHODS:
-        clips = clips_of(method, reports)
-        figures = [
-            _shown([clip[name] for clip in clips], factor, digits)
-            for name, factor, digits in (("hit", 100, 0), ("psnr_keep", 1, 1), ("flicker", 1000, 1))
-        ]
-        link = f"[{method.title}](../{method.report}_report/README.md)"
-        rows.append((link, method.when, *figures, str(len(clips))))
-        shown += [
+        pictures += [
             f"## {method.title}",
             "",
-            f"{method.when} Graph: `{method.graph}`.",
+            f"{method.when} Graph: `{method.graph}`.{otherwise(method, reports)}",
             "",
             f"![source above, edit below](../../workflows/{method.graph}.jpg)",
             "",
         ]
+    objects = [method for method in METHODS if method.report == "removal"]
+    edits = [method for method in METHODS if method not in objects]
     return "\n".join(
         [
             "# Which method when",
             "",
             "Measured on the shape world with the tiny models that come with the pack: means over",
-            "clips with their standard errors. The reports differ in clips and models, so compare",
-            "rows of one report; with real models nothing has been measured yet. Written by",
-            "`python benchmarks/which_method.py` from the reports' figures.",
+            "clips with their standard errors. The reports differ in clips, models and settings:",
+            "compare rows of one report only. Nothing has been measured with real models yet.",
+            "`python benchmarks/which_method.py` writes this page from the reports' figures.",
             "",
-            *markdown(HEAD, rows),
+            "*Target read*: in how many clips the result shows what the target text asks for.",
+            "*PSNR outside the edit*: how near to the source the clip stays where the true edit",
+            "changes nothing; nothing is pasted back, and the autoencoder loses a part.",
+            "*Flicker*: how much colours change from one frame to the next along the true motion;",
+            "the true edit has none.",
             "",
-            *shown,
+            *table(edits, EDITS, reports),
+            "",
+            "For a whole object that goes or comes, the result is compared with the exact clip",
+            "that lacks or has it. Here the source's own pixels are put back outside the mask, as",
+            "the graphs do, so PSNR outside is higher than in the table above.",
+            "",
+            *table(objects, OBJECTS, reports),
+            "",
+            *pictures,
         ]
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
     folder = ROOT / "benchmarks" / "which_method"
     folder.mkdir(exist_ok=True)
     (folder / "README.md").write_text(page(), "utf-8")
+    first_page.main()
+
+
+if __name__ == "__main__":
+    main()
