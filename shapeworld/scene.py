@@ -70,6 +70,11 @@ class Scene:
     `x`, `y` is the middle of the object's path, for circling the centre of the circle. `travel` is
     the length of that path in pixels, so the speed is `travel / (frames - 1)` pixels a frame.
     `phase` is the angle at which circling starts, in radians.
+
+    What no model was trained on: `pan` is how far a moving camera lets the backdrop and the second
+    object run over the clip, in pixels to the right and downwards; the object's path stays as it is
+    seen on the canvas. `texture`, 0 to 1, is the share of its brightness that everything loses in
+    the darkest spots of a fixed pattern, which moves with what it lies on.
     """
 
     shape: str
@@ -83,6 +88,8 @@ class Scene:
     phase: float = 0.0
     frames: int = 8
     second: StaticObject | None = None
+    pan: tuple[float, float] = (0.0, 0.0)
+    texture: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -98,6 +105,8 @@ class Scene:
                 )
         if not 2 <= self.frames <= 32:
             raise ValueError(f"A shape-world clip has 2 to 32 frames, not {self.frames}.")
+        if not 0 <= self.texture <= 1:
+            raise ValueError(f"A texture takes 0 to 1 of the brightness, not {self.texture}.")
 
     @property
     def radius(self) -> float:
@@ -123,6 +132,14 @@ def path(scene: Scene) -> np.ndarray:
     else:
         offsets = scene.travel * (u[:, None] - 0.5) * np.array(_DIRECTIONS[scene.motion])
     return np.array([scene.x, scene.y]) + offsets
+
+
+def backdrop_path(scene: Scene) -> np.ndarray:
+    """How far the backdrop has moved in every frame, `[f, 2]` as (x, y) in pixels.
+
+    It runs at constant speed, and lies where the scene says in the middle of the clip.
+    """
+    return (np.linspace(0.0, 1.0, scene.frames)[:, None] - 0.5) * np.array(scene.pan)
 
 
 def caption(scene: Scene, *, motion: bool = True) -> str:
@@ -155,7 +172,8 @@ def fits(scene: Scene) -> bool:
         return False
     if scene.second is None:
         return True
-    apart = np.hypot(centres[:, 0] - scene.second.x, centres[:, 1] - scene.second.y)
+    others = np.array([scene.second.x, scene.second.y]) + backdrop_path(scene)
+    apart = np.hypot(*(centres - others).T)
     return bool(apart.min() > edge + margin(scene.second.size))
 
 

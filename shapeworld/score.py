@@ -82,8 +82,9 @@ def flicker(clip: Float[Tensor, "f h w 3"], truth: Rendering) -> float:
     """Mean absolute difference between each frame and the next one, warped back to it.
 
     Warped along the true flow; counted where both frames see the same single thing, backdrop or
-    inside of the object: not where one is hidden, nor on the blend along an outline. The truth
-    itself does not flicker.
+    inside of the object: not where one is hidden or has left the canvas, nor on the blend along an
+    outline. The truth itself does not flicker where things move by whole pixels, or have no
+    pattern.
     """
     frames = clip.permute(0, 3, 1, 2)
     difference = (warp(frames[1:], truth.forward_flow) - frames[:-1]).abs().mean(dim=1)
@@ -91,7 +92,7 @@ def flicker(clip: Float[Tensor, "f h w 3"], truth: Rendering) -> float:
     arriving = warp(coverage[1:], truth.forward_flow)[:, 0]
     pure = (coverage[:-1, 0] == 0) | (coverage[:-1, 0] == 1)
     same = (arriving - coverage[:-1, 0]).abs() < 1e-4
-    return float(difference[pure & same].mean())
+    return float(difference[pure & same & truth.visible_forward].mean())
 
 
 def warp(

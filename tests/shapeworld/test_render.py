@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rescore.shapeworld.render import render
 from rescore.shapeworld.scene import (
+    BACKGROUNDS,
     CANVAS,
     COLOURS,
     RADII,
@@ -243,3 +244,42 @@ def test_a_point_is_visible_where_the_next_frame_shows_it(seed: int):
             # What is shown in both frames is the same backdrop.
             both = backdrop & shown
             assert torch.equal(rendering.clip[j][both], rendering.clip[other][both])
+
+
+@pytest.mark.parametrize("pattern", BACKGROUNDS)
+@pytest.mark.parametrize("pan", [(0.0, 0.0), (14.0, -7.0)])
+def test_under_a_moving_camera_the_flow_carries_all_that_is_seen(
+    pattern: str, pan: tuple[float, float]
+):
+    """Pixel by pixel; what a visible point looks like does not change, whatever lies on it."""
+    second = StaticObject("square", "cyan", 14.0, 14.0)
+    drawn = scene(pattern, travel=21.0, x=32.5, y=40.5, pan=pan, texture=0.3, second=second)
+    rendering = render(drawn)
+    rows, columns = np.mgrid[:CANVAS, :CANVAS]
+    for i in range(7):
+        right, down = rendering.forward_flow[i].numpy()
+        there, across = (rows + down).round().astype(int), (columns + right).round().astype(int)
+        on = (0 <= there) & (there < CANVAS) & (0 <= across) & (across < CANVAS)
+        there, across = there.clip(0, CANVAS - 1), across.clip(0, CANVAS - 1)
+        pure = np.isin(rendering.coverage[i].numpy(), (0, 1))
+        before, after = (rendering.coverage[j].numpy() for j in (i, i + 1))
+        shown = on & pure & (after[there, across] == before)
+        assert rendering.visible_forward[i].numpy()[shown].all()
+        assert not rendering.visible_forward[i].numpy()[~on].any()
+        hidden = on & (before == 0) & (after[there, across] == 1)
+        assert not rendering.visible_forward[i].numpy()[hidden].any()
+        assert shown.sum() > 3000 and hidden.sum() > 5
+        found, expected = rendering.clip[i + 1].numpy()[there, across], rendering.clip[i].numpy()
+        np.testing.assert_allclose(found[shown], expected[shown], atol=1e-6)
+        # Backwards it is the same path, walked the other way.
+        back = rendering.backward_flow[i].numpy()[:, there[shown], across[shown]]
+        np.testing.assert_allclose(back, -np.stack([right[shown], down[shown]]), atol=1e-5)
+        assert rendering.visible_backward[i].numpy()[there[shown], across[shown]].all()
+
+
+def test_a_texture_darkens_and_keeps_the_hue():
+    plain, textured = (render(scene(texture=share, frames=2)) for share in (0.0, 0.4))
+    left = (textured.clip / plain.clip)[plain.coverage % 1 == 0]
+    torch.testing.assert_close(left, left[:, :1].expand(-1, 3))
+    assert left.max() <= 1 and left.max() - left.min() > 0.3  # almost all of the 0.4
+    assert torch.equal(plain.coverage, textured.coverage)

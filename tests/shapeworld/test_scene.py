@@ -17,6 +17,7 @@ from rescore.shapeworld.scene import (
     Background,
     Scene,
     StaticObject,
+    backdrop_path,
     caption,
     fits,
     path,
@@ -203,8 +204,18 @@ def test_scenes_that_look_different_are_called_different():
         ({"background": replace(PLAIN, pattern="dotted")}, "has no background 'dotted'"),
         ({"frames": 1}, "has 2 to 32 frames, not 1"),
         ({"frames": 33}, "has 2 to 32 frames, not 33"),
+        ({"texture": 1.5}, "takes 0 to 1 of the brightness, not 1.5"),
     ],
 )
 def test_what_the_world_does_not_have_is_refused(changes: dict, message: str):
     with pytest.raises(ValueError, match=message):
         scene(**changes)
+
+
+def test_a_moving_camera_moves_the_backdrop_and_what_lies_on_it():
+    moved = scene(pan=(14.0, -7.0), frames=8)
+    np.testing.assert_allclose(np.diff(backdrop_path(moved), axis=0), [[2.0, -1.0]] * 7)
+    np.testing.assert_array_equal(path(moved), path(scene(frames=8)))  # as seen on the canvas
+    near = {"size": "small", "y": 16.0, "second": StaticObject("ring", "blue", 31.0, 50.0)}
+    assert fits(scene(**near))
+    assert not fits(scene(**near, pan=(0.0, -40.0)))  # it runs into the object

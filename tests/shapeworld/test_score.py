@@ -149,3 +149,12 @@ def test_a_summary_is_means_with_standard_errors():
 def test_a_clip_of_another_length_is_refused(edit: Edit):
     with pytest.raises(ValueError, match=r"is \[7, 64, 64, 3\], but its truth is \[8, 64, 64, 3\]"):
         score(edited(edit).target.clip[:7], edit)
+
+
+def test_the_truth_does_not_flicker_before_a_moving_camera():
+    backdrop = Background("checker", ((0.3, 0.3, 0.3), (0.7, 0.7, 0.7)))
+    settings = {"x": 32.5, "y": 32.5, "travel": 7.0, "pan": (-14.0, 7.0), "texture": 0.3}
+    truth = render(Scene("circle", "red", "right", backdrop, **settings))
+    assert flicker(truth.clip, truth) < 1e-6
+    noise = torch.randn(truth.clip.shape, generator=torch.Generator().manual_seed(0))
+    assert flicker(truth.clip + 0.1 * noise, truth) > 0.05
