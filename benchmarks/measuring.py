@@ -8,18 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from datetime import date
 from functools import cache
 from itertools import repeat
-from multiprocessing import get_context
 from os import cpu_count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from einops import rearrange
+from kept import processes
 from rescore.headless.demo import save_strip
 from rescore.pipelines.models.codec import decode_video, encode_video
 from rescore.pipelines.models.denoiser import Prompts
@@ -144,13 +143,9 @@ def settings_of(options: argparse.Namespace, run: type[Run]) -> Run:
 def over_clips(
     work: Callable[..., Result], edits: Sequence[Edit], *rest: object, jobs: int
 ) -> Iterator[tuple[Edit, Result]]:
-    """Every edit with `work(edit, *rest)`, in order, as they are done; says how far it is.
-
-    Clips are spread over processes of one thread each, for a batch of them is no faster on a CPU.
-    The processes start afresh: a fork of one that has already used torch may hang.
-    """
+    """Every edit with `work(edit, *rest)`, in order, as they are done; says how far it is."""
     began = time.monotonic()
-    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with processes(jobs) as pool:
         results = pool.map(work, edits, *map(repeat, rest))
         for number, (edit, result) in enumerate(zip(edits, results, strict=True), 1):
             seconds = time.monotonic() - began

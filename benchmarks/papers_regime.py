@@ -14,9 +14,8 @@ background on shapeworld-t2v, split "test", the same draws in every row.
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -32,13 +31,13 @@ from measuring import (
     shown,
     with_conclusions,
 )
+from remembering import remembering
 from rescore.pipelines.distillation.score_distillation import Progress
 from rescore.pipelines.distillation.settings import Settings
 from rescore.pipelines.models.denoiser import Denoiser
 from rescore.pipelines.models.process import Latents
 from rescore.shapeworld.edits import Edit, suite
 from rescore.shapeworld.score import estimate, score
-from torch import Tensor
 
 REPORT = Path(__file__).resolve().parent / "papers_regime_report"
 FILE = REPORT / "figures.json"
@@ -71,26 +70,9 @@ CLAIMS = (
 
 
 @lru_cache(maxsize=1)
-def remembering(clip: int) -> Denoiser:
+def model_for(clip: int) -> Denoiser:
     """The model, which remembers of a clip what it said of the source: all rows ask the same."""
-    model, known = loaded(MODEL).denoiser, {}
-
-    def output(z: Tensor, t: float, text: Tensor) -> Tensor:
-        half = len(z) // 2  # sources come first
-        pairs = zip(z[:half], text[:half], strict=True)
-        names = [(t, *map(_digest, pair)) for pair in pairs]
-        if all(name in known for name in names):
-            target = model.output(z[half:], t, text[half:])
-            return torch.cat([*(known[name] for name in names), target])
-        said = model.output(z, t, text)
-        known.update(zip(names, said[:half].split(1), strict=True))
-        return said
-
-    return replace(model, output=output)
-
-
-def _digest(part: Tensor) -> bytes:
-    return blake2b(part.contiguous().numpy().tobytes(), digest_size=16).digest()
+    return remembering(loaded(MODEL).denoiser)
 
 
 @torch.inference_mode()
@@ -107,7 +89,7 @@ def read_off(name: str, clip: int) -> dict[int, dict[str, float]]:
             found[progress.step] = figures_of(progress.z, edit)
 
     z = edit_once(
-        parts, edit, REGIMES[group], video=remembering(clip) if plain else None, on_step=look
+        parts, edit, REGIMES[group], video=model_for(clip) if plain else None, on_step=look
     )
     return found or dict.fromkeys(READ_AT, figures_of(z, edit))
 

@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,8 +50,8 @@ def test_figures_of_other_settings_are_not_mixed_in(tmp_path):
         Kept(tmp_path / "figures.json", {"cfg": 9})
 
 
-def test_a_model_that_remembers_its_source_says_the_same(monkeypatch):
-    import papers_regime
+def test_a_model_that_remembers_its_source_says_the_same():
+    from remembering import remembering
 
     calls = []
 
@@ -61,8 +60,7 @@ def test_a_model_that_remembers_its_source_says_the_same(monkeypatch):
         return z * t + text.mean((1, 2))[:, None, None, None, None]
 
     plain = replace(gaussian_model(PROCESS), output=output)
-    monkeypatch.setattr(papers_regime, "loaded", lambda _: SimpleNamespace(denoiser=plain))
-    watched = papers_regime.remembering.__wrapped__(0)
+    watched = remembering(plain)
     generator = torch.Generator().manual_seed(3)
     source, first, second = torch.randn(3, 2, 4, 3, 5, 7, generator=generator)
     text = torch.randn(4, 11, 13, generator=generator)
