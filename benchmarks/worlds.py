@@ -1,0 +1,297 @@
+"""Worlds in which the papers' claims can be true, and whether they are true there.
+
+    python benchmarks/worlds.py                     8 clips a world; goes on where it was stopped
+    python benchmarks/worlds.py --worlds slow camera --rows DDS "+ flow smoothing" --clips 2
+    python benchmarks/worlds.py --clips 0           writes the page from what is there
+
+For every claim of a paper there is a row with what it is about and one without, in each world that
+leaves it something to do. Settings are those of the shipped graphs, edits those of colour, shape
+and background of the split "test" whose object moves straight on; all move by whole pixels, so that
+the truth is exact and does not flicker.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import distillation
+import ei2
+import numpy as np
+import torch
+import videodirector_rows
+from kept import Kept, compute
+from measuring import (
+    CONCLUSIONS,
+    Column,
+    change,
+    made,
+    markdown,
+    shown,
+    with_conclusions,
+)
+from rescore.headless.demo import save_strip
+from rescore.shapeworld.edits import Edit, edited
+from rescore.shapeworld.oracle import read
+from rescore.shapeworld.scene import Scene, path
+from rescore.shapeworld.score import Estimate, estimate, score
+from torch import Tensor
+from worlds_rows import WORLDS, directed, distilled, edit_of, inflated
+
+REPORT = Path(__file__).resolve().parent / "worlds_report"
+ENOUGH = 4  # clips, below which no verdict is given
+
+
+COLUMNS = {
+    "hit": Column("target read, %", 0, 100),
+    "psnr_edit": Column("PSNR to the truth inside, dB", 1),
+    "contamination": Column("change outside the object, x 1000", 1, 1000),
+    "flicker": Column("flicker, x 1000", 1, 1000),
+    "iou": Column("IoU of the object, %", 0, 100),
+    "strays": Column("object off its course, pixels", 2),
+}
+LESS_IS_BETTER = "contamination", "flicker", "strays"
+
+
+class Claim(NamedTuple):
+    """What a paper says: its part, by the rows without and with it, improves a figure."""
+
+    said: str
+    without: str
+    having: str
+    figure: str
+    worlds: tuple[str, ...]
+
+
+CLAIMS = (
+    Claim("DreamMotion: the mask keeps the background (Sec. 3.1)",
+          "DDS", "+ mask", "contamination", ("textured", "camera", "usual")),
+    Claim("DreamMotion: S-SSM keeps the structure (Fig. 9)",
+          "+ mask", "+ S-SSM", "iou", ("textured", "camera", "usual")),
+    Claim("DreamMotion: T-SSM keeps the motion (Fig. 9)",
+          "+ mask", "+ mask, T-SSM", "strays", ("slow", "camera", "usual")),
+    Claim("DreamMotion: T-SSM smooths it (Fig. 9)",
+          "+ mask", "+ mask, T-SSM", "flicker", ("slow", "camera", "usual")),
+    Claim("ASSD: the sliding window steadies the frames (Sec. 3)",
+          "DDS", "ASSD", "flicker", ("slow", "weak model", "usual")),
+    Claim("ASSD: and contaminates less (Fig. 5)",
+          "DDS", "ASSD", "contamination", ("slow", "weak model", "usual")),
+    Claim("ASSD: attention fusion contaminates less still (Fig. 5)",
+          "ASSD", "ASSD + fusion", "contamination", ("textured", "weak model", "usual")),
+    Claim("ASSD: the image model adds detail where the video model is weak (Fig. 5)",
+          "ASSD", "ASSD + joint", "psnr_edit", ("weak model", "usual")),
+    Claim("ASSD: and contaminates less (Fig. 5)",
+          "ASSD", "ASSD + joint", "contamination", ("weak model", "usual")),
+    Claim("Flow-enhanced: smoothing along the flow cuts flicker",
+          "DDS", "+ flow smoothing", "flicker", ("slow", "camera", "usual")),
+    Claim("Flow-enhanced: preservation keeps the rest",
+          "+ flow smoothing", "+ preservation", "contamination", ("textured", "camera", "usual")),
+    Claim("Flow-enhanced: global consistency cuts flicker",
+          "+ preservation", "+ consistency", "flicker", ("textured", "camera", "usual")),
+    Claim("VideoDirector: STDG keeps the background (Fig. 9)",
+          "VideoDirector: without STDG", "VideoDirector: full", "contamination",
+          ("textured", "camera")),
+    Claim("VideoDirector: SA-I keeps the layout (Fig. 7)",
+          "VideoDirector: without SA-I", "VideoDirector: full", "iou", ("textured", "camera")),
+    Claim("VideoDirector: SA-II keeps the background (Fig. 7)",
+          "VideoDirector: without SA-II", "VideoDirector: full", "contamination",
+          ("textured", "camera")),
+    Claim("EI2: STAM raises textual alignment (Table 1)",
+          "EI2: layer-norm", "EI2: stam", "hit", ("slow", "textured")),
+    Claim("EI2: FFAM takes flicker away (Fig. 5)",
+          "EI2: stam", "EI2: ei2", "flicker", ("slow", "textured")),
+)  # fmt: skip
+
+# --- rows ---------------------------------------------------------------------------------------
+
+
+def ways() -> dict[str, Callable[[str, int], Tensor]]:
+    """How the clip of every row that a claim needs is made."""
+    makers = {"VideoDirector": directed, "EI2": inflated}
+    rows = dict.fromkeys(row for claim in CLAIMS for row in (claim.without, claim.having))
+    found = {}
+    for row in ("no edit", *rows):
+        group, _, name = row.rpartition(": ")
+        found[row] = partial(makers.get(group, distilled), name)
+    return found
+
+
+ROWS = ways()
+
+
+def needed(world: str) -> list[str]:
+    """The rows of a world, in the order in which a model remembers most."""
+    claims = [claim for claim in CLAIMS if world in claim.worlds]
+    rows = {row for claim in claims for row in (claim.without, claim.having)}
+    return [row for row in ROWS if row in rows or row == "no edit"]
+
+
+# --- figures ------------------------------------------------------------------------------------
+
+
+def measured(name: str, clip: int) -> dict[str, float]:
+    """The figures of one row, named with its world, on one clip."""
+    world, row = name.split(" | ")
+    edit = edit_of(world, clip)
+    return figures_of(ROWS[row](world, clip).clamp(0, 1), edit)
+
+
+def figures_of(clip: Tensor, edit: Edit) -> dict[str, float]:
+    scores = score(clip, edit)
+    found = {name: float(getattr(scores, name)) for name in COLUMNS if name != "strays"}
+    return found | {"strays": strays(clip, edit.target)}
+
+
+def strays(clip: Tensor, scene: Scene) -> float:
+    """How far the object moves otherwise than it should: root mean square, in pixels.
+
+    Both paths about their own middles. An object that is not seen stands still.
+    """
+    found, true = read(clip).centres, path(scene)
+    seen = ~np.isnan(found).any(axis=1)
+    if seen.sum() < 2:
+        found, seen = np.zeros_like(true), np.ones(len(true), dtype=bool)
+    apart = found[seen] - true[seen]
+    return float(np.sqrt(((apart - apart.mean(axis=0)) ** 2).sum(axis=1).mean()))
+
+
+def gain(kept: Kept, claim: Claim, world: str) -> Estimate | None:
+    """What a part changes, clip by clip; None where nothing was measured."""
+    names = [f"{world} | {row}" for row in (claim.without, claim.having)]
+    clips = kept.shared(names)
+    if not clips:
+        return None
+    return change(*([kept.figures[name][clip][claim.figure] for clip in clips] for name in names))
+
+
+def verdict(found: Estimate | None, figure: str) -> str:
+    """Whether a claim holds: beyond two standard errors, or beyond nothing at all."""
+    if found is None:
+        return "not measured"
+    better = -found.mean if figure in LESS_IS_BETTER else found.mean
+    if found.count < ENOUGH:
+        return "too few clips"
+    if abs(better) <= 2 * found.error:
+        return "not seen"
+    return "holds" if better > 0 else "the contrary"
+
+
+def summary(verdicts: Sequence[tuple[str, str]]) -> str:
+    """One claim over its worlds, `verdicts` of each."""
+    judged = [(w, v) for w, v in verdicts if v not in ("not measured", "too few clips")]
+    holds = [world for world, found in judged if found == "holds"]
+    if not judged:
+        return "not measured on enough clips"
+    if not holds:
+        return "does not hold here"
+    return "holds" if len(holds) == len(judged) else f"holds only in: {', '.join(holds)}"
+
+
+# --- page ---------------------------------------------------------------------------------------
+
+
+def claims_table(kept: Kept) -> list[str]:
+    cells = []
+    for claim in CLAIMS:
+        found = {world: gain(kept, claim, world) for world in claim.worlds}
+        judged = [(world, verdict(one, claim.figure)) for world, one in found.items()]
+        column = COLUMNS[claim.figure]
+        for world, said in judged:
+            one = found[world]
+            if one is None:
+                continue
+            changed = shown(one, column.digits, column.factor)
+            rows = f"{claim.without} to {claim.having}"
+            cells.append((claim.said, world, rows, column.title, str(one.count), changed, said))
+        if all(one is None for one in found.values()):
+            cells.append((claim.said, *[""] * 5, "not measured"))
+        else:
+            cells.append((claim.said, "**all**", *[""] * 4, f"**{summary(judged)}**"))
+    head = ("the paper", "world", "rows", "figure", "clips", "change", "seen")
+    return markdown(head, cells)
+
+
+def world_table(kept: Kept, world: str) -> list[str]:
+    """All rows of a world over the clips that all of them have."""
+    rows = [row for row in needed(world) if f"{world} | {row}" in kept.figures]
+    clips = kept.shared([f"{world} | {row}" for row in rows])
+    if not clips:
+        return []
+    cells = []
+    for row in rows:
+        figures = [kept.figures[f"{world} | {row}"][clip] for clip in clips]
+        cells.append(
+            [row]
+            + [
+                shown(estimate([one[name] for one in figures]), column.digits, column.factor)
+                for name, column in COLUMNS.items()
+            ]
+        )
+    different = ", ".join(f"{name} {value:g}" for name, value in asdict(WORLDS[world]).items())
+    head = ("", *(column.title for column in COLUMNS.values()))
+    return [
+        f"## {world}",
+        "",
+        f"{len(clips)} clips; {different}.",
+        "",
+        *markdown(head, cells),
+        "",
+    ]
+
+
+def report(kept: Kept) -> list[str]:
+    """The page, from what is there, with a picture of the worlds."""
+    clips = {world: edited(edit_of(world, 0)).source.clip for world in WORLDS}
+    save_strip(clips, REPORT / "worlds.png", zoom=1)
+    return [
+        "# Worlds in which the papers' claims can be true",
+        "",
+        made("python benchmarks/worlds.py"),
+        "Clips of 8 frames; means with their standard errors. Settings of the shipped graphs.",
+        "",
+        f"The first clip of each world ({', '.join(WORLDS)}):",
+        "",
+        "![worlds](worlds.png)",
+        "",
+        "## The papers' claims",
+        "",
+        "A claim holds where the change is for the better by more than two standard errors, on "
+        f"{ENOUGH} clips or more.",
+        "",
+        *claims_table(kept),
+        "",
+        *(line for world in WORLDS for line in world_table(kept, world)),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--clips", type=int, default=8, help="of each world")
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    runs = {"loops": distillation.Run(), "ei2": ei2.Run()}
+    runs["videodirector"] = videodirector_rows.Run()
+    kept = Kept(
+        REPORT / "figures.json", {name: asdict(run) for name, run in (runs | WORLDS).items()}
+    )
+    tasks = [
+        (f"{world} | {row}", clip)
+        for clip in range(options.clips)
+        for world in options.worlds
+        for row in needed(world)
+        if row in options.rows
+    ]
+    compute(kept, measured, tasks, jobs=options.jobs)
+    page = with_conclusions("\n".join(report(kept)).rstrip(), REPORT / CONCLUSIONS)
+    (REPORT / "README.md").write_text(page + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The worlds in which claims are tried are what they say, and so are the verdicts."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from rescore.shapeworld.edits import edited
+from rescore.shapeworld.render import render
+from rescore.shapeworld.scene import backdrop_path, path
+from rescore.shapeworld.score import estimate, score
+
+NAMES = ("slow", "textured", "camera", "weak model", "usual")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_the_path(root):
+    known = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(root / "benchmarks"))
+        yield
+    for name in set(sys.modules) - known:
+        if not name.startswith(("torch", "rescore")):
+            sys.modules.pop(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_moves_by_whole_pixels_and_the_truth_is_read(name: str):
+    from worlds_rows import DIRECTIONS, WORLDS, edit_of
+
+    world, seen = WORLDS[name], set()
+    for clip in range(6):
+        edit = edit_of(name, clip)
+        ahead = np.array(DIRECTIONS[edit.source.motion])
+        for side in (edit.source, edit.target):
+            np.testing.assert_allclose(np.diff(path(side), axis=0), [world.speed * ahead] * 7)
+            np.testing.assert_allclose(
+                np.diff(backdrop_path(side), axis=0), [-world.run * ahead] * 7
+            )
+        found = score(edited(edit).target.clip, edit)
+        assert found.hit and found.iou == 1 and found.flicker < 1e-6
+        seen.add(edit.source)
+    assert len(seen) == 6
+
+
+def test_how_far_an_object_strays():
+    from worlds import strays
+    from worlds_rows import edit_of
+
+    target = edit_of("usual", 0).target
+    truth = render(target).clip
+    assert strays(truth, target) < 0.05
+    # Standing still where the middle of its way is: a path of 21 pixels in 8 even steps.
+    extent = 3 * np.sqrt((8**2 - 1) / 12)
+    still = truth[4:5].expand(8, -1, -1, -1)
+    assert strays(still, target) == pytest.approx(extent, abs=0.05)
+    assert strays(torch.full_like(truth, 0.5), target) == pytest.approx(extent)  # not seen
+    assert strays(truth.flip(0), target) == pytest.approx(2 * extent, abs=0.05)
+
+
+def test_damage_is_a_share_of_each_weights_own_spread():
+    from worlds_rows import damaged
+
+    network = torch.nn.Sequential(torch.nn.Linear(211, 307), torch.nn.LayerNorm(307))
+    before = {name: weights.clone() for name, weights in network.state_dict().items()}
+    found, again = damaged(network, 0.3).state_dict(), damaged(network, 0.3).state_dict()
+    for name, weights in network.state_dict().items():
+        assert torch.equal(weights, before[name]) and torch.equal(found[name], again[name])
+    noise = found["0.weight"] - before["0.weight"]
+    assert (noise.std() / before["0.weight"].std()).item() == pytest.approx(0.3, rel=0.02)
+    assert torch.equal(found["1.weight"], before["1.weight"])  # norms and biases stay
+
+
+@pytest.mark.parametrize(
+    ("changes", "figure", "said"),
+    [
+        ([-1.0, -1.2, -0.9, -1.1], "flicker", "holds"),
+        ([-1.0, -1.2, -0.9, -1.1], "iou", "the contrary"),
+        ([1.0, -1.0, 0.5, -0.4], "iou", "not seen"),
+        ([0.0, 0.0, 0.0, 0.0], "hit", "not seen"),
+        ([-1.0, -1.1, -0.9], "flicker", "too few clips"),
+    ],
+)
+def test_a_verdict_needs_clips_and_two_standard_errors(changes: list, figure: str, said: str):
+    from worlds import verdict
+
+    assert verdict(estimate(changes), figure) == said
+
+
+def test_a_claim_is_summed_up_over_its_worlds():
+    from worlds import summary
+
+    assert summary([("slow", "holds"), ("usual", "holds")]) == "holds"
+    assert summary([("slow", "holds"), ("usual", "not seen")]) == "holds only in: slow"
+    assert summary([("slow", "the contrary"), ("usual", "not seen")]) == "does not hold here"
+    assert summary([("slow", "holds"), ("usual", "not measured")]) == "holds"
+    assert summary([("slow", "too few clips")]) == "not measured on enough clips"
+
+
+def test_what_a_claim_compares_is_computed_and_told(tmp_path, monkeypatch):
+    import worlds
+    from kept import Kept, compute
+
+    names = {f"{world} | {row}" for world in worlds.WORLDS for row in worlds.needed(world)}
+    for claim in worlds.CLAIMS:
+        for world in claim.worlds:
+            assert {f"{world} | {claim.without}", f"{world} | {claim.having}"} <= names
+    monkeypatch.setattr(worlds, "REPORT", tmp_path)
+    kept = Kept(tmp_path / "figures.json", {})
+    compute(kept, worlds.measured, [("camera | no edit", 0)], jobs=1)
+    alone = kept.figures["camera | no edit"]["0"]
+    assert alone["hit"] == 0 and alone["strays"] < 1 and set(alone) == set(worlds.COLUMNS)
+    for row, contamination in (("DDS", 0.030), ("+ mask", 0.010)):
+        for clip in range(4):
+            kept.add(f"camera | {row}", clip, alone | {"contamination": contamination})
+    page = "\n".join(worlds.report(kept))
+    assert (
+        "| camera | DDS to + mask | change outside the object, x 1000 | 4 | -20.0 ± 0.0 |" in page
+    )
+    assert (tmp_path / "worlds.png").exists()
