@@ -99,7 +99,8 @@ def videodirector(edit: Edit, _: Run) -> Tensor:
 
 def tuned(row: str, edit: Edit, _: Run) -> Tensor:
     run, (z_0, prompts) = ei2.Run(), ei2.given(edit)
-    model = ei2.tuned(ei2.inflated(row), z_0, prompts, run)
+    with torch.enable_grad():
+        model = ei2.tuned(ei2.inflated(row), z_0, prompts, run)
     settings = {"steps": run.sampling, "cfg": run.cfg, "describe": True}
     return clip_of(model, invert_and_edit(z_0, model.denoiser, prompts, **settings))
 
@@ -123,7 +124,7 @@ PEERS = tuple(ROWS)[:5]
 def measured(row: str, clip: int) -> dict[str, float]:
     """The figures of one way of editing on one clip."""
     edit = suite("edits", clip + 1)[clip]
-    # Tuning and null-text have graphs, which inference tensors cannot be part of.
+    # Null-text has a graph, which inference tensors cannot be part of.
     with torch.no_grad():
         scores = score(ROWS[row](edit, Run()).clamp(0, 1), edit)
     return {name: float(getattr(scores, name)) for name in COLUMNS}
