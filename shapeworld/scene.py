@@ -65,7 +65,7 @@ class StaticObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """One object moving over a static background; everything `render` needs, and nothing else.
+    """One object moving over a backdrop; everything `render` needs, and nothing else.
 
     `x`, `y` is the middle of the object's path, for circling the centre of the circle. `travel` is
     the length of that path in pixels, so the speed is `travel / (frames - 1)` pixels a frame.
