@@ -19,6 +19,24 @@ def first_page():
         yield first_page
 
 
+REPORTS = sorted(folder.name for folder in (ROOT / "benchmarks").glob("*_report"))
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_begins_with_what_a_user_should_do(name):
+    """A few sentences under its title, kept in CONCLUSIONS.md when the tables are made anew."""
+    folder = ROOT / "benchmarks" / name
+    advice = (folder / "CONCLUSIONS.md").read_text("utf-8").strip().partition("\n\n")[0]
+    first = (folder / "README.md").read_text("utf-8").partition("\n\n")[2]
+    assert first.startswith(advice + "\n")
+    assert 2 <= len(re.findall(r"[.:](?:\*\*)?(?=\s|$)", advice)) <= 8
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_shows_no_figure_that_is_none(name):
+    assert not re.search(r"\bnan\b", (ROOT / "benchmarks" / name / "README.md").read_text("utf-8"))
+
+
 def report(name: str) -> str:
     return (ROOT / "benchmarks" / f"{name}_report" / "README.md").read_text("utf-8")
 
