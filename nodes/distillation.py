@@ -33,10 +33,10 @@ class ScoreDistillation(Node):
         "steps": INT(200, 0, 10000,
             "Optimisation steps; each is one batched model call. 200 in the papers; 50 to 100 show "
             "where an edit is going."),
-        "step_size": FLOAT(0.4, 0.0001, 10, 0.001,
+        "step_size": FLOAT(0.4, 0, 10, 0.001,
             "How far each step goes along the gradient. DreamMotion 0.4, ASSD 0.1. If nothing "
             "changes, raise it or steps; if colours burn or "
-            "the picture breaks up, lower it.", round=0.0001),
+            "the picture breaks up, lower it. 0 edits nothing.", round=0.0001),
         "cfg": CFG,
         "seed": SEED,
         "t_min": FLOAT(0.05, 0, 1, 0.01,

@@ -44,6 +44,7 @@ class NativeModel(Node):
     def take(self, model, vae, **conditionings):
         from .host import native
 
+        native.check_target(conditionings)
         taken = native.NativeModel(model, vae, conditionings)
         # A CONDITIONING does not contain its text; equal ones get equal names.
         names = {side: str(native.key_of(given)) for side, given in conditionings.items()}
@@ -79,8 +80,9 @@ class EditGuider(Node):
     }  # fmt: skip
 
     def guide(self, model, cfg: float, **conditionings):
-        from .host import editing
+        from .host import editing, native
 
+        native.check_target(conditionings)
         return (editing.EditGuider(model, conditionings, cfg),)
 
 

@@ -8,7 +8,7 @@ class EditStrength(Node):
     TITLE = "Edit Strength"
     SEARCH_ALIASES = ["denoise slider", "one slider", "how strong", "strength"]
     DESCRIPTION = (
-        "One number for those who want only that: 0 touches the clip up, 1 makes it over. Wire its "
+        "One number for those who want only that: 0 edits nothing, 1 makes the clip over. Wire its "
         "outputs to Score Distillation, with order descending and t_min 0, and eta to Delta "
         "Denoising, with weighting velocity. For flow models such as Wan."
     )
@@ -17,20 +17,20 @@ class EditStrength(Node):
     RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
         cfg=("FLOAT", "Guidance: 3 to 8, 4.5 in the middle."),
         t_max=("FLOAT", "The highest level of noise, as a share of the clock: 0.7 to 0.9."),
-        step_size=("FLOAT", "The step: 0.5, from strength 0.5 on 1."),
+        step_size=("FLOAT", "The step: from 0 to 1, from strength 0.5 on 1."),
         eta=("FLOAT", "Eta of Delta Denoising: 0, from strength 0.5 on rising to 0.5."),
     )
     REQUIRED = {
         "strength": FLOAT(0.5, 0, 1, 0.01,
             "0.5 to start with. If nothing changes, raise it; if more changes than should, lower "
-            "it.", display="slider"),
+            "it. 0 edits nothing.", display="slider"),
     }  # fmt: skip
 
     def settings(self, strength: float):
         return (
             _between(strength, 3, 4.5, 8),
             _between(strength, 0.7, 0.8, 0.9),
-            _between(strength, 0.5, 1, 1),
+            _between(strength, 0, 1, 1),
             _between(strength, 0, 0, 0.5),
         )
 
@@ -40,7 +40,7 @@ def of_random_levels(strength: float) -> tuple[float, float, float]:
     return (
         _between(strength, 3, 5.5, 8),
         _between(strength, 0.92, 0.95, 0.98),
-        _between(strength, 0.1, 0.25, 0.4),
+        _between(strength, 0, 0.25, 0.4),
     )
 
 

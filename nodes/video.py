@@ -8,6 +8,7 @@ from .attention_sampling import AttentionControlledSampling
 from .distillation import ScoreDistillation
 from .inversion import DDIMInversion
 from .latents import VideoVAEDecode, VideoVAEEncode
+from .live import tell_why_unchanged
 from .prompts import EncodePromptPair
 from .shared import SEED, WINDOWS
 from .sockets import LOSSES, MODEL, PROMPTS, TERMS
@@ -120,14 +121,27 @@ class EditVideoByInversion(Node):
             "Share of the steps in which the clip's layout is kept (tau_s). If the object cannot "
             "take its new shape, lower it; 0 lets go of the clip altogether."),
     }  # fmt: skip
-    OPTIONAL = {"mask": _MASK, "prompts": _PROMPTS, "restore_source": _RESTORE}
+    OPTIONAL = {
+        "mask": _MASK,
+        "prompts": _PROMPTS,
+        "restore_source": _RESTORE,
+        "strength": FLOAT(1, 0, 1, 0.01,
+            "How far the clip goes towards noise: 1 all the way, 0 not at all, which edits "
+            "nothing. If too much of the clip is lost, lower it.", display="slider"),
+    }  # fmt: skip
 
     def edit(
         self, model, video, source_prompt: str, target_prompt: str, cfg: float, steps: int,
         keep_layout: float, mask=None, prompts=None, restore_source: bool = True,
+        strength: float = 1.0,
     ):  # fmt: skip
         parts, latent, prompts = _begun(model, video, source_prompt, target_prompt, prompts)
+        back = round(strength * steps)
+        if back == 0:
+            tell_why_unchanged(f"strength is {strength:g}: of {steps} steps none is left.")
+            return _finished(model, parts, latent, latent, mask, restore_source)
         path = DDIMInversion().invert(model, prompts, latent, steps, 1.0, 0)[0]
+        path = replace(path, trajectory=path.trajectory.first(back))
         held = keep_layout > 0
         edited, _ = AttentionControlledSampling().sample(
             model, prompts, path, cfg, held, held, "refine" if held else "off", keep_layout,

@@ -65,6 +65,8 @@ def why_not_distilled(
     leading = [entry for entry in acting if not getattr(entry.term, "holds", False)]
     if made == 0:
         return "No step was made: steps is 0."
+    if settings.step_size == 0:
+        return "step_size is 0, as Edit Strength gives it for strength 0: no step goes anywhere."
     if not acting:
         return "No term took part: their weights are 0, or start and end leave them no step."
     if not leading:

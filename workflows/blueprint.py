@@ -29,7 +29,7 @@ class Blueprint(Graph):
         """An input of the whole: a socket, or a widget with the value that it starts with."""
         self._inputs.append((name, kind, start))
         self._door.cls.RETURN_TYPES = tuple(kind for _, kind, _ in self._inputs)
-        return Output(self._door, len(self._inputs) - 1)
+        return Output(self._door, len(self._inputs) - 1, start)
 
     def goes_out(self, name: str, output: Output) -> None:
         """An output of the whole."""

@@ -44,6 +44,7 @@ class Output(NamedTuple):
 
     node: "Node"
     slot: int
+    start: Any = None  # of an input of a blueprint: what it starts with, on its widgets inside, too
 
 
 class Node:
@@ -99,7 +100,9 @@ def widget_values(node: Node) -> list[Any]:
         if not is_widget(spec):
             continue
         value = node.inputs[name]
-        values.append(options(spec).get("default", 0) if isinstance(value, Output) else value)
+        if isinstance(value, Output):
+            value = options(spec).get("default", 0) if value.start is None else value.start
+        values.append(value)
         seeds = spec[0] == "INT" and name in ("seed", "noise_seed")
         if options(spec).get("control_after_generate", seeds):
             values.append("fixed")

@@ -369,6 +369,20 @@ def key_of(conditioning: list) -> tuple[float, ...]:
     return tuple(float(int.from_bytes(digest.digest()[i : i + 3], "big")) for i in (0, 3, 6))
 
 
+def check_target(conditionings: Mapping[str, list]) -> None:
+    """Check that the target says something, as far as a CONDITIONING tells.
+
+    Raises:
+        ValueError: if it is the negative's: both texts are empty, or one text is wired to both.
+    """
+    if key_of(conditionings["target"]) == key_of(conditionings["negative"]):
+        raise ValueError(
+            "The target says the same as the negative, so nothing leads to an edit. If its text is "
+            "empty, write what the clip should show. If one text is wired to both, wire an empty "
+            "one to negative."
+        )
+
+
 def _digest(value: Any, update: Callable[[bytes], None]) -> None:
     if isinstance(value, Tensor):
         update(f"{value.dtype}{tuple(value.shape)}".encode())

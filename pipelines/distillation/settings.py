@@ -42,9 +42,7 @@ class Settings:
         for name in ("steps", "draw_steps", "stop_after"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
-        if not (math.isfinite(self.step_size) and self.step_size > 0):
-            raise ValueError(f"step_size is {self.step_size}; it must be a number above 0.")
-        for name in ("cfg", "source_cfg"):
+        for name in ("step_size", "cfg", "source_cfg"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value}; it must be a number of 0 or more.")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import NamedTuple
@@ -46,6 +46,10 @@ class Trajectory:
     def steps(self) -> int:
         """The number of steps between the two ends."""
         return len(self.levels) - 1
+
+    def first(self, steps: int) -> "Trajectory":
+        """So many of its steps, from the clip on: a way to less noise."""
+        return replace(self, latents=self.latents[: steps + 1], levels=self.levels[: steps + 1])
 
     @cached_property
     def fingerprint(self) -> str:

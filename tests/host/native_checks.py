@@ -851,6 +851,14 @@ def refused(words: str, work, *arguments, **named) -> None:
         raise AssertionError(f"nothing was raised that says {words!r}")
 
 
+def check_a_target_without_a_text_is_refused_before_anything_runs():
+    """The text itself is not in a CONDITIONING: an empty one equals that of the negative."""
+    empty = texts() | {"target": conditioning("")}
+    words = "The target says the same as the negative"
+    refused(words, NativeModel().take, patcher(), vae(), **empty)
+    refused(words, EditGuider().guide, patcher(), **empty, cfg=5.0)
+
+
 def check_a_vae_of_another_model_is_told():
     given = texts()
     refused("Load the VAE that belongs", NativeModel().take, patcher(), image_vae(), **given)

@@ -87,6 +87,20 @@ def test_the_ends_of_a_blueprint_are_wired(name):
                 assert link["type"] == end["type"]
 
 
+@pytest.mark.parametrize("name", BLUEPRINTS)
+def test_a_blueprint_starts_inside_with_what_it_shows(name):
+    """Some front ends show what the widgets inside hold: an empty text there is shown empty."""
+    (outside,) = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))["nodes"]
+    inside = whole(name)
+    nodes = {node["id"]: node for node in inside["nodes"]}
+    shown = [end["name"] for end in inside["inputs"] if end["type"] in ("STRING", "FLOAT")]
+    for link in inside["links"]:
+        end = inside["inputs"][link["origin_slot"]]["name"] if link["origin_id"] == -10 else ""
+        if end in shown:
+            start = outside["widgets_values"][shown.index(end)]
+            assert start and start in nodes[link["target_id"]]["widgets_values"], end
+
+
 def prompt_of(inside: dict, object_info: dict, given: list) -> tuple[dict, list]:
     """The prompt of what is inside with these inputs, None being not wired; and its output."""
     nodes = {key: node for key, node in as_prompt(inside, object_info).items()}

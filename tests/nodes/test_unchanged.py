@@ -61,6 +61,7 @@ def test_an_edit_that_is_seen_says_nothing(edit):
     ("settings", "cause"),
     [
         ({"steps": 0}, "No step was made"),
+        ({"step_size": 0.0}, "step_size is 0"),
         ({"mask": torch.zeros(1, 42, 36)}, "The mask is black everywhere"),
         ({"prompts": PROMPTS | {"target_prompt": SAME}}, "encode alike"),
         ({"cfg": 0.0}, "cfg is 0"),

@@ -102,6 +102,33 @@ def test_a_video_is_edited_by_inversion(run, load, video):
     assert not torch.equal(images, free)
 
 
+@pytest.mark.parametrize("kind", ["text-to-video", "wan"])
+def test_strength_0_edits_nothing(run, load, video, caplog, kind):
+    _, images, _ = run("ReScoreEditVideo", model=load(kind), video=video, **TEXTS, strength=0.0,
+        steps=2)  # fmt: skip
+    assert torch.equal(images, video.get_components().images)
+    assert "step_size is 0, as Edit Strength gives it for strength 0" in caplog.text
+
+
+def test_strength_of_an_inversion_is_the_share_of_its_steps(run, load, video, caplog):
+    """0 edits nothing, 1 is all, and the single nodes do the same along a part of the way."""
+    model, source = load("animatediff"), video.get_components().images
+    given = {"model": model, "video": video, **TEXTS, "steps": 4, "restore_source": False}
+    _, nothing = run(
+        "ReScoreEditVideoByInversion", **given | {"restore_source": True}, strength=0.0
+    )
+    assert torch.equal(nothing, source)
+    assert "strength is 0: of 4 steps none is left" in caplog.text
+    whole, half, quarter = (
+        run("ReScoreEditVideoByInversion", **given, keep_layout=0.0, strength=strength)[1]
+        for strength in (1.0, 0.5, 0.25)
+    )
+    (latent,) = run("ReScoreVideoVAEEncode", model=model, images=source)
+    (alone,) = run("ReScoreVideoVAEDecode", model=model, latent=latent)
+    apart = [float((images - alone).abs().mean()) for images in (quarter, half, whole)]
+    assert 0 < apart[0] < apart[1] < apart[2]
+
+
 def test_frames_of_any_graph_become_a_video_of_the_clip(run, video):
     source = video.get_components()
     mask = torch.zeros(5, 18, 22)

@@ -28,7 +28,7 @@ class Ends(NamedTuple):
         return {"source_prompt": self.shows, "target_prompt": self.should}
 
 
-def _blueprint(method: str, words: str) -> tuple[Blueprint, Ends]:
+def _blueprint(method: str, words: str, strength: float = 0.3) -> tuple[Blueprint, Ends]:
     name = f"edit_video_{method.lower().replace(' ', '_').replace('-', '_')}"
     whole = Blueprint(name, f"Edit Video ({method}, ReScore)", words)
     comes_in, edit = whole.comes_in, SHOWCASE["red_circle"]
@@ -37,7 +37,7 @@ def _blueprint(method: str, words: str) -> tuple[Blueprint, Ends]:
         model=comes_in("model", "RESCORE_MODEL"),
         shows=comes_in("what it shows", "STRING", caption(edit.source)),
         should=comes_in("what it should show", "STRING", caption(edit.target)),
-        strength=comes_in("strength", "FLOAT", 0.3),
+        strength=comes_in("strength", "FLOAT", strength),
         mask=comes_in("mask", "MASK"),
     )
 
@@ -103,15 +103,16 @@ def flow_enhanced() -> Blueprint:
 
 
 def _inverted(whole: Blueprint, ends: Ends, model: Output, **settings: Any) -> Blueprint:
-    strength = whole.add("ReScoreEditStrength", "Edit", strength=ends.strength)
+    guidance = whole.add("ReScoreEditStrength", "Edit", strength=ends.strength)["cfg"]
     edit = whole.add(
         "ReScoreEditVideoByInversion",
         "Edit",
         model=model,
         video=ends.video,
         **ends.texts,
-        cfg=strength["cfg"],
+        cfg=guidance,
         mask=ends.mask,
+        strength=ends.strength,
         **settings,
     )
     whole.goes_out("video", edit["video"])
@@ -123,12 +124,13 @@ def inversion() -> Blueprint:
         "VideoDirector",
         "Inverts a video to noise and samples it with another text, while attention is held to it; "
         "without null-text embeddings, which take minutes. Wire an AnimateDiff model to model.",
+        strength=0.8,
     )
     return _inverted(whole, ends, ends.model)
 
 
 def _tuned(method: str, variant: str, words: str) -> Blueprint:
-    whole, ends = _blueprint(method, words)
+    whole, ends = _blueprint(method, words, strength=0.8)
     add = whole.add
     parts = add("GetVideoComponents", "Load", "Frames", video=ends.video)
     model = add("ReScoreInflateImageModel", "Edit", model=ends.model, variant=variant)["model"]

@@ -224,7 +224,11 @@ def edit_video_wan() -> Blueprint:
             "CONDITIONING"
         ]
 
-    _edits(blueprint, patcher["MODEL"], vae["VAE"], encode)
+    texts = (
+        "A red car drives along a country road, seen from the side.",
+        "A blue car drives along a country road, seen from the side.",
+    )
+    _edits(blueprint, patcher["MODEL"], vae["VAE"], encode, texts)
     return blueprint
 
 
@@ -243,19 +247,26 @@ def edit_video_shapeworld() -> Blueprint:
         node = blueprint.add("ReScoreShapeWorldConditioning", "Describe", title, text=text)
         return node["conditioning"]
 
-    _edits(blueprint, patcher, vae, encode)
+    edit = SHOWCASE[CLIP]
+    _edits(blueprint, patcher, vae, encode, (caption(edit.source), caption(edit.target)))
     return blueprint
 
 
 def _edits(
-    blueprint: Blueprint, patcher: object, vae: object, encode: Callable[[str, object], object]
+    blueprint: Blueprint,
+    patcher: object,
+    vae: object,
+    encode: Callable[[str, object], object],
+    texts: tuple[str, str],
 ) -> None:
-    """VIDEO, two prompts, a strength and perhaps a MASK in; VIDEO with its sound and rate out."""
+    """VIDEO, two prompts, a strength and perhaps a MASK in; VIDEO with its sound and rate out.
+
+    `texts` are what the prompts start with, as an example.
+    """
     add, comes_in = blueprint.add, blueprint.comes_in
-    edit = SHOWCASE[CLIP]
     video = comes_in("video", "VIDEO")
-    shows = comes_in("what it shows", "STRING", caption(edit.source))
-    should = comes_in("what it should show", "STRING", caption(edit.target))
+    shows = comes_in("what it shows", "STRING", texts[0])
+    should = comes_in("what it should show", "STRING", texts[1])
     strength = comes_in("strength", "FLOAT", 0.5)
     mask = comes_in("mask", "MASK")
     parts = add("GetVideoComponents", "Load", "Frames", video=video)

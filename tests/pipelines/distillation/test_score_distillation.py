@@ -222,7 +222,7 @@ def test_a_state_of_another_clip_or_optimiser_is_refused():
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("steps", -1), ("step_size", 0.0), ("step_size", math.nan), ("cfg", -1.0), ("t_min", 0.99),
+    [("steps", -1), ("step_size", -0.1), ("step_size", math.nan), ("cfg", -1.0), ("t_min", 0.99),
      ("t_max", 1.5), ("optimiser", "lion")],
 )  # fmt: skip
 def test_settings_are_checked(setting, value):
