@@ -138,6 +138,7 @@ def draw(kept: Kept, rows: Sequence[str], clips: Sequence[str], file: Path) -> N
     from matplotlib import pyplot
 
     picture, panel = pyplot.subplots(figsize=(7, 5))
+    drawn = []
     for row in rows:
         x, y = (
             estimate([kept.figures[row][clip][figure] for clip in clips])
@@ -145,7 +146,10 @@ def draw(kept: Kept, rows: Sequence[str], clips: Sequence[str], file: Path) -> N
         )
         mark = "s" if row in PEERS else "o"
         panel.errorbar(x.mean, y.mean, y.error, x.error, fmt=mark, alpha=0.8, elinewidth=0.6)
-        panel.annotate(row, (x.mean, y.mean), (4, 4), textcoords="offset points", fontsize=8)
+        beside = any(abs(x.mean - a) < 1 and abs(y.mean - b) < 0.4 for a, b in drawn)
+        drawn.append((x.mean, y.mean))
+        place = (4, -10 if beside else 4)  # below the point where another's name would be
+        panel.annotate(row, (x.mean, y.mean), place, textcoords="offset points", fontsize=8)
     panel.set(
         xlabel="keeping: PSNR outside the edit, dB", ylabel="editing: PSNR to the truth inside, dB"
     )

@@ -11,7 +11,7 @@ the truth is exact and does not flicker.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -37,11 +37,13 @@ from rescore.shapeworld.edits import Edit, edited
 from rescore.shapeworld.oracle import read
 from rescore.shapeworld.scene import Scene, path
 from rescore.shapeworld.score import Estimate, estimate, score
+from scipy.stats import t as student
 from torch import Tensor
 from worlds_rows import WORLDS, directed, distilled, edit_of, inflated
 
 REPORT = Path(__file__).resolve().parent / "worlds_report"
 ENOUGH = 4  # clips, below which no verdict is given
+UNJUDGED = "not measured", "too few clips"
 
 
 COLUMNS = {
@@ -167,26 +169,28 @@ def gain(kept: Kept, claim: Claim, world: str) -> Estimate | None:
 
 
 def verdict(found: Estimate | None, figure: str) -> str:
-    """Whether a claim holds: beyond two standard errors, or beyond nothing at all."""
+    """Whether a claim holds: where Student's t has chance out of 19 cases in 20."""
     if found is None:
         return "not measured"
-    better = -found.mean if figure in LESS_IS_BETTER else found.mean
     if found.count < ENOUGH:
         return "too few clips"
-    if abs(better) <= 2 * found.error:
+    better = -found.mean if figure in LESS_IS_BETTER else found.mean
+    if abs(better) <= student.ppf(0.975, found.count - 1) * found.error:
         return "not seen"
     return "holds" if better > 0 else "the contrary"
 
 
-def summary(verdicts: Sequence[tuple[str, str]]) -> str:
-    """One claim over its worlds, `verdicts` of each."""
-    judged = [(w, v) for w, v in verdicts if v not in ("not measured", "too few clips")]
-    holds = [world for world, found in judged if found == "holds"]
+def summary(verdicts: Mapping[str, str]) -> str:
+    """One claim over its worlds, by the verdict in each."""
+    open_ = [world for world, said in verdicts.items() if said in UNJUDGED]
+    holds = [world for world, said in verdicts.items() if said == "holds"]
+    judged = len(verdicts) - len(open_)
     if not judged:
         return "not measured on enough clips"
+    found = "holds" if len(holds) == judged else f"holds only where: {', '.join(holds)}"
     if not holds:
-        return "does not hold here"
-    return "holds" if len(holds) == len(judged) else f"holds only in: {', '.join(holds)}"
+        found = "does not hold here"
+    return f"{found} (not measured yet: {', '.join(open_)})" if open_ else found
 
 
 # --- page ---------------------------------------------------------------------------------------
@@ -195,50 +199,38 @@ def summary(verdicts: Sequence[tuple[str, str]]) -> str:
 def claims_table(kept: Kept) -> list[str]:
     cells = []
     for claim in CLAIMS:
-        found = {world: gain(kept, claim, world) for world in claim.worlds}
-        judged = [(world, verdict(one, claim.figure)) for world, one in found.items()]
+        found = {world: verdict(gain(kept, claim, world), claim.figure) for world in claim.worlds}
+        cells.append((claim.said, summary(found)))
+    return markdown(("the paper", "here"), cells)
+
+
+def changes_table(kept: Kept) -> list[str]:
+    cells = []
+    for claim in CLAIMS:
         column = COLUMNS[claim.figure]
-        for world, said in judged:
-            one = found[world]
-            if one is None:
-                continue
-            changed = shown(one, column.digits, column.factor)
-            rows = f"{claim.without} to {claim.having}"
-            cells.append((claim.said, world, rows, column.title, str(one.count), changed, said))
-        if all(one is None for one in found.values()):
-            cells.append((claim.said, *[""] * 5, "not measured"))
-        else:
-            cells.append((claim.said, "**all**", *[""] * 4, f"**{summary(judged)}**"))
-    head = ("the paper", "world", "rows", "figure", "clips", "change", "seen")
-    return markdown(head, cells)
+        for world in claim.worlds:
+            found = gain(kept, claim, world)
+            if found is not None:
+                changed = shown(found, column.digits, column.factor)
+                rows = f"{claim.without} to {claim.having}"
+                told = str(found.count), changed, verdict(found, claim.figure)
+                cells.append((claim.said, world, rows, column.title, *told))
+    return markdown(("the paper", "world", "rows", "figure", "clips", "change", ""), cells)
 
 
 def world_table(kept: Kept, world: str) -> list[str]:
-    """All rows of a world over the clips that all of them have."""
-    rows = [row for row in needed(world) if f"{world} | {row}" in kept.figures]
-    clips = kept.shared([f"{world} | {row}" for row in rows])
-    if not clips:
-        return []
+    """All rows of a world, each over the clips that it has."""
     cells = []
-    for row in rows:
-        figures = [kept.figures[f"{world} | {row}"][clip] for clip in clips]
-        cells.append(
-            [row]
-            + [
-                shown(estimate([one[name] for one in figures]), column.digits, column.factor)
+    for row in needed(world):
+        if clips := kept.figures.get(f"{world} | {row}"):
+            figures = (
+                shown(estimate([one[name] for one in clips.values()]), column.digits, column.factor)
                 for name, column in COLUMNS.items()
-            ]
-        )
+            )
+            cells.append((row, str(len(clips)), *figures))
     different = ", ".join(f"{name} {value:g}" for name, value in asdict(WORLDS[world]).items())
-    head = ("", *(column.title for column in COLUMNS.values()))
-    return [
-        f"## {world}",
-        "",
-        f"{len(clips)} clips; {different}.",
-        "",
-        *markdown(head, cells),
-        "",
-    ]
+    head = ("", "clips", *(column.title for column in COLUMNS.values()))
+    return [f"## {world}", "", f"{different}.", "", *markdown(head, cells), ""] if cells else []
 
 
 def report(kept: Kept) -> list[str]:
@@ -257,10 +249,14 @@ def report(kept: Kept) -> list[str]:
         "",
         "## The papers' claims",
         "",
-        "A claim holds where the change is for the better by more than two standard errors, on "
-        f"{ENOUGH} clips or more.",
+        "A claim holds where the change from the row without to the row with its part is for the "
+        f"better, clip by clip, beyond chance (Student's t, 95 %), on {ENOUGH} clips or more.",
         "",
         *claims_table(kept),
+        "",
+        "## The changes, clip by clip",
+        "",
+        *changes_table(kept),
         "",
         *(line for world in WORLDS for line in world_table(kept, world)),
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import islice
 
 import distillation
@@ -65,6 +65,7 @@ def moved(scene: Scene, world: World) -> Scene:
     return replace(scene, travel=float(world.speed * steps), pan=pan, texture=world.texture)
 
 
+@cache
 def edit_of(world: str, clip: int) -> Edit:
     return next(islice(edits_of(WORLDS[world]), clip, None))
 

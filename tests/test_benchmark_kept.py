@@ -1,5 +1,6 @@
 """Long tables go on where they were stopped, and what fills them computes what it says."""
 
+import os
 import sys
 from dataclasses import replace
 
@@ -131,3 +132,11 @@ def test_noise_and_denoise_walks_the_share_of_the_levels_it_is_asked_for():
     noise = torch.randn(z_0.shape, generator=torch.Generator().manual_seed(13))
     start = levels[3].signal * z_0 + levels[3].noise * noise
     torch.testing.assert_close(seen[0][1], start.expand(2, -1, -1, -1, -1))
+
+
+def test_processes_have_one_thread_and_keep_freed_memory():
+    from kept import processes
+
+    with processes(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 1
+        assert pool.submit(os.getenv, "MALLOC_TRIM_THRESHOLD_").result() == "4000000000"
