@@ -46,16 +46,26 @@ PARTS = distillation.ROWS | {
 
 def edits_of(world: World) -> Iterator[Edit]:
     """The edits of the suite that go with a world, moved there, without an end."""
-    # The oracle knows no backdrops but those that stand still.
     kinds = ("colour", "shape") if world.run else ("colour", "shape", "background")
     count = 0
     while True:
         for edit in suite("edits", count + 32, attributes=kinds)[count:]:
-            if edit.source.motion in DIRECTIONS:
+            if goes_with(world, edit.source):
                 source, target = (moved(side, world) for side in (edit.source, edit.target))
                 if fits(source) and fits(target):
                     yield Edit(source, target, edit.attribute)
         count += 32
+
+
+def goes_with(world: World, scene: Scene) -> bool:
+    """Whether a scene can be moved to a world.
+
+    Only a checker shows every motion of a camera. The oracle reads no backdrop that moves, and
+    would take a second object that moves with it for the first.
+    """
+    if world.run and (scene.background.pattern != "checker" or scene.second is not None):
+        return False
+    return scene.motion in DIRECTIONS
 
 
 def moved(scene: Scene, world: World) -> Scene:

@@ -39,6 +39,7 @@ def test_everything_moves_by_whole_pixels_and_the_truth_is_read(name: str):
             )
         found = score(edited(edit).target.clip, edit)
         assert found.hit and found.iou == 1 and found.flicker < 1e-6
+        assert world.run == 0 or edit.source.background.pattern == "checker"
         seen.add(edit.source)
     assert len(seen) == 6
 
