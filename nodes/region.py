@@ -25,7 +25,7 @@ class CropToRegion(Node):
     REQUIRED = {
         "images": SOCKET("IMAGE", "The whole clip, of any size."),
         "mask": SOCKET("MASK",
-            "White is what shall change; one mask for the clip, or one for each frame."),
+            "White is what is to change; one mask for the clip, or one for each frame."),
         "margin": FLOAT(0.25, 0, 4, 0.05,
             "How much around the mask the model also sees, as a share of the mask's longer side. "
             "If the edit does not fit its surroundings, raise it; if the object is too small for "
