@@ -4,8 +4,8 @@ python workflows/help.py            the tables of the help pages, and locales/en
 
 The help page of a node is js/docs/<id>.md, and in other languages js/docs/<id>/<language>.md. It is
 written by hand but for its sections of inputs and outputs. The English names are the nodes' own,
-the pattern for translations. Pictures are named as seen from js/docs/ on pages of all languages: that
-is where the front end looks for them.
+the pattern for translations. On pages of every language pictures are named as seen from js/docs/,
+which is where the front end looks for them.
 """
 
 import json
