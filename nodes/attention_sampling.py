@@ -1,11 +1,15 @@
 """The node that samples an edit along an inverted clip."""
 
 from . import host, layouts
-from .live import tell_why_unchanged
 from .running import along, own
 from .shared import INVERTED
 from .sockets import FUSION, NULL_TEXT, PROMPTS
 from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, STRING, Node, outputs
+
+_BLACK = (
+    "The mask is black everywhere: the edit reads all of the source, so that its object stays or "
+    "shows through. White is what the edit changes; or leave the mask out."
+)
 
 
 class AttentionControlledSampling(Node):
@@ -88,7 +92,7 @@ class AttentionControlledSampling(Node):
 
         ready, path = along(model, prompts, trajectory, rows=4)
         tokens = _token_map(model, prompts, prompt_control, word_weights)
-        mask = None if mask is None else layouts.edit_masks_of(mask)
+        mask = None if mask is None else layouts.masks_of(mask)
         # If the prompts are equal, the edit has no region: all of the source is read.
         same = prompts.source.strip() == prompts.target.strip()
         held = [SourceLayout(tau_s, layout_tokens)] if layout_control else []
@@ -113,7 +117,10 @@ class AttentionControlledSampling(Node):
         )
         report = _report(held, path.steps, same, background_control, mask)
         alike = same_prompts(prompts.embeddings)
-        told = tell_why_unchanged(why_not_sampled(z, path.latents[0], held, alike, cfg, path.steps))
+        told = ready.tell(
+            layouts.if_black(mask, _BLACK),
+            why_not_sampled(z, path.latents[0], held, alike, cfg, path.steps),
+        )
         report = "\n".join(filter(None, (report, told)))
         return (ready.latent(z), report)
 
@@ -159,8 +166,8 @@ def _report(controls, steps: int, same: bool, background: bool, mask) -> str:
         lines.append("No control: plain DDIM sampling.")
     if same:
         lines.append("Source and target prompt are the same: this reconstructs the clip.")
-    elif background and (mask is None or not bool(mask.any())):
-        lines.append("The mask is missing or black: the edit reads all of the source.")
+    elif background and mask is None:
+        lines.append("The mask is missing: the edit reads all of the source.")
     elif background and bool((mask > 0).all()):
         lines.append("The mask is white everywhere: the edit reads nothing of the source in SA-II.")
     return "\n".join(lines)

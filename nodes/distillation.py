@@ -1,7 +1,6 @@
 """The node that runs the distillation loop."""
 
 from . import host, layouts
-from .live import tell_why_unchanged
 from .running import prepared
 from .shared import CFG, PROMPT_PAIR, SEED, SOURCE_LATENT, WINDOWS
 from .sockets import FUSION, LOSSES, MODEL, STATE, TERMS
@@ -110,7 +109,7 @@ class ScoreDistillation(Node):
             None if source_cfg < 0 else source_cfg, guidance, noise_memory, draws, draw_count,
             draw_steps, stop_after,
         )  # fmt: skip
-        mask = None if mask is None else layouts.edit_masks_of(mask)
+        mask = None if mask is None else layouts.masks_of(mask)
         shows = ready.shows(min(stop_after or steps, steps))
         done_before = 0 if state is None else state.step
 
@@ -135,7 +134,7 @@ class ScoreDistillation(Node):
                 )
 
         state = ready.run(work)
-        tell_why_unchanged(
+        ready.tell(
             why_not_distilled(
                 state.z,
                 ready.z,

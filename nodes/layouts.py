@@ -91,35 +91,31 @@ def masks_of(mask: "torch.Tensor") -> "torch.Tensor":
     """MASK `[f, H, W]`, `[1, H, W]` or `[H, W]` to masks `[n, H, W]`, float32.
 
     Raises:
-        ValueError: if it is not a mask.
+        ValueError: if it is not a mask, or holds anything but numbers from 0 to 1.
     """
+    from ..pipelines.models.grid import check_values
+
     if mask.ndim == 2:
         mask = mask[None]
     if mask.ndim != 3:
         raise ValueError(
             f"The mask has shape {list(mask.shape)}; a MASK of [frames, height, width] is expected."
         )
-    return mask.float()
+    mask = mask.float()
+    check_values(mask)
+    return mask
 
 
-def edit_masks_of(mask: "torch.Tensor") -> "torch.Tensor":
-    """As `masks_of`, for a mask that limits an edit: if it is black, the log says so."""
-    masks = masks_of(mask)
-    if not bool(masks.any()):
-        log.warning(
-            "The mask is black everywhere, so that nothing is edited. White is where the edit "
-            "acts. Load Image gives a black mask for a picture without transparency, such as a "
-            "JPEG: take Load Image (as Mask) with the channel red for it, or leave the mask out."
-        )
-    return masks
+def if_black(mask: "torch.Tensor | None", note: str) -> str:
+    """A note on a mask that is black everywhere; "" on any other, and without a mask."""
+    return "" if mask is None or bool(mask.any()) else note
 
 
-def samples_to_edit(latent: dict[str, Any]) -> "torch.Tensor":
-    """The samples of a LATENT. If it has a noise mask, the log says that it is not used."""
-    if latent.get("noise_mask") is not None:
-        log.warning(
-            "The latent has a noise mask (Set Latent Noise Mask), and ReScore does not read it. "
-            "Wire that mask into Score Distillation, Gradient Mask or Attention-Controlled "
-            "Sampling instead."
-        )
-    return latent["samples"]
+def note_on_mask(latent: dict[str, Any]) -> str:
+    """What to tell of a LATENT with a noise mask, which is not used; "" without one."""
+    if latent.get("noise_mask") is None:
+        return ""
+    return (
+        "The latent has a noise mask (Set Latent Noise Mask), and ReScore does not read it. Wire "
+        "that mask into Score Distillation, Gradient Mask or Attention-Controlled Sampling instead."
+    )

@@ -35,13 +35,14 @@ class Numbers:
         self._waiting, self._sent = [], now
 
 
-def tell_why_unchanged(cause: str) -> str:
-    """Say on the node and in the log that nobody would see the edit, and the likely cause.
+def tell(*notes: str, before: str = "") -> str:
+    """Say on the node that is running, and in the log, what a user should know of its run.
 
-    Returns what is told. Without a cause it is nothing, and what the node told before goes.
+    Empty notes are left out. `before` stays on the node: it was told in this run already. Returns
+    the new notes, "" without any; then what the node told in an earlier run goes.
     """
-    text = f"Next to nothing has changed. {cause}" if cause else ""
+    text = "\n".join(filter(None, notes))
     if text:
         log.warning("%s", text)
-    host.tell(text)
+    host.tell("\n".join(filter(None, (before, text))))
     return text

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from . import host, layouts
+from .live import tell
 from .sockets import GUIDANCE
 from .widgets import BOOLEAN, FLOAT, INT, SOCKET, Input, Node, outputs
 
@@ -153,8 +154,10 @@ class EditBackground(Node):
     }
 
     def exchange(self, mask, guidance=None):
+        mask = layouts.masks_of(mask)
+        tell(layouts.if_black(mask, "The mask of the object is black: everything may change."))
         swapped = guidance and replace(guidance, settings=guidance.settings.swapped())
-        return (1 - layouts.masks_of(mask), swapped)
+        return (1 - mask, swapped)
 
 
 NODE_CLASS_MAPPINGS = {

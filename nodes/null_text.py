@@ -1,16 +1,13 @@
 """The nodes of null-text optimisation and of decoupled guidance."""
 
-import logging
-
 from . import host, layouts
 from .inversion import CATEGORY
 from .kept import Kept
+from .live import tell
 from .running import along, own
 from .shared import INVERTED
 from .sockets import GUIDANCE, LOSSES, NULL_TEXT, Guidance
 from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, STRING, Node, outputs
-
-log = logging.getLogger("rescore")
 
 
 class DecoupledGuidance(Node):
@@ -75,9 +72,9 @@ class DecoupledGuidance(Node):
             sites, look,
         )  # fmt: skip
         mask = None if mask is None else layouts.masks_of(mask)
-        if mask is not None and not bool(mask.any()):
-            log.warning("The mask of the object is black: all of the clip counts as background.")
-        return (Guidance(settings, mask),)
+        guidance = Guidance(settings, mask)
+        tell(_note(guidance))
+        return (guidance,)
 
 
 class NullTextOptimisation(Node):
@@ -189,8 +186,16 @@ class NullTextOptimisation(Node):
         found = ready.run(work)
         self._kept.forget()
         losses = {"loss": list(found.losses)}
-        report = _report(found, path, stopped)
+        report = "\n".join(filter(None, (_report(found, path, stopped), tell(_note(guidance)))))
         return (found, ready.latent(found.z), losses, report)
+
+
+def _note(guidance: Guidance | None) -> str:
+    """What to tell of the mask that comes with guidance."""
+    mask = None if guidance is None else guidance.mask
+    return layouts.if_black(
+        mask, "The mask of the object is black: all of the clip counts as background."
+    )
 
 
 def _report(found, path, stopped) -> str:

@@ -6,7 +6,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import host, layouts
-from .live import Numbers
+from .live import Numbers, tell
 from .sockets import FRAMES, PIXEL_SIZE, Inversion
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Run:
     z: "Tensor"  # the clip's latents, on the device of the model
     grid: "ClipGrid"
     picture: "Callable[[Tensor], Any] | None"  # makes previews of latents; None without a browser
+    note: str = ""  # what was told of the latents when the run began
 
     def run(self, work: "Callable[[Denoiser], Result]") -> "Result":
         """Call `work` with the denoiser, and return its result."""
@@ -56,6 +57,10 @@ class Run:
         samples = layouts.samples_of(z, self.model)
         return {"samples": samples, PIXEL_SIZE: self.grid.pixels, FRAMES: self.grid.frames}
 
+    def tell(self, *notes: str) -> str:
+        """As `live.tell`; what was told when the run began stays."""
+        return tell(*notes, before=self.note)
+
     def shows(self, steps: int) -> "Callable[..., None]":
         """Progress, previews, plot and Cancel of a loop: call it after each step."""
         bar, numbers, picture = host.progress(steps), Numbers(steps), self.picture
@@ -70,8 +75,10 @@ class Run:
 
 def prepared(model, latent: dict[str, Any], *, rows: int = 1, each: int = BYTES) -> Run:
     """A run on a LATENT. A call has `rows` clips, each with `each` bytes per latent pixel."""
-    z = layouts.latents_of(layouts.samples_to_edit(latent), model)
-    return _run(model, z, latent.get(PIXEL_SIZE), latent.get(FRAMES), rows * each)
+    note = tell(layouts.note_on_mask(latent))
+    z = layouts.latents_of(latent["samples"], model)
+    run = _run(model, z, latent.get(PIXEL_SIZE), latent.get(FRAMES), rows * each)
+    return replace(run, note=note)
 
 
 def along(model, prompts, inversion: Inversion, *, rows: int) -> "tuple[Run, Trajectory]":

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from . import layouts
+from .live import tell
 from .terms import END, JOINED, START, WEIGHT, TermNode, hang
 from .widgets import FLOAT, SOCKET, STRING
 
@@ -87,6 +88,12 @@ class GlobalConsistency(TermNode):
         return hang(Term(sites), weight, start, end, terms)
 
 
+_ALL_PRESERVED = (
+    "The edit mask is black everywhere: all of the clip is drawn back to the source. White is what "
+    "is edited."
+)
+
+
 class ContentPreservation(TermNode):
     TITLE = "Content Preservation (inspired by)"
     SEARCH_ALIASES = ["keep background", "keep the source", "preserve video"]
@@ -120,7 +127,9 @@ class ContentPreservation(TermNode):
             return hang(Term(threshold), weight, start, end, terms)
         (wire,) = hang(Term(None), weight, start, end, terms)
         # The mask of a term says where it acts; this term acts where nothing is edited.
-        preserved = 1 - layouts.masks_of(edit_mask)
+        mask = layouts.masks_of(edit_mask)
+        tell(layouts.if_black(mask, _ALL_PRESERVED))
+        preserved = 1 - mask
         return ((*wire[:-1], replace(wire[-1], masks=(preserved,))),)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from . import host, layouts
+from .live import tell
 from .sockets import TERMS
 from .widgets import BOOLEAN, COMBO, FLOAT, SOCKET, Node, outputs
 
@@ -92,7 +93,10 @@ class GradientMask(Node):
     }  # fmt: skip
 
     def apply(self, terms: tuple, mask):
-        mask = layouts.edit_masks_of(mask)
+        from ..pipelines.unchanged import BLACK
+
+        mask = layouts.masks_of(mask)
+        tell(layouts.if_black(mask, BLACK))
         return (tuple(replace(entry, masks=(*entry.masks, mask)) for entry in terms),)
 
 

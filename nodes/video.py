@@ -8,7 +8,7 @@ from .attention_sampling import AttentionControlledSampling
 from .distillation import ScoreDistillation
 from .inversion import DDIMInversion
 from .latents import VideoVAEDecode, VideoVAEEncode
-from .live import tell_why_unchanged
+from .live import tell
 from .prompts import EncodePromptPair
 from .shared import SEED, WINDOWS
 from .sockets import LOSSES, MODEL, PROMPTS, TERMS
@@ -81,7 +81,7 @@ class EditVideo(Node):
     ):  # fmt: skip
         from ..pipelines.models.process import is_flow
 
-        parts, latent, prompts = _begun(model, video, source_prompt, target_prompt, prompts)
+        parts, latent, prompts = _begun(model, video, source_prompt, target_prompt, prompts, mask)
         if is_flow(model.process):
             cfg, t_max, step_size, eta = EditStrength().settings(strength)
             t_min, order, term = 0.0, "descending", {"weighting": "velocity", "eta": eta}
@@ -135,10 +135,12 @@ class EditVideoByInversion(Node):
         keep_layout: float, mask=None, prompts=None, restore_source: bool = True,
         strength: float = 1.0,
     ):  # fmt: skip
-        parts, latent, prompts = _begun(model, video, source_prompt, target_prompt, prompts)
+        from ..pipelines.unchanged import BLACK, UNSEEN
+
+        parts, latent, prompts = _begun(model, video, source_prompt, target_prompt, prompts, mask)
         back = round(strength * steps)
         if back == 0:
-            tell_why_unchanged(f"strength is {strength:g}: of {steps} steps none is left.")
+            tell(f"{UNSEEN}strength is {strength:g}: of {steps} steps none is left.")
             return _finished(model, parts, latent, latent, mask, restore_source)
         path = DDIMInversion().invert(model, prompts, latent, steps, 1.0, 0)[0]
         path = replace(path, trajectory=path.trajectory.first(back))
@@ -147,7 +149,10 @@ class EditVideoByInversion(Node):
             model, prompts, path, cfg, held, held, "refine" if held else "off", keep_layout,
             2 * keep_layout if keep_layout < 0.5 else 1.0, "", 1024, "decoder", mask=mask,
         )  # fmt: skip
-        return _finished(model, parts, latent, edited, mask, restore_source)
+        finished = _finished(model, parts, latent, edited, mask, restore_source)
+        if layouts.if_black(mask, BLACK):
+            tell(BLACK)
+        return finished
 
 
 class EditedVideo(Node):
@@ -168,10 +173,12 @@ class EditedVideo(Node):
     OPTIONAL = {"mask": _MASK}
 
     def make(self, source, images, mask=None):
+        from ..pipelines.unchanged import BLACK
         from .host.videos import components_for_frames
 
         parts, clip = components_for_frames(source), layouts.clip_from_image(images)
         _check_edit(layouts.clip_from_image(parts.images), clip, mask)
+        tell(layouts.if_black(mask, BLACK))
         return _made(parts, clip, mask)
 
 
@@ -193,13 +200,18 @@ def _check_edit(source, clip, mask) -> None:
         )
 
 
-def _begun(model, video, source_prompt: str, target_prompt: str, prompts) -> tuple[Any, Any, Any]:
-    """What is in the video, its latents, and the prompts."""
+def _begun(
+    model, video, source_prompt: str, target_prompt: str, prompts, mask
+) -> tuple[Any, Any, Any]:
+    """What is in the video, its latents, and the prompts; before, the mask is checked."""
+    from ..pipelines.models.grid import check_masks
     from .host.videos import components_of
 
+    parts = components_of(video)
+    if mask is not None:
+        check_masks(layouts.masks_of(mask), len(parts.images))
     if prompts is None:
         prompts, _ = EncodePromptPair().encode(model, source_prompt, target_prompt, "")
-    parts = components_of(video)
     (latent,) = VideoVAEEncode().encode(model, parts.images, _FRAMES_PER_CHUNK, "mean", 0)
     return parts, latent, prompts
 

@@ -19,6 +19,15 @@ from .steps import acts
 VISIBLE = 0.03
 _LOW, _HIGH = 0.3, 0.9  # of the clock: below, only detail is drawn; above, hardly any of the clip
 
+_FAINT = 0.1  # a mask that covers less of every latent pixel slows an edit down more than tenfold
+
+UNSEEN = "Next to nothing has changed. "
+_UNLED = "The target prompt has had no say. "
+BLACK = (
+    "The mask is black everywhere. White is where the edit acts. Load Image gives a black mask for "
+    "a picture without transparency, such as a JPEG: take Load Image (as Mask) with the channel "
+    "red for it, or leave the mask out."
+)
 _ALIKE = (
     "Source and target prompt encode alike: they are the same, they differ in words that the model "
     "does not know, or they differ only after the words that it reads."
@@ -50,23 +59,37 @@ def why_not_distilled(
     grid: ClipGrid,
     mask: Float[Tensor, "n H W"] | None = None,
 ) -> str:
-    """The likely cause why score distillation has led to nothing new; "" where it can be seen.
+    """That score distillation has led to nothing new, and the likely cause; "" where it has.
 
     `z` is where it has led; `alike` says that the prompts encode alike; the rest is what the loop
-    was given. A single step may be small: that alone is no cause.
+    was given. A single step may be small: that alone is no cause. Where masks or weights leave the
+    target prompt no say, a clip that has changed all the same is told, too: terms that hold the
+    source move it a little.
     """
     distance = moved(z, z_source)
-    if distance >= VISIBLE:
-        return ""
+    seen = distance >= VISIBLE
+    cause = _why_unled(z, terms, settings, grid, mask)
+    if cause:
+        return (_UNLED if seen else UNSEEN) + cause
+    cause = "" if seen else _why_unseen(distance, z, terms, alike, settings, grid, mask)
+    return cause and UNSEEN + cause
+
+
+def _why_unled(
+    z: Latents,
+    terms: Sequence[Weighted],
+    settings: Settings,
+    grid: ClipGrid,
+    mask: Float[Tensor, "n H W"] | None,
+) -> str:
+    """Why no step can have led to the target prompt; "" where one can, and without any step."""
     made = min(settings.stop_after or settings.steps, settings.steps)
     acting = [
         entry for entry in terms if any(entry.active(step, settings.steps) for step in range(made))
     ]
     leading = [entry for entry in acting if not getattr(entry.term, "holds", False)]
     if made == 0:
-        return "No step was made: steps is 0."
-    if settings.step_size == 0:
-        return "step_size is 0, as Edit Strength gives it for strength 0: no step goes anywhere."
+        return ""
     if not acting:
         return "No term took part: their weights are 0, or start and end leave them no step."
     if not leading:
@@ -74,13 +97,39 @@ def why_not_distilled(
             "Nothing leads to the target prompt: the terms that took part only hold the source. "
             "Add Delta Denoising, or give it a weight above 0."
         )
-    if mask is not None and not bool(mask_on_grid((mask,), z, grid).any()):
-        return "The mask is black everywhere on the latents. White is where the edit acts."
-    if not any(bool(mask_on_grid(entry.masks, z, grid).any()) for entry in leading):
+    of_all = () if mask is None else (mask,)
+    whites = [_white((*of_all, *entry.masks), z, grid) for entry in leading]
+    if any(whites):
+        return ""
+    each = {id(m): m for entry in leading for m in (*of_all, *entry.masks)}.values()
+    if all(bool(part.any()) for part in each):
         return (
-            "The masks of the terms (Gradient Mask) leave nothing: each is black where another is "
-            "white, or everywhere."
+            "The masks of the edit and its terms (Gradient Mask) leave nothing: each is black "
+            "where another is white."
         )
+    return BLACK
+
+
+def _white(masks: Sequence[Tensor], z: Latents, grid: ClipGrid) -> float:
+    """The most that masks together leave of any latent pixel, 0..1."""
+    return float(mask_on_grid(masks, z, grid).max())
+
+
+def _why_unseen(
+    distance: float,
+    z: Latents,
+    terms: Sequence[Weighted],
+    alike: bool,
+    settings: Settings,
+    grid: ClipGrid,
+    mask: Float[Tensor, "n H W"] | None,
+) -> str:
+    """Why an edit that could have led somewhere is not seen."""
+    made = min(settings.stop_after or settings.steps, settings.steps)
+    if made == 0:
+        return "No step was made: steps is 0."
+    if settings.step_size == 0:
+        return "step_size is 0, as Edit Strength gives it for strength 0: no step goes anywhere."
     if alike:
         return _ALIKE
     if settings.cfg == 0:
@@ -97,6 +146,13 @@ def why_not_distilled(
         )
     if distance == 0:
         return "The model predicts the same for both prompts. Make their difference more explicit."
+    of_all = () if mask is None else (mask,)
+    white = max(_white((*of_all, *entry.masks), z, grid) for entry in terms)
+    if white < _FAINT:
+        return (
+            f"The mask is tiny or faint: it covers at most {white:.2g} of a latent pixel. Grow it "
+            "(Grow and Feather Mask), or make it brighter."
+        )
     if made == 1:
         return ""  # of a chain of single steps, each of which is small
     factor = VISIBLE / distance
@@ -114,16 +170,20 @@ def why_not_sampled(
     cfg: float | int,
     steps: int,
 ) -> str:
-    """The likely cause why sampling along a trajectory edits nothing; "" where something changed.
+    """That sampling along a trajectory edits nothing, and why; "" where something changed.
 
     `z` is what was sampled; `alike` says that the prompts encode alike; the rest is what the
     sampling was given. No inversion finds a clip back exactly, so equal prompts are told even where
     the clip has changed.
     """
+    if not alike and moved(z, z_source) >= VISIBLE:
+        return ""
+    return UNSEEN + _why_unsampled(controls, alike, cfg, steps)
+
+
+def _why_unsampled(controls: Sequence[Control], alike: bool, cfg: float | int, steps: int) -> str:
     if alike:
         return _ALIKE
-    if moved(z, z_source) >= VISIBLE:
-        return ""
     if cfg == 0:
         return "cfg is 0, so that no prompt is heard. 7.5 to 9 is usual."
     for control in controls:

@@ -15,7 +15,7 @@ from ...pipelines.models.denoiser import Prompts
 from ...pipelines.models.grid import ClipGrid
 from ...pipelines.models.process import Tabled
 from ...pipelines.unchanged import why_not_distilled
-from ..live import tell_why_unchanged
+from ..live import tell
 from . import check_cancelled
 from .native import (
     SIDES,
@@ -147,9 +147,7 @@ class Distilling(comfy.samplers.Sampler):
             controls=self.controls, mask=mask, grid=grid, on_step=show,
             source_negative=numbers["source_negative"] if guider.has_source_negative else None,
         )  # fmt: skip
-        tell_why_unchanged(
-            why_not_distilled(state.z, z, self.terms, guider.alike, settings, grid, mask)
-        )
+        tell(why_not_distilled(state.z, z, self.terms, guider.alike, settings, grid, mask))
         return as_hosts(state.z, by_frame)
 
     def _mask(self, grid: ClipGrid) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..compare import require_alike
-from ..models.grid import check_masks
+from ..models.grid import check_masks, latent_mask
 from .shapes import feather as feathered
 from .shapes import grow
 
@@ -54,9 +54,7 @@ def find_region(
     """
     frames, height, width = clip
     check_masks(mask, frames)
-    fitted = mask
-    if mask.shape[1:] != (height, width):
-        fitted = functional.interpolate(rearrange(mask, "n h w -> n 1 h w"), (height, width))[:, 0]
+    fitted = latent_mask(mask, len(mask), height, width)[0, 0]
     shown = (fitted > 0).any(dim=0)
     if not bool(shown.any()):
         raise ValueError(

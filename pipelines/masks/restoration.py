@@ -4,10 +4,9 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from ..compare import require_alike
-from ..models.grid import check_masks
+from ..models.grid import check_masks, resized
 
 
 def restored(
@@ -61,13 +60,11 @@ def kept_outside(
     The mask holds 0..1, one for the clip or one for each frame; of another size it is scaled.
 
     Raises:
-        ValueError: if the clips differ in length or size, or the mask in the number of frames.
+        ValueError: if the clips differ in length or size, or the mask in the number of frames, or
+            if the mask holds anything else.
     """
     require_alike(source, edited)
     frames, *size = edited.shape[2:]
     check_masks(mask, frames)
-    share = rearrange(mask.to(edited).clamp(0, 1), "n h w -> n 1 h w")
-    if list(share.shape[2:]) != size:
-        share = functional.interpolate(share, size, mode="bilinear")
-    share = rearrange(share, "n 1 h w -> 1 1 n h w").expand_as(edited)
+    share = rearrange(resized(mask.to(edited), *size), "n h w -> 1 1 n h w").expand_as(edited)
     return torch.lerp(source, edited, share).where(share > 0, source)

@@ -10,7 +10,7 @@ from kornia.filters import gaussian_blur2d
 from torch import Tensor
 from torch.nn import functional
 
-from ..models.grid import check_masks
+from ..models.grid import check_masks, latent_mask
 
 
 def box_mask(
@@ -149,8 +149,7 @@ def drawn_over(
     """
     frames, height, width = clip.shape[2:]
     check_masks(mask, frames)
-    fitted = functional.interpolate(rearrange(mask, "n h w -> n 1 h w"), (height, width))
-    fitted = rearrange(fitted, "n 1 H W -> n H W").clamp(0, 1).to(clip)
+    fitted = latent_mask(mask, len(mask), height, width)[0, 0].to(clip)
     white = (fitted > 0.5).to(clip)
     line = grow(white, outline) - white
     strength = torch.maximum(opacity * fitted, line)

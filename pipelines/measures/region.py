@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional
 
-from ..models.grid import check_masks
+from ..models.grid import check_masks, resized
 
 Side: TypeAlias = Literal["outside", "inside", "everywhere"]
 
@@ -48,13 +46,7 @@ def region(
     if mask is None or side == "everywhere":
         return Region("", torch.ones(frames, height, width, dtype=torch.bool))
     check_masks(mask, frames)
-    if not mask.numel() or not bool(((mask >= 0) & (mask <= 1)).all()):
-        raise ValueError("The mask is empty or holds values outside 0..1; a MASK is expected.")
-    if mask.shape[1:] != (height, width):
-        mask = functional.interpolate(
-            rearrange(mask, "n h w -> n 1 h w"), (height, width), mode="bilinear", antialias=True
-        )[:, 0]
-    white = (mask > threshold).expand(frames, -1, -1)
+    white = (resized(mask, height, width) > threshold).expand(frames, -1, -1)
     where = white if side == "inside" else ~white
     if not bool(where.any()):
         colour = "black" if side == "inside" else "white"

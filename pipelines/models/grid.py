@@ -107,6 +107,28 @@ def check_masks(mask: Float[Tensor, "n H W"], frames: int) -> None:
             f"The mask has {len(mask)} frames and the clip has {frames}. Give one mask for the "
             "whole clip, or one for each frame."
         )
+    check_values(mask)
+
+
+def check_values(mask: Float[Tensor, "n H W"]) -> None:
+    """Raise ValueError unless masks have pixels, and hold numbers from 0 to 1 alone."""
+    if not mask.numel():
+        raise ValueError(f"The mask is empty: its shape is {list(mask.shape)}.")
+    low, high = map(float, mask.aminmax())
+    if not (low >= 0 and high <= 1):  # also where one of them is no number
+        raise ValueError(
+            f"The mask holds values outside 0..1: they go from {low:g} to {high:g}. Clamp or "
+            "normalise it first."
+        )
+
+
+def resized(mask: Float[Tensor, "n h w"], height: int, width: int) -> Float[Tensor, "n H W"]:
+    """A mask at another size, smooth; no white spot is so small that nothing of it is left."""
+    if mask.shape[1:] == (height, width):
+        return mask
+    pictures = rearrange(mask, "n h w -> n 1 h w")
+    scaled = functional.interpolate(pictures, (height, width), mode="bilinear", antialias=True)
+    return rearrange(scaled, "n 1 H W -> n H W").clamp(0, 1)
 
 
 def latent_mask(
@@ -129,8 +151,6 @@ def latent_mask(
             outside 0..1.
     """
     check_masks(mask, frames)
-    if not bool(torch.isfinite(mask).all()) or float(mask.min()) < 0 or float(mask.max()) > 1:
-        raise ValueError("The mask holds values outside 0..1. Clamp or normalise it first.")
     rows = _overlaps(mask.shape[1], height, shown[0]).to(mask)
     columns = _overlaps(mask.shape[2], width, shown[1]).to(mask)
     covered = torch.einsum("nHW,hH,wW->nhw", mask, rows, columns).clamp(max=1)

@@ -16,6 +16,9 @@ _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2190-\u2bff\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff"
     "\U0001f000-\U0003ffff"
 )
+_JOINERS = "\u200c\u200d"  # which join several emoji to one, or keep letters apart in a word
+_SKIN = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"  # colours of an emoji
+_BREAK = "\u200b"  # parts words without a space
 _BEGIN, _END = f"(?<![^ {_UNSPACED}])", f"(?![^ {_UNSPACED}])"
 
 
@@ -28,7 +31,7 @@ def words_of(prompt: EncodedPrompt) -> list[tuple[str, Positions]]:
     return [
         (found[0], _tokens(prompt, letters, *found.span()))
         for found in re.finditer(r"\S+", letters)
-        if found.end() <= _read(prompt)
+        if found.end() <= _read(prompt) and _folded(found[0])[0]
     ]
 
 
@@ -52,7 +55,11 @@ def find_word(prompt: EncodedPrompt, wanted: str) -> tuple[Positions, ...]:
     letters, (folded, at) = _letters(prompt.text), _folded(prompt.text)
     # A lookahead, so that matches may overlap.
     matches = re.finditer(f"{begin}(?=({pattern}){end})", folded)
-    places = [(at[match.start(1)], at[match.end(1) - 1] + 1) for match in matches]
+    places = [
+        (at[match.start(1)], at[match.end(1)])
+        for match in matches
+        if not _parted(folded, match.start(1)) and not _parted(folded, match.end(1))
+    ]
     found = [_tokens(prompt, letters, *place) for place in places if place[1] <= _read(prompt)]
     if found:
         return tuple(dict.fromkeys(found))
@@ -74,13 +81,33 @@ def _letters(text: str) -> str:
 
 def _folded(text: str) -> tuple[str, list[int]]:
     """The text as it is compared, with a blank for all but word letters, and for each of its
-    characters the number of the one in the text (NFC) that it comes from.
+    characters the number of the one in the text (NFC) that it comes from, and that of the end.
 
-    Unicode folds some letters to several: "ß" to "ss", as in capitals.
+    Unicode folds some letters to several: "ß" to "ss", as in capitals. What only says how others
+    are drawn, such as a soft hyphen or a mark of direction, folds to nothing.
     """
     composed = unicodedata.normalize("NFC", text)
-    pieces = [c.casefold() if _belongs_to_a_word(c) else " " for c in composed]
-    return "".join(pieces), [i for i, piece in enumerate(pieces) for _ in piece]
+    pieces = [_fold(c) if _belongs_to_a_word(c) else " " for c in composed]
+    return "".join(pieces), [i for i, p in enumerate(pieces) for _ in p] + [len(composed)]
+
+
+def _fold(c: str) -> str:
+    return "" if _says_how(c) else c.casefold()
+
+
+def _says_how(c: str) -> bool:
+    """Whether it is no letter, but says how others are drawn, or where a line may break."""
+    return c in "\ufe0e\ufe0f" or (unicodedata.category(c) == "Cf" and c not in _JOINERS)
+
+
+def _parted(text: str, place: int) -> bool:
+    """Whether one letter or emoji lies on both sides of a place: before a mark, at a joiner."""
+    before, after = text[place - 1 : place], text[place : place + 1]
+    if before == "\u200d":
+        return True
+    return bool(after) and (
+        after in _JOINERS or after in _SKIN or unicodedata.category(after)[0] == "M"
+    )
 
 
 def _lower(c: str) -> str:
@@ -89,10 +116,11 @@ def _lower(c: str) -> str:
 
 
 def _belongs_to_a_word(c: str) -> bool:
-    """Whether it is a letter, a mark, a number, an emoji, or joins several emoji to one."""
+    """Whether it is a letter, a mark, a number, an emoji, or goes with one."""
     kind = unicodedata.category(c)
-    joins = c in "\u200c\u200d" or "\U0001f3fb" <= c <= "\U0001f3ff"
-    return kind[0] in "LMN" or kind == "So" or joins
+    if c == _BREAK:
+        return False
+    return kind[0] in "LMN" or kind in ("So", "Cf") or c in _SKIN
 
 
 def _tokens(prompt: EncodedPrompt, letters: str, first: int, end: int) -> Positions:

@@ -148,6 +148,16 @@ def test_a_word_beyond_the_window_is_told(tokens):
         ("a 👍🏽", "👍🏽", "👍🏽"),
         ("a red-circle", "red circle", "redcircle"),
         ("don't go", "don't", "dont"),
+        ("don\u2019t go", "don't", "dont"),
+        ("a \u2764\ufe0f", "\u2764", "\u2764\ufe0f"),
+        ("a \u2764 here", "\u2764\ufe0f", "\u2764"),
+        ("we co\u00adoperate", "cooperate", "co\u00adoperate"),
+        ("we cooperate", "co\u00adoperate", "cooperate"),
+        ("שלום\u200f, עולם", "שלום", "שלום\u200f"),
+        ("red\u200bcar", "car", "car"),
+        ("می\u200cخواهم", "می\u200cخواهم", "می\u200cخواهم"),
+        ("a 👨\u200d👩\u200d👧!", "👨\u200d👩\u200d👧", "👨\u200d👩\u200d👧"),
+        ("a 1\ufe0f\u20e3", "1\u20e3", "1\ufe0f\u20e3"),
     ],
 )
 def test_words_of_all_scripts_are_found(tokens, prompt, wanted, letters):
@@ -169,6 +179,13 @@ def test_words_of_all_scripts_are_found(tokens, prompt, wanted, letters):
         ("고양이가", "고양이"),
         ("हिन्दी", "हिन"),
         ("catwalk🐱", "cat"),
+        ("a 👨\u200d👩\u200d👧", "👩"),
+        ("a 👨\u200d👩\u200d👧", "👨"),
+        ("a 👍🏽", "👍"),
+        ("a 👍🏽", "🏽"),
+        ("เด็กวิ่ง", "ด"),
+        ("cooperate", "co"),
+        ("co\u00adoperate", "co"),
     ],
 )
 def test_a_part_of_a_word_is_not_the_word_in_any_script(tokens, prompt, wanted):
