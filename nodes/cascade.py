@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from . import host, layouts
+from .files import stamp_of_model
 from .load import CATEGORY, PRECISION
 from .running import BYTES, prepared
 from .shared import PROMPT_PAIR, SEED, WINDOWS
@@ -44,6 +45,10 @@ class LoadCascadeStage(Node):
             "precision": PRECISION,
         }  # fmt: skip
         return {"required": required}
+
+    @classmethod
+    def IS_CHANGED(cls, folder: str, **_: Any) -> str:
+        return stamp_of_model(folder, cls.roots(), "cascade")
 
     def load(self, folder: str, precision: str):
         from ..pipelines.models.cascade.load import load_stage

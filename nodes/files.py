@@ -7,6 +7,26 @@ from . import host
 from .widgets import FILES, Input, Node
 
 
+def stamp(path: Path) -> str:
+    """Names, sizes and times of a file, or of all files of a folder: another one, if it changes.
+
+    The host asks for it before each run, and runs a loader again if the answer is another.
+    """
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    told = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+    return repr(told)
+
+
+def stamp_of_model(name: str, roots: list[Path], kind: str) -> str:
+    """The `stamp` of a model that is chosen by name; "" where there is none, as loading tells."""
+    from ..pipelines.models.layout import ModelError, find_model
+
+    try:
+        return stamp(find_model(name, roots, kind))
+    except ModelError:
+        return ""
+
+
 class FolderNode(Node):
     """Loads a model from a folder as transformers saves it, under the host's models."""
 
@@ -23,6 +43,10 @@ class FolderNode(Node):
         names = list_models(host.roots(cls.FOLDER), cls.KIND)
         choice = FILES(names, f"put a model into models/{cls.FOLDER}", cls.TOOLTIP)
         return {"required": {"folder": choice}}
+
+    @classmethod
+    def IS_CHANGED(cls, folder: str, **_: Any) -> str:
+        return stamp_of_model(folder, host.roots(cls.FOLDER), cls.KIND)
 
     def path(self, folder: str) -> Path:
         """The path of the chosen folder."""
@@ -51,9 +75,9 @@ class SavedNode(Node):
         return {"required": {**cls.REQUIRED, "file": choice}}
 
     @classmethod
-    def IS_CHANGED(cls, file: str, **_: Any) -> float:
+    def IS_CHANGED(cls, file: str, **_: Any) -> str:
         path = host.own_file(cls.FOLDER, file, ".safetensors")
-        return path.stat().st_mtime if path is not None else 0.0
+        return "" if path is None else stamp(path)
 
     def read(self, file: str) -> tuple[str, dict[str, Any], dict[str, str]]:
         """The name, the tensors and the metadata of the chosen file."""

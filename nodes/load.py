@@ -1,8 +1,10 @@
 """Nodes that load models from the user's folders, and the tiny models of the pack."""
 
 from pathlib import Path
+from typing import Any
 
 from . import host
+from .files import stamp_of_model
 from .running import of_stable_diffusion
 from .sockets import MODEL
 from .widgets import COMBO, FILES, SOCKET, Node, outputs
@@ -21,11 +23,15 @@ _WITH_FP8 = COMBO(["auto", "fp32", "bf16", "fp16", "fp8"],
 )  # fmt: skip
 
 
+def _roots(*categories: str) -> list[Path]:
+    return [root for category in categories for root in host.roots(category)]
+
+
 def _found(name: str, kind: str, *categories: str) -> Path:
     """The path of a chosen model in the host's folders for these categories."""
     from ..pipelines.models.layout import find_model
 
-    roots = [root for category in categories for root in host.roots(category)]
+    roots = _roots(*categories)
     if name.startswith("("):
         raise ValueError(
             f"No model is chosen. Put one into one of {', '.join(map(str, roots))}, refresh, and "
@@ -64,6 +70,10 @@ class LoadVideoModel(Node):
         }  # fmt: skip
         return {"required": required}
 
+    @classmethod
+    def IS_CHANGED(cls, folder: str, **_: Any) -> str:
+        return stamp_of_model(folder, _roots("diffusers"), "text-to-video")
+
     def load(self, folder: str, precision: str):
         from ..pipelines.models.cascade.load import load_keyframes
         from ..pipelines.models.layout import kind_of
@@ -89,6 +99,7 @@ class LoadImageModel(Node):
         "unless a motion module or another method ties them together. Nothing is downloaded."
     )
     CATEGORY = CATEGORY
+    FOLDERS = ("diffusers", "checkpoints")
     FUNCTION = "load"
     RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
         model=(MODEL, "The model; wire it to Load AnimateDiff Model to give it motion."),
@@ -112,11 +123,15 @@ class LoadImageModel(Node):
         }  # fmt: skip
         return {"required": required}
 
+    @classmethod
+    def IS_CHANGED(cls, model: str, **_: Any) -> str:
+        return stamp_of_model(model, _roots(*cls.FOLDERS), "image")
+
     def load(self, model: str, precision: str, prediction_type: str):
         from ..pipelines.models.unet.load import load_image
 
         image = load_image(
-            _found(model, "image", "diffusers", "checkpoints"),
+            _found(model, "image", *self.FOLDERS),
             dtype=host.dtype(precision),
             prediction_type=None if prediction_type == "auto" else prediction_type,
         )
@@ -131,6 +146,7 @@ class LoadAnimateDiffModel(Node):
         "as it is. The noise schedule becomes AnimateDiff's linear one."
     )
     CATEGORY = CATEGORY
+    FOLDERS = ("animatediff_models", "diffusers")
     FUNCTION = "load"
     RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(model=(MODEL, "The video model."))
 
@@ -151,11 +167,15 @@ class LoadAnimateDiffModel(Node):
         }  # fmt: skip
         return {"required": required}
 
+    @classmethod
+    def IS_CHANGED(cls, motion_module: str, **_: Any) -> str:
+        return stamp_of_model(motion_module, _roots(*cls.FOLDERS), "motion-adapter")
+
     def load(self, image_model, motion_module: str):
         from ..pipelines.models.unet.load import load_animatediff
 
         of_stable_diffusion(image_model, "Load AnimateDiff Model")
-        path = _found(motion_module, "motion-adapter", "animatediff_models", "diffusers")
+        path = _found(motion_module, "motion-adapter", *self.FOLDERS)
         return (load_animatediff(image_model, path),)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import host, layouts
@@ -17,6 +17,15 @@ from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, Node, outputs
 log = logging.getLogger("rescore")
 
 _SMOOTHED_OVER = 25  # steps; single losses jump, because they depend on the random timestep
+
+
+@dataclass(frozen=True)
+class _Stopped:
+    """What is kept of a run, so that it can go on."""
+
+    state: Any
+    previews: dict[int, Any]  # by their step; 0 is the clip itself
+    made_of: str  # fingerprint of the prompts and settings of the previews
 
 
 class OneShotTune(Node):
@@ -114,13 +123,16 @@ class OneShotTune(Node):
         )
         samples = latent["samples"]
         shaping = replace(settings, steps=0, checkpointing=False)  # these two do not change a step
-        run = fingerprint(
-            model.fingerprint, prompts.source, prompts.embeddings.source, samples, shaping, state
-        )
-        kept = self._kept.of(run, steps)
-        state = state if kept is None else kept
+        learned = prompts.source, prompts.embeddings.source, samples
+        run = fingerprint(model.fingerprint, str(model.dtype), *learned, shaping, state)
+        how = preview_every, preview_steps, preview_cfg, preview_describe
+        made_of = fingerprint(prompts.embeddings, how)
         picture = _middle_frame(model, latent)
-        previews = [picture(samples)]
+        previews = {0: picture(samples)}
+        kept, given = self._kept.of(run, steps), 0 if state is None else state.step
+        if kept is not None:
+            state = kept.state
+            previews |= kept.previews if kept.made_of == made_of else {}
         each = BYTES_CHECKPOINTED if checkpointing else BYTES_WITH_GRADIENTS
         ready = prepared(model, latent, each=each)
         done_before = 0 if state is None else state.step
@@ -133,18 +145,28 @@ class OneShotTune(Node):
             z_0 = ready.z.clone()
             cond = prompts.embeddings.source.clone().to(model.device)
 
+            def preview(step: int, weights) -> None:
+                if preview_every and step % preview_every == 0 and step not in previews:
+                    # A copy: torch may round otherwise where weights require a gradient.
+                    network = model.network.restored(weights)
+                    edited = _preview(
+                        model, network, z_0, prompts, preview_steps, preview_cfg, preview_describe
+                    )
+                    previews[step] = picture(edited)
+
+            def keep(state) -> None:
+                until = {step: shown for step, shown in previews.items() if step <= state.step}
+                self._kept.keep(run, state.step, _Stopped(state, until, made_of))
+
             def show(progress: Progress) -> None:
                 nonlocal last
                 last = progress
-                if preview_every and progress.step % preview_every == 0:
-                    edited = _preview(
-                        model, progress.model, z_0, prompts, preview_steps, preview_cfg,
-                        preview_describe,
-                    )  # fmt: skip
-                    previews.append(picture(edited))
+                preview(progress.step, progress.model.tuned_state())
                 numbers.add(progress.step - done_before, {"loss": progress.loss})
-                bar(progress.step - done_before, lambda: previews[-1][0])
+                bar(progress.step - done_before, lambda: previews[max(previews)][0])
 
+            if done_before > given:  # the run before may have been stopped in its last preview
+                preview(done_before, state.weights)
             try:
                 state = tune(
                     model.network,
@@ -158,22 +180,31 @@ class OneShotTune(Node):
                     on_step=show,
                 )
             except Diverged as error:
-                self._kept.keep(run, error.state.step, error.state)
+                keep(error.state)
                 raise
             except BaseException:
                 if last is not None:
-                    self._kept.keep(run, last.step, last.state())
-                    log.info("One-Shot Tune stopped; the %d steps made are kept.", last.step)
+                    keep(made := last.state())
+                    log.info("One-Shot Tune stopped; the %d steps made are kept.", made.step)
                 raise
-        self._kept.keep(run, state.step, state)
+        keep(state)
         tuned = model.with_network(model.network.with_tuned(state.weights, state.tuning))
         return (
             tuned,
             state,
             {"loss": list(state.losses)},
             _loss_curve(state.losses),
-            torch.cat(previews),
-            f"{trained_summary(model.network)} {_told(state, done_before, kept)}",
+            torch.cat([previews[step] for step in sorted(previews)]),
+            " ".join(
+                filter(
+                    None,
+                    (
+                        trained_summary(model.network),
+                        _told(state, done_before, kept),
+                        _without(previews, preview_every, given, done_before),
+                    ),
+                )
+            ),
         )
 
 
@@ -231,6 +262,14 @@ def _told(state, done_before: int, kept) -> str:
     if losses:
         told += f" Loss over the last {len(losses)}: {sum(losses) / len(losses):.4g}."
     return told
+
+
+def _without(previews, every: int, given: int, done_before: int) -> str:
+    """What to tell of previews that the run before has not made, because they were others then."""
+    wanted = range(given + 1, done_before + 1)
+    if not every or all(step in previews for step in wanted if step % every == 0):
+        return ""
+    return f"Previews begin after step {done_before}: before, their settings were others."
 
 
 NODE_CLASS_MAPPINGS = {"ReScoreOneShotTune": OneShotTune}

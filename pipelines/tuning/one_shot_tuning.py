@@ -82,7 +82,7 @@ class Progress:
     steps: int
     loss: float
     model: VideoUNet  # as it is now; later steps change it
-    state: Callable[[], State]  # makes a copy of the current state, also after the run has stopped
+    state: Callable[[], State]  # makes a copy of the state after the last whole step, at any time
 
 
 class Diverged(FloatingPointError):
@@ -122,6 +122,10 @@ def tune(
     _check(model, z_0, settings, prompt, state)
     run = _Run(model, z_0, process, predicts, settings, prompt, state)
     good = run.state()
+
+    def state_now() -> State:
+        return good if run.moving else run.state()
+
     logger.info("%s", trained_summary(model))
     for step in range(run.step, settings.steps):
         # A copy counts as good only after its weights have given a finite loss.
@@ -136,7 +140,7 @@ def tune(
         except torch.OutOfMemoryError as error:
             raise _too_large(z_0, step, settings) from error
         if on_step is not None:
-            on_step(Progress(run.step, settings.steps, run.losses[-1], run.model, run.state))
+            on_step(Progress(run.step, settings.steps, run.losses[-1], run.model, state_now))
     return run.state()
 
 
@@ -181,6 +185,9 @@ class _Run:
                 self.scaler.load_state_dict(state.scaler)
             self.generator.set_state(state.random)
             self.losses = list(state.losses)
+        # After the last whole step: a run that an error ends has drawn for its next step already.
+        self.random = self.generator.get_state()
+        self.moving = False  # while weights move, they belong to no step
 
     @property
     def step(self) -> int:
@@ -207,10 +214,12 @@ class _Run:
         # A scaled loss may overflow: then the scaler skips the step and lowers its scale.
         if not (self.scaler.is_enabled() or math.isfinite(norm.item())):
             return False
+        self.moving = True
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.model.refine_norms()
         self.losses.append(loss.item())
+        self.random, self.moving = self.generator.get_state(), False
         return True
 
     @torch.no_grad()
@@ -221,7 +230,7 @@ class _Run:
             tuning=Tuning(self.prompt, frames, height, width, self.step),
             optimiser=_on_cpu(self.optimiser.state_dict()),
             scaler=self.scaler.state_dict(),
-            random=self.generator.get_state(),
+            random=self.random,
             losses=tuple(self.losses),
             clip=self.clip,
             base=frozen_sample(self.model),

@@ -161,6 +161,32 @@ def test_a_cancelled_run_keeps_what_was_learned(model):
     assert_equal(run(model, state=kept), run(model))
 
 
+@pytest.mark.parametrize("at", ["forward", "backward", "move"])
+def test_a_run_that_an_error_ends_goes_on_bit_for_bit(model, monkeypatch, at):
+    """In the third step: when its level and noise are drawn, or some weights have moved."""
+    places = {
+        "forward": (one_shot_tuning._Run, "loss"),
+        "backward": (nn.utils, "clip_grad_norm_"),
+        "move": (torch.optim.AdamW, "step"),
+    }
+    seen, calls, (owner, name) = [], [], places[at]
+    original = getattr(owner, name)
+
+    def fail(*args, **options):
+        result = original(*args, **options)
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+        return result
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="out of memory"):
+        patched.setattr(owner, name, fail)
+        run(model, on_step=seen.append)
+    kept = seen[-1].state()
+    assert kept.step == (0 if at == "move" else 2)  # of weights in motion the last copy is kept
+    assert_equal(run(model, state=kept), run(model))
+
+
 def test_progress_counts_the_steps(model):
     seen = []
     state = run(model, on_step=seen.append)

@@ -189,6 +189,15 @@ def test_a_kind_that_is_none_is_told(load):
         replace(load("image"), kind="audio")
 
 
+def test_a_single_number_of_a_weight_is_in_the_fingerprint(models, load):
+    marks = []
+    for change in (0.0, 1e-6):
+        model = load("image", "epsilon")
+        model.unet.conv_in.weight.data[1, 2, 0, 1] += change
+        marks.append(model.fingerprint)
+    assert marks[0] != marks[1]
+
+
 def test_fingerprint_is_the_same_for_the_same_model_only(models, load):
     marks = {(kind, p): load(kind, p).fingerprint for kind in KINDS for p in PREDICTIONS}
     assert len(set(marks.values())) == 6
