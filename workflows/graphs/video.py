@@ -7,10 +7,10 @@ from rescore.shapeworld.showcase import SHOWCASE
 from .start import ANIMATEDIFF, VIDEO_MODEL
 
 
-def _edit(graph: Graph, model: str, kind: str, **settings: object) -> None:
+def _edit(graph: Graph, model: str, clip: str, kind: str, **settings: object) -> None:
     """Load Video, a model, the edit, Save Video."""
-    add, edit = graph.add, SHOWCASE["red_circle"]
-    video = add("LoadVideo", "Load", "Clip to edit", file="red_circle.mp4")
+    add, edit = graph.add, SHOWCASE[clip]
+    video = add("LoadVideo", "Load", "Clip to edit", file=f"{clip}.mp4")
     loaded = add("ReScoreLoadShapeWorldModel", "Load", model=model)
     node = add(
         kind,
@@ -36,11 +36,12 @@ def _edit(graph: Graph, model: str, kind: str, **settings: object) -> None:
 def edit_video() -> Graph:
     graph = Graph(
         "edit_video",
-        "## A video in, a video out\nThe red circle becomes blue. One node edits the whole video, "
-        "and keeps its sound and the time of every frame. Wire terms to it for DreamMotion, ASSD "
-        "and mixtures, and a mask for what may change.\n\n" + VIDEO_MODEL,
+        "## A video in, a video out\nThe green triangle becomes a circle. One node edits the whole "
+        "video, and keeps its sound and the time of every frame. Wire terms to it for DreamMotion, "
+        "ASSD and mixtures, and a mask for what may change.\n\n" + VIDEO_MODEL,
     )
-    _edit(graph, "shapeworld-t2v", "ReScoreEditVideo", strength=0.2)
+    # Chosen on the tune split: gentle steps, and few, leave the background as it is.
+    _edit(graph, "shapeworld-t2v", "green_triangle", "ReScoreEditVideo", strength=0.2, steps=20)
     return graph
 
 
@@ -51,7 +52,7 @@ def edit_video_by_inversion() -> Graph:
         "text, while attention is held to it.\n\n" + ANIMATEDIFF,
     )
     _edit(
-        graph, "shapeworld-animatediff", "ReScoreEditVideoByInversion", keep_layout=0.3, cfg=5.0,
-        steps=25,
+        graph, "shapeworld-animatediff", "red_circle", "ReScoreEditVideoByInversion",
+        keep_layout=0.3, cfg=5.0, steps=25,
     )  # fmt: skip
     return graph
