@@ -115,7 +115,7 @@ class LoadImageModel(Node):
             "model": FILES(names, "put a model into models/checkpoints",
                 "A Stable Diffusion 1.x folder or checkpoint. SDXL and others have another layout "
                 "and are refused with the reason."),
-            "precision": PRECISION,
+            "precision": _WITH_FP8,
             "prediction_type": COMBO(["auto", "epsilon", "v_prediction"],
                 "auto: what the folder's own settings say, and epsilon for a single file, which "
                 "does not say it. If results are grey or noisy "
@@ -128,6 +128,7 @@ class LoadImageModel(Node):
         return stamp_of_model(model, _roots(*cls.FOLDERS), "image")
 
     def load(self, model: str, precision: str, prediction_type: str):
+        from ..pipelines.models.storage import store_in_fp8
         from ..pipelines.models.unet.load import load_image
 
         image = load_image(
@@ -135,6 +136,8 @@ class LoadImageModel(Node):
             dtype=host.dtype(precision),
             prediction_type=None if prediction_type == "auto" else prediction_type,
         )
+        if precision == "fp8":
+            store_in_fp8(image.network)
         return (image,)
 
 

@@ -58,6 +58,26 @@ def put_together(network: nn.Module) -> None:
                 part.device = None
 
 
+def is_in_fp8(network: nn.Module) -> bool:
+    """Whether weights of a network are stored in 8 bits."""
+    return any(isinstance(part, _Whole) for layer in _layers(network) for part in _ways(layer))
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def whole_weights(network: nn.Module) -> dict[str, Tensor]:
+    """The state of a network as if it were not stored in 8 bits or kept apart: names and values."""
+    state = network.state_dict()
+    weights = {name: state[name] for name in state if ".parametrizations." not in name}
+    for name, layer in network.named_modules():
+        if ways := _ways(layer):
+            weight = layer.parametrizations.weight.original.detach()
+            for part in ways:
+                weight = part(weight) if isinstance(part, _Whole) else weight
+            weights[f"{name}.weight"] = weight
+    return weights
+
+
 def _layers(network: nn.Module) -> Iterator[nn.Module]:
     """The layers that hold most of a network's weights."""
     for name, layer in network.named_modules():

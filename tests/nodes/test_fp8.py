@@ -85,3 +85,36 @@ def test_a_model_in_8_bits_has_a_name_of_its_own(run):
         for precision in ("bf16", "fp8")
     }
     assert len(names) == 2
+
+
+def test_an_image_model_in_8_bits_edits_and_takes_a_motion_module(run, clip):
+    """The motion model has the same 8 bits, and predicts what it does of whole weights, nearly."""
+    predicted, sizes = {}, {}
+    for precision in ("bf16", "fp8"):
+        image = run("ReScoreLoadImageModel", model="sd", precision=precision)[0]
+        model = run("ReScoreLoadAnimateDiffModel", image_model=image, motion_module="motion")[0]
+        level = model.process.at(0.5)
+        z = torch.randn(1, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        text = model.encode_prompt(TEXTS["source_prompt"]).embedding
+        with torch.no_grad():
+            predicted[precision] = model.denoiser(z, level, text).eps
+        sizes[precision] = stored(model)
+        if precision == "fp8":
+            pair = run("ReScoreEncodePromptPair", model=image, **TEXTS)[0]
+            latent = run("ReScoreVideoVAEEncode", model=image, images=clip(3, 16, 16))[0]
+            made, _, _ = run(
+                "ReScoreScoreDistillation", model=image, prompts=pair, latent=latent,
+                terms=run("ReScoreDeltaDenoising")[0], steps=2,
+            )  # fmt: skip
+            assert not torch.equal(made["samples"], latent["samples"])
+    assert sizes["fp8"] < 0.75 * sizes["bf16"]
+    alike = functional.cosine_similarity(
+        predicted["bf16"].flatten(), predicted["fp8"].flatten(), dim=0
+    )
+    assert 0.99 < float(alike) < 1
+
+
+def test_a_model_in_8_bits_is_not_inflated(run):
+    image = run("ReScoreLoadImageModel", model="sd", precision="fp8")[0]
+    with pytest.raises(ValueError, match="stored in 8 bits, which cannot be tuned"):
+        run("ReScoreInflateImageModel", model=image)

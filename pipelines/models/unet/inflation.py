@@ -26,6 +26,7 @@ from ....attention.unet.video_block import (
     image_blocks,
     video_block,
 )
+from ..storage import is_in_fp8
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -228,7 +229,7 @@ def inflate(unet: nn.Module, variant: str | Variant = "ei2", *, seed: int = 0) -
     In moving clips their frames read each other from the beginning.
 
     Raises:
-        ValueError: for a UNet that is already inflated, or is not of this kind.
+        ValueError: for a UNet that is inflated already, stored in 8 bits, or not of this kind.
     """
     if isinstance(variant, str):
         if variant not in VARIANTS:
@@ -239,6 +240,11 @@ def inflate(unet: nn.Module, variant: str | Variant = "ei2", *, seed: int = 0) -
     if isinstance(unet, VideoUNet):
         raise ValueError(
             f"The model is inflated already ({unet.variant}). Inflate the image model itself."
+        )
+    if is_in_fp8(unet):
+        raise ValueError(
+            "The model's weights are stored in 8 bits, which cannot be tuned. Load it with "
+            "precision bf16 or fp32."
         )
     image_blocks(unet)
     copied = _shared_copy(unet, set())
