@@ -1,5 +1,6 @@
 """The commands of README.md for headless runs are taken as they stand there."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -39,6 +40,19 @@ def test_a_batch_takes_the_manifest_that_stands_above_it(command, tmp_path, monk
     places = {"edits.jsonl": tmp_path / "edits.jsonl", "many": tmp_path / "many"}
     given = [str(places.get(one, one)) for one in arguments(command, "headless.batch")]
     assert batch.main([*given, "--check"]) == 0, capsys.readouterr()
+
+
+def test_the_manifest_asks_of_the_graphs_clip_what_differs_in_one_word():
+    graph = json.loads((ROOT / "workflows" / "api" / "edit_video.json").read_text("utf-8"))
+    (shows,) = (
+        node["inputs"]["source_prompt"]
+        for node in graph.values()
+        if node["class_type"] == "ReScoreEditVideo"
+    )
+    (lines,) = (block for block in BLOCKS if block.startswith('{"id"'))
+    for line in map(json.loads, lines.splitlines()):
+        words = zip(shows.split(), line["Edit Video.target_prompt"].split(), strict=True)
+        assert sum(one != other for one, other in words) == 1
 
 
 def test_nothing_on_the_page_is_left_untried():

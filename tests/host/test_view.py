@@ -76,8 +76,10 @@ WATCH = """(type) => {
 SAVED = """async () => {
     const { workflow, output } = await app.graphToPrompt()
     const ours = (type) => type.startsWith("ReScore")
+    const nodes = workflow.nodes.filter((n) => ours(n.type))
+    nodes.sort((one, other) => one.id - other.id) // a click brings a node to the front
     return [
-        workflow.nodes.filter((n) => ours(n.type)).map((n) => [n.id, n.widgets_values ?? []]),
+        nodes.map((n) => [n.id, n.widgets_values ?? []]),
         Object.entries(output).filter(([, node]) => ours(node.class_type)),
     ]
 }"""
