@@ -86,11 +86,10 @@ def train(
     if name in WAN_NAMES:
         where = {"device": device, "bfloat16": bfloat16, "workers": workers}
         if name == wan_models.AUTOENCODER:
-            wan_models.train_vae(runs, steps=steps, clips=clips, **where)
+            train_one = wan_models.train_vae
         else:
-            wan_models.train_transformer(
-                runs, weights, steps=steps, further=further, clips=clips, **where
-            )
+            train_one = wan_models.train_transformer
+        train_one(runs, weights, steps=steps, further=further, clips=clips, **where)
         return
     if name == cascade.NAME:
         cascade.train(runs, weights, steps=steps, clips=clips, bfloat16=bfloat16)

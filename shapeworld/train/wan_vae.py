@@ -1,4 +1,4 @@
-"""Training the tiny Wan's autoencoder: pictures first, then clips."""
+"""Training the tiny Wan's autoencoder: pictures first, then clips, then long clips."""
 
 from typing import TypeAlias
 
@@ -17,13 +17,15 @@ from .rendering import in_chunks
 from .vae import TRAINING_SEEDS
 
 CLIPS = Source(demanding_scene, {9: 24_000, 17: 10_000}, TRAINING_SEEDS + (1 << 28))
-STEPS = {"wan-vae-stills": 1540, "wan-vae": 6900}
+LONG_CLIPS = Source(demanding_scene, {29: 160}, TRAINING_SEEDS + (1 << 28) + (1 << 21))
+STEPS = {"wan-vae-stills": 1540, "wan-vae": 6900, "wan-vae-long": 1200}
 # Deviation of the noise on the latents in training, where theirs is about 1. The decoder learns to
 # pass over small errors, so that latents made by a transformer need not be exact.
 SPREAD = 0.1
 _EVENNESS = 0.05  # weight of the pull towards mean 0 and deviation 1 of every channel
 _SQUARES = 4.0  # weight of the squared error beside the absolute one
 _STILLS, _FRAMES = 256, 576  # pictures of a step, frames of the clips of a step
+_LENGTHS = (57, 17, 9, 113, 17, 9)  # frames of the clips of long steps, in turn
 
 Clips: TypeAlias = dict[int, UInt8[Tensor, "n 3 f h w"]]  # by length in frames
 
@@ -64,8 +66,11 @@ def vae_loss(
     decoded = whole_clip.decode(vae, mean + SPREAD * noise).float()
     deviation, middle = torch.std_mean(mean, dim=(0, 2, 3, 4))
     evenness = (deviation.log() ** 2 + middle**2).mean()
-    error = functional.l1_loss(decoded, pixels) + _SQUARES * functional.mse_loss(decoded, pixels)
-    return error + _EVENNESS * evenness
+    return _pixel_error(decoded, pixels) + _EVENNESS * evenness
+
+
+def _pixel_error(decoded: Tensor, pixels: Tensor) -> Tensor:
+    return functional.l1_loss(decoded, pixels) + _SQUARES * functional.mse_loss(decoded, pixels)
 
 
 def _draw_stills(clips: Clips, generator: torch.Generator) -> Tensor:
@@ -85,6 +90,37 @@ def _draw_clips(clips: Clips, generator: torch.Generator) -> Tensor:
     pool = clips[max(clips) if long else min(clips)]
     count = min(_FRAMES // pool.shape[2], len(pool))
     return pool[torch.randint(len(pool), (count,), generator=generator, device=pool.device)]
+
+
+def long_recipe(
+    vae: AutoencoderKLWan, clips: UInt8[Tensor, "n 3 f h w"], steps: int | None = None
+) -> Recipe:
+    """The decoder alone, on clips longer than any before.
+
+    Every frame of a decoder that looks back in time depends on about 30 latents. Of short clips
+    it has always seen the beginning; without it, errors grew from frame to frame. The clips are
+    played there and back again. The encoder stays: from its fourth latent on it forgets the
+    beginning by itself, and the transformer knows its latents.
+    """
+    there_and_back = torch.cat([clips, clips.flip(2)[:, :, 1:-1]], dim=2)
+    long = there_and_back.repeat(1, 1, 1 + max(_LENGTHS) // there_and_back.shape[2], 1, 1)
+    long = long[:, :, : max(_LENGTHS)]
+    latents = torch.cat([means(vae, part / 255).half() for part in long.split(1)])
+    deviation = (vae.quant_conv.bias.detach()[vae.config.z_dim :] / 2).exp().view(-1, 1, 1, 1)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        # The seeds of a training's steps follow one another, so lengths take turns.
+        frames = _LENGTHS[generator.initial_seed() % len(_LENGTHS)]
+        count = max(1, 51 // frames)
+        chosen = torch.randint(len(long), (count,), generator=generator, device=long.device)
+        z = latents[chosen, :, : (frames + 3) // 4].float()
+        noise = torch.randn(z.shape, generator=generator, device=z.device)
+        decoded = whole_clip.decode(vae, z + deviation * noise).float()
+        pixels = long[chosen, :, :frames].float() / 127.5 - 1
+        return _pixel_error(decoded, pixels)
+
+    steps = steps or STEPS["wan-vae-long"]
+    return Recipe("wan-vae-long", vae.decoder, loss, steps, 1e-3, averaging=0.99, seed=9)
 
 
 @torch.no_grad()

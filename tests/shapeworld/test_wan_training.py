@@ -28,7 +28,14 @@ from rescore.shapeworld.train.wan_transformer import (
     make_lessons,
     transformer_recipe,
 )
-from rescore.shapeworld.train.wan_vae import means, rendered, settle, vae_loss, vae_recipes
+from rescore.shapeworld.train.wan_vae import (
+    long_recipe,
+    means,
+    rendered,
+    settle,
+    vae_loss,
+    vae_recipes,
+)
 from torch import nn
 
 
@@ -54,6 +61,25 @@ def test_many_clips_at_once_are_the_clips_of_the_renderer(workers):
     torch.testing.assert_close(clips, expected.double(), rtol=0, atol=1e-6)
     faint = rearrange(render_rows(rows.float()), "b c f h w -> b f h w c") - expected
     assert (faint.abs() > 1e-5).float().mean() < 1e-4
+
+
+def test_long_clips_are_played_there_and_back_and_lengths_take_turns():
+    """A decoder that says nothing errs by the pixels themselves; its scenes have 29 frames."""
+    vae = small_vae()
+    nn.init.zeros_(vae.decoder.conv_out.weight)
+    nn.init.zeros_(vae.decoder.conv_out.bias)
+    clips = torch.randint(256, (1, 3, 29, 1, 1), generator=torch.Generator().manual_seed(19))
+    clips = clips.byte().expand(-1, -1, -1, 8, 8)
+    recipe = long_recipe(vae, clips)
+    assert recipe.trained is vae.decoder
+    truth = clips.float() / 127.5 - 1
+    back = truth.flip(2)
+    played = torch.cat([truth, back[:, :, 1:], truth[:, :, 1:], back[:, :, 1:]], dim=2)
+    for step, frames in enumerate((57, 17, 9, 113, 17, 9, 57)):
+        loss = recipe.loss(torch.Generator().manual_seed(step))
+        shown = played[:, :, :frames]
+        expected = shown.abs().mean() + 4 * shown.square().mean()
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("frames", [1, 5, 13])
@@ -291,7 +317,7 @@ def test_two_steps_of_the_autoencoder_and_the_transformer_and_their_files(tmp_pa
     folder = tmp_path / "weights" / "shapeworld-wan"
     curve = json.loads((folder / "loss_curve.json").read_text())
     assert {name: [step for step, _ in points] for name, points in curve.items()} == {
-        "wan-vae-stills": [2], "wan-vae": [4], "shapeworld-wan": [6],
+        "wan-vae-stills": [2], "wan-vae": [4], "wan-vae-long": [6], "shapeworld-wan": [8],
     }  # fmt: skip
     trained = torch.load(tmp_path / "runs" / "shapeworld-wan" / "checkpoint.pt", weights_only=True)
     loaded = wan.load_transformer(folder).state_dict()
@@ -301,4 +327,12 @@ def test_two_steps_of_the_autoencoder_and_the_transformer_and_their_files(tmp_pa
     arguments = ["shapeworld-wan", *options, "--further", "1", "--clips", "3"]
     train(**vars(make_parser().parse_args(arguments)))
     curve = json.loads((folder / "loss_curve.json").read_text())
-    assert [step for step, _ in curve["shapeworld-wan"]] == [6, 7]
+    assert [step for step, _ in curve["shapeworld-wan"]] == [8, 9]
+    before = wan.load_vae(folder).state_dict()
+    arguments = ["wan-vae", *options, "--further", "1", "--clips", "3"]
+    train(**vars(make_parser().parse_args(arguments)))
+    curve = json.loads((folder / "loss_curve.json").read_text())
+    assert [step for step, _ in curve["wan-vae-long"]] == [6, 10]
+    after = wan.load_vae(folder).state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder"}
