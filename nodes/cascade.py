@@ -255,7 +255,7 @@ class ResampleClip(Node):
         generator, show = torch.Generator().manual_seed(seed), ready.shows(made)
 
         def work(denoiser):
-            levels = denoiser.process.grid(steps)[: made + 1]
+            levels = denoiser.grid(steps)[: made + 1]
             noise = torch.randn(ready.z.shape, generator=generator).to(ready.z)
             guided = partial(denoiser.guided, uncond=negative, cfg=cfg)
             predict = windowed(guided, ready.windows(window, overlap))

@@ -65,7 +65,7 @@ class DDIMInversion(Node):
             return ddim_invert(
                 ready.z,
                 partial(windowed(guided, windows), cond=source),
-                denoiser.process.grid(steps),
+                denoiser.grid(steps),
                 lambda now: show(now.step, now.z),
                 refinement=Refinement(refinements),
                 kind="flow" if denoiser.kind == "flow" else "epsilon",

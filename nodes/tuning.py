@@ -118,6 +118,7 @@ class OneShotTune(Node):
         )
 
         of_stable_diffusion(model, "One-Shot Tune")
+        model.denoiser.grid(preview_steps)  # or else it would learn, and could not sample
         settings = Settings(
             steps, learning_rate, seed=seed, precision=precision, checkpointing=checkpointing
         )

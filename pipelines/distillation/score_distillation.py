@@ -93,10 +93,12 @@ def distil(
     Raises:
         ValueError: without terms; for values in `z_source` that are not finite; for a `state` of
             another clip, optimiser or unfinished run; if a term does not fit the model; if terms
-            have different eta; if layers do not exist.
+            have different eta; if layers do not exist; if the model says nothing of a clip at
+            `t_max`.
         FloatingPointError: if the gradient of a term is not finite; names the term and the step.
     """
     _check(z_source, terms, settings, state)
+    denoiser.check_level(denoiser.process.at(settings.t_max))
     if state is None:
         generator = torch.Generator().manual_seed(settings.seed)
         state = State(z_source, 0, generator.get_state(), settings.optimiser, {}, (), z_source)

@@ -112,6 +112,20 @@ class Denoiser:
                 "%s: no memory for %d clips at once, now %d", self.name, size, self.rows_per_call
             )
 
+    def grid(self, steps: int) -> tuple[Level, ...]:
+        """The levels of so many steps of sampling, after `check_level` of the noisiest.
+
+        Without it, an inversion would only fail in its last step.
+        """
+        levels = self.process.grid(steps)
+        self.check_level(levels[-1])
+        return levels
+
+    def check_level(self, level: Level) -> None:
+        """Raise ValueError, as `split` does, where the output says nothing of a clip."""
+        nothing = torch.zeros(1, 1, 1, 1, 1)
+        split(nothing, nothing, level, self.kind)
+
     def guided(
         self, z: Latents, level: Level, cond: Cond, uncond: Cond, cfg: float | int
     ) -> Prediction:

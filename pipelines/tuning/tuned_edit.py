@@ -30,7 +30,7 @@ def invert_and_edit(
     exception to stop.
     """
     inverting = prompts.source if describe else prompts.negative
-    grid, tell = denoiser.process.grid(steps), on_step or (lambda done: None)
+    grid, tell = denoiser.grid(steps), on_step or (lambda done: None)
     inverted = ddim_invert(
         z_0,
         lambda z, level: denoiser(z, level, inverting),

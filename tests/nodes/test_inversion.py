@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_models import SCHEDULE, write_tiny_sd
 
 
 @pytest.mark.parametrize("kind", ["text-to-video", "image", "animatediff"])
@@ -53,3 +54,56 @@ def test_a_clip_that_one_window_holds_has_none(run, given):
     inputs = {**given("image"), "steps": 2}
     assert run("ReScoreDDIMInversion", **inputs)[0].windows is None
     assert run("ReScoreDDIMInversion", **inputs, window=3)[0].windows is None
+
+
+ZERO_SNR = SCHEDULE | {"rescale_betas_zero_snr": True}
+
+
+@pytest.fixture
+def without_signal(run, texts, clip, tmp_path, monkeypatch):
+    """`without_signal(predicts)`: what nodes get of an image model with zero terminal SNR."""
+
+    def make(predicts):
+        schedule = ZERO_SNR | {"prediction_type": predicts}
+        write_tiny_sd(tmp_path / "diffusers" / "zero", schedule=schedule)
+        monkeypatch.setenv("RESCORE_MODELS", str(tmp_path))
+        model = run("ReScoreLoadImageModel", model="zero")[0]
+        prompts = run("ReScoreEncodePromptPair", model=model, **texts)[0]
+        latent = run("ReScoreVideoVAEEncode", model=model, images=clip(2, 12, 14))[0]
+        return {"model": model, "prompts": prompts, "latent": latent}
+
+    return make
+
+
+def needing_the_last_timestep(run, given):
+    """Nodes that ask the model at its last timestep, sooner or later, and their inputs."""
+    inflated = run("ReScoreInflateImageModel", model=given["model"])[0]
+    terms = run("ReScoreDeltaDenoising")[0]
+    return {
+        "ReScoreDDIMInversion": {**given, "steps": 3},
+        "ReScoreOneShotTune": {**given, "model": inflated, "steps": 2},
+        "ReScoreResampleClip": {
+            **given, "steps": 3, "strength": 1.0, "window": 0, "overlap": 0
+        },
+        "ReScoreScoreDistillation": {**given, "terms": terms, "steps": 2, "t_max": 1.0},
+    }  # fmt: skip
+
+
+def test_noise_without_signal_is_told_before_the_model_is_asked(run, without_signal, monkeypatch):
+    def called(*_):
+        raise AssertionError("the model was asked")
+
+    nodes = needing_the_last_timestep(run, without_signal("epsilon"))
+    for node, inputs in nodes.items():
+        hook = inputs["model"].network.register_forward_pre_hook(called)
+        with pytest.raises(ValueError, match="Such a schedule goes with v-prediction"):
+            run(node, **inputs)
+        hook.remove()
+
+
+def test_v_without_signal_goes_all_the_way(run, without_signal):
+    for node, inputs in needing_the_last_timestep(run, without_signal("v_prediction")).items():
+        for made in run(node, **inputs):
+            samples = made["samples"] if isinstance(made, dict) and "samples" in made else made
+            if isinstance(samples, torch.Tensor):
+                assert torch.isfinite(samples).all(), node
