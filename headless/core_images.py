@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from .core_video import (
 from .errors import printable
 from .paths import Folders, find_input, output_place, publish
 from .video_write import to_pixels
+
+logger = logging.getLogger(__name__)
 
 # Pillow would hand EPS to an external interpreter of PostScript, which is a programming language.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
@@ -43,9 +46,20 @@ def open_pictures(path: Path) -> Iterator[Image.Image]:
 
 
 def to_rgba(picture: Image.Image) -> Tensor:
-    """A picture as float32 `[H, W, 4]` in 0..1, with alpha 1 where it has none."""
-    if picture.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion to RGB would clip it
-        grey = torch.from_numpy(np.array(picture, dtype=np.float32) / 65535).clamp(0, 1)
+    """A picture as float32 `[H, W, 4]` in 0..1, with alpha 1 where it has none.
+
+    Raises:
+        ValueError: for numbers of which nothing says how much white is.
+    """
+    if picture.mode[0] in "IF":  # Pillow's own conversion to RGB would clip 16-bit grey
+        values = np.array(picture, dtype=np.float32)
+        if picture.mode == "F" or not (0 <= values.min() and values.max() <= 65535):
+            kind = "floating-point" if picture.mode == "F" else "32-bit"
+            raise ValueError(
+                f"The image has {kind} pixels, and nothing says which number is white. Save it "
+                "with 8 or 16 bits."
+            )
+        grey = torch.from_numpy(values / 65535)
         return torch.stack([grey, grey, grey, torch.ones_like(grey)], dim=-1)
     return torch.from_numpy(np.array(picture.convert("RGBA"), dtype=np.float32) / 255)
 
@@ -75,12 +89,19 @@ class LoadImage:
 
     def load(self, image: str) -> tuple[Tensor, Tensor]:
         frames: list[Tensor] = []
-        transparent = False
+        transparent, others = False, 0
         for picture in open_pictures(find_input(image, self.folders)):
             rgba = to_rgba(picture)
             if not frames or rgba.shape == frames[0].shape:  # like the host: others are left out
                 frames.append(rgba)
                 transparent |= has_alpha(picture)
+            else:
+                others += 1
+        if others:
+            logger.warning(
+                "'%s': %d of its pictures have another size than the first, and are left out.",
+                *(printable(image), others),
+            )
         clip = torch.stack(frames)
         # the host's sign for "no alpha" is an empty 64x64 mask
         mask = 1 - clip[..., 3] if transparent else torch.zeros(len(clip), 64, 64)

@@ -6,6 +6,7 @@ This file does not import torch, so that a list of models is made quickly.
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ _ELSEWHERE = {
 _COUNTS = ("_dim", "_heads", "_channels", "_groups", "_layers", "_size")  # ends of names
 _LARGEST, _MOST_TOKENS = 2**15, 2**20  # limits of numbers in a config.json; the second for tokens
 _DEEPEST_SETTING = 8
+_UNUSED = {"sample_size"}  # of a config.json; may be anything
 
 
 class ModelError(ValueError):
@@ -283,6 +285,28 @@ def check_config(part: Path, expected: str, kind: str, model: Path) -> dict[str,
         found = f"has {named or 'no class'} in the config.json of its {part.name}"
         raise problem(kind, model, f"{found} and not {expected}.")
     return config
+
+
+def check_numbers(cls: type, config: Mapping[str, Any], kind: str, model: Path) -> None:
+    """Check that settings are numbers wherever the defaults of their class are.
+
+    Classes take anything, and only fail when they are called. A list may stand for a number: of
+    what differs from block to block.
+
+    Raises:
+        ModelError: for a setting that is none, or too small.
+    """
+    for name, parameter in signature(cls.__init__).parameters.items():
+        default, value = parameter.default, config.get(name)
+        if type(default) not in (int, float) or name not in config or name in _UNUSED:
+            continue
+        whole = type(default) is int and name.endswith((*_COUNTS, "_block", "_padding"))
+        kinds = (int,) if whole else (int, float)
+        each = value if isinstance(value, list) else [value]
+        fits = each and all(type(one) in (*kinds, list) for one in each)
+        if not fits or (name.endswith(("eps", "_factor")) and not min(each) > 0):
+            found = f"has {name} = {value!r} in the config.json of its {cls.__name__}."
+            raise problem(kind, model, found)
 
 
 def text_settings(cls: type, config: Mapping[str, Any], kind: str, model: Path) -> Any:

@@ -246,6 +246,28 @@ def test_sixteen_bit_grey_keeps_its_range(folders):
     assert np.allclose(image.numpy()[0, ..., 1], ramp / 65535, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("pixels", "kind"),
+    [
+        (np.linspace(0, 1, 35, dtype=np.float32).reshape(5, 7), "floating-point"),
+        (np.linspace(0, 2**31 - 1, 35).astype(np.int32).reshape(5, 7), "32-bit"),
+        (np.full((5, 7), -1, np.int32), "32-bit"),
+    ],
+)
+def test_pixels_whose_white_is_not_known_are_refused(folders, pixels, kind):
+    Image.fromarray(pixels).save(folders.inputs[0] / "a.tiff")
+    with pytest.raises(ValueError, match=f"{kind} pixels, and nothing says which number is white"):
+        call(folders, "LoadImage", image="a.tiff")
+
+
+def test_pictures_of_other_sizes_are_left_out_and_told(folders, caplog):
+    pictures = [Image.new("RGB", size) for size in ((7, 5), (3, 2), (7, 5))]
+    pictures[0].save(folders.inputs[0] / "a.tiff", save_all=True, append_images=pictures[1:])
+    frames, _ = call(folders, "LoadImage", image="a.tiff")
+    assert len(frames) == 2
+    assert "'a.tiff': 1 of its pictures have another size than the first" in caplog.text
+
+
 def test_animated_image_is_a_batch(folders):
     pages = [Image.new("RGB", (9, 5), colour) for colour in ("red", "lime", "blue")]
     pages[0].save(folders.inputs[0] / "a.gif", save_all=True, append_images=pages[1:])

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, T5To
 
 from ..layout import (
     check_config,
+    check_numbers,
     kind_of,
     problem,
     read_config,
@@ -102,6 +103,7 @@ def load_stage(
         raise problem(_KIND, folder, "has no folder unet.")
     settings = read_config(folder / "unet", _KIND, folder)
     role = _role(settings, folder)
+    check_numbers(UNet2DConditionModel, settings, _KIND, folder)
     schedule = read_json(folder / "scheduler" / "scheduler_config.json", _KIND, folder)
     trained = trained_settings(schedule, _KIND, folder)
     _check_outputs(settings, schedule, folder)

@@ -14,6 +14,8 @@ from ..layout import (
     SD1_CONFIGS,
     check_config,
     check_folder,
+    check_numbers,
+    problem,
     read_json,
     text_settings,
     weight_files,
@@ -205,6 +207,11 @@ def _assemble(
     whole = configs["vae"].get("force_upcast", True)
     text_config = text_settings(CLIPTextConfig, configs["text_encoder"], kind, model)
     check_parts(configs["unet"], configs["vae"], text_config.hidden_size, kind, model)
+    for part, cls in (("unet", _UNETS[kind]), ("vae", AutoencoderKL)):
+        check_numbers(cls, configs[part], kind, model)
+    if not isinstance(text_config.eos_token_id, int):
+        found = f"has eos_token_id = {text_config.eos_token_id!r} in the config.json of its text"
+        raise problem(kind, model, f"{found}_encoder.")
     makers: dict[str, tuple[Callable[[], nn.Module], torch.dtype]] = {
         "unet": (lambda: _UNETS[kind].from_config(configs["unet"]), dtype),
         "vae": (

@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..layout import check_config, problem, weight_files
+from ..layout import check_config, check_numbers, problem, weight_files
 from ..storage import is_in_fp8, store_in_fp8, whole_weights
 from ..weights import build, read_weights
 
@@ -78,6 +78,7 @@ def _read_adapter(adapter: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not adapter.is_dir():
         raise problem(KIND, adapter, "does not exist.")
     config = check_config(adapter, "MotionAdapter", KIND, adapter)
+    check_numbers(MotionAdapter, config, KIND, adapter)
     return config, read_weights(weight_files(adapter, KIND, adapter), KIND, adapter)
 
 

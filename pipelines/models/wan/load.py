@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 from ..layout import (
     check_config,
     check_folder,
+    check_numbers,
     problem,
     read_json,
     text_settings,
@@ -53,6 +54,8 @@ def load_wan(
     settings = check_config(places["text_encoder"], "UMT5EncoderModel", _KIND, folder)
     text_config = text_settings(UMT5Config, settings, _KIND, folder)
     _check_parts(transformer, vae, text_config.d_model, folder)
+    for cls, settings in ((WanTransformer3DModel, transformer), (AutoencoderKLWan, vae)):
+        check_numbers(cls, settings, _KIND, folder)
     schedule = read_json(places["scheduler"] / "scheduler_config.json", _KIND, folder)
     process = RectifiedFlow(_shift(schedule, folder))
     # Loaded first, because it is small: its errors should come before gigabytes are read.

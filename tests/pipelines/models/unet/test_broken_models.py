@@ -210,6 +210,31 @@ def test_settings_that_are_no_settings_are_told(sd, file, content):
         load_image(sd)
 
 
+@pytest.mark.parametrize(
+    ("part", "setting", "value"),
+    [
+        ("unet", "norm_eps", None),
+        ("unet", "norm_eps", "x"),
+        ("unet", "norm_eps", -1.0),
+        ("unet", "norm_num_groups", True),
+        ("unet", "norm_num_groups", 4.0),
+        ("unet", "mid_block_scale_factor", 0),
+        ("unet", "downsample_padding", []),
+        ("unet", "downsample_padding", 1.5),
+        ("unet", "freq_shift", {}),
+        ("vae", "norm_num_groups", -1.0),
+        ("vae", "scaling_factor", None),
+        ("text_encoder", "eos_token_id", None),
+        ("text_encoder", "eos_token_id", []),
+    ],
+)
+def test_settings_that_only_fail_when_the_model_is_called_are_told(sd, part, setting, value):
+    file = sd / part / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {setting: value}), "utf-8")
+    with pytest.raises(ModelError, match=f"{setting} = "):
+        load_image(sd)
+
+
 def test_weights_that_are_no_usual_numbers_are_told(sd):
     file = sd / "unet" / WEIGHTS
     weights = load_file(file)
