@@ -63,8 +63,8 @@ class EncodePromptPair(Node):
             "the less is changed that should stay.", multiline=True),
         "target_prompt": STRING("a blue circle moving right on a plain background",
             "What it should show: the source prompt with the words changed that are to change. If "
-            "nothing changes in the clip, make the "
-            "difference more explicit or raise cfg.", multiline=True),
+            "nothing changes in the clip, make the difference more explicit or raise cfg, or "
+            "strength where there is one.", multiline=True),
         "negative_prompt": STRING("",
             "What guidance moves away from. Empty is the usual choice, "
             "and the one the papers use.", multiline=True),
