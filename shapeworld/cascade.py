@@ -36,7 +36,7 @@ SCHEDULE: dict[str, Any] = {
     "clip_sample_range": 1.0,
     "thresholding": False,
 }
-_WIDE = {"keyframes": (32, 64)}  # all others have (32, 32)
+_WIDTHS = {"keyframes": (32, 64), "image-sr": (16, 16)}  # all others have (32, 32)
 _CHANNELS = {"keyframes": 3, "interpolation": 7, "image-sr": 6, "video-sr": 6}
 
 
@@ -49,7 +49,7 @@ def settings(stage: str) -> dict[str, Any]:
         "sample_size": 64 if stage.endswith("sr") else SMALL,
         "in_channels": _CHANNELS[stage],
         "out_channels": 6,  # the half that tells the variance is not trained
-        "block_out_channels": list(_WIDE.get(stage, (32, 32))),
+        "block_out_channels": list(_WIDTHS.get(stage, (32, 32))),
         "layers_per_block": 1,
         "down_block_types": [
             f"ResnetDownsampleBlock{blocks}",
@@ -67,7 +67,7 @@ def settings(stage: str) -> dict[str, Any]:
         "class_embed_type": "timestep" if stage.endswith("sr") else None,
         "act_fn": "gelu",
         "time_embedding_act_fn": "gelu",
-        "norm_num_groups": 32,
+        "norm_num_groups": 8 if picture else 32,
         "resnet_out_scale_factor": 1.41421,
         "resnet_skip_time_act": True,
         "resnet_time_scale_shift": "scale_shift",

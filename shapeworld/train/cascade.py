@@ -28,7 +28,7 @@ from .vae import TRAINING_SEEDS
 from .velocity import velocity_loss
 
 NAME = "shapeworld-cascade"
-STEPS = {"keyframes": 1500, "interpolation": 400, "image-sr": 400, "video-sr": 500}
+STEPS = {"keyframes": 1500, "interpolation": 1000, "image-sr": 1500, "video-sr": 800}
 _SEEDS = TRAINING_SEEDS + (1 << 29)
 _CLIPS = {"keyframes": Source(demanding_scene, {KEYFRAMES: 6000}, _SEEDS)}
 _WHOLE = Source(demanding_scene, {FRAMES: 400}, _SEEDS + (1 << 20))  # of all other stages
