@@ -207,6 +207,12 @@ def attention_maps(
 # --- what all families share ----------------------------------------------------------------------
 
 
+_JOINT = (
+    " Where text and image share one attention, as in a cascade of pixels, there are no layers of "
+    "text alone: leave out SA-II, cross-attention control and masks from words."
+)
+
+
 def matching(
     there: Sequence[Site], pattern: str, sets: Mapping[str, Collection[Site]], what: str
 ) -> tuple[Site, ...]:
@@ -223,7 +229,7 @@ def matching(
         if not named:
             raise ValueError(
                 f"The pattern {part!r} matches no {what} layer of this model. It has "
-                f"{_listed(there)}."
+                f"{_listed(there)}.{'' if there else _JOINT}"
             )
         found.update(named)
     return tuple(site for site in there if site in found)

@@ -16,6 +16,7 @@ from .widgets import COMBO, FILES, FLOAT, INT, SOCKET, Node, outputs
 log = logging.getLogger("rescore")
 
 AFTER = f"{host.CATEGORY}/latents"
+_WIDTH = 320  # channels of the UNets that `BYTES` holds for
 _CUT = 0.02  # of a clip's width or height, that may be lost without a word
 
 
@@ -41,7 +42,8 @@ class LoadCascadeStage(Node):
         required = {
             "folder": FILES(folders, "put a stage into models/diffusers",
                 "A folder under models/diffusers, such as show-1-interpolation, show-1-sr1 or "
-                "IF-II-L-v1.0."),
+                "IF-II-L-v1.0; or one of the tiny stages that come with the pack, in "
+                "shapeworld-cascade."),
             "precision": PRECISION,
         }  # fmt: skip
         return {"required": required}
@@ -77,6 +79,7 @@ class PickKeyframes(Node):
     FUNCTION = "pick"
     RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
         keyframes=("IMAGE", "The keyframes, for Video VAE Encode with the keyframe model."),
+        mask=("MASK", "The masks of the keyframes; white everywhere if no mask is wired."),
     )
     REQUIRED = {
         "images": SOCKET("IMAGE", "The clip, from Get Video Components or any node of frames."),
@@ -88,13 +91,23 @@ class PickKeyframes(Node):
             "What becomes of a clip of another aspect. crop: its edges are cut. stretch: all of it "
             "is kept, and what is round is no longer round.", advanced=True),
     }  # fmt: skip
+    OPTIONAL = {
+        "mask": SOCKET("MASK",
+            "Masks of the clip, of which those of the keyframes are picked and cut alike: one for "
+            "the clip, or one for each frame."),
+    }  # fmt: skip
 
-    def pick(self, images, frames: int, width: int, height: int, aspect: str):
-        from ..pipelines.cascade.keyframes import cut, picked
+    def pick(self, images, frames: int, width: int, height: int, aspect: str, mask=None):
+        import torch
+
+        from ..pipelines.cascade.interpolation import SPAN
+        from ..pipelines.cascade.keyframes import cut, masks_of_keyframes, picked
 
         clip = layouts.clip_from_image(images)
+        masks = torch.ones(1, *clip.shape[3:]) if mask is None else layouts.masks_of(mask)
+        masks = masks_of_keyframes(masks, clip.shape[2], frames)
         if aspect == "crop":
-            whole, clip = clip, cut(clip, height, width)
+            whole, clip, masks = clip, cut(clip, height, width), cut(masks, height, width)
             lost = [1 - a / b for a, b in zip(clip.shape[3:], whole.shape[3:], strict=True)]
             if max(lost) > _CUT:
                 log.warning(
@@ -103,7 +116,15 @@ class PickKeyframes(Node):
                     "the clip's aspect, or stretch.",
                     width, height, whole.shape[4], whole.shape[3], *(100 * part for part in lost),
                 )  # fmt: skip
-        return (layouts.image_from_clip(picked(clip, frames, height, width)),)
+        after = (SPAN - 1) * (frames - 1) + 1
+        if after != clip.shape[2]:
+            log.warning(
+                "Interpolate Keyframes makes %d frames of %d keyframes, and the clip has %d. For "
+                "an edit as long as the clip, load a clip of 5, 9, 13, ... frames, and pick every "
+                "fourth of them: 8 of 29.",
+                after, frames, clip.shape[2],
+            )  # fmt: skip
+        return layouts.image_from_clip(picked(clip, frames, height, width)), masks
 
 
 class InterpolateKeyframes(Node):
@@ -134,9 +155,13 @@ class InterpolateKeyframes(Node):
 
         _of_role(stage, "interpolation")
         clip = layouts.clip_from_image(keyframes)
-        pairs, pixels = clip.shape[2] - 1, clip.shape[3] * clip.shape[4]
-        host.load(stage, "network", memory=2 * BYTES * SPAN * pixels)
-        with torch.inference_mode(False), torch.no_grad():
+        pairs = clip.shape[2] - 1
+        memory = _memory(stage, SPAN * clip.shape[3] * clip.shape[4])
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            host.alone(stage, "network", memory=memory),
+        ):
             made = interpolate(
                 (clip * 2 - 1).float().to(stage.device),
                 stage,
@@ -198,17 +223,17 @@ class EnlargeClip(Node):
         with torch.inference_mode(False), torch.no_grad():
             small = (clip * 2 - 1).float()
             sr.check_size(stage, *(factor * side for side in small.shape[-2:]), factor)
-            host.load(image_stage, "network", memory=2 * BYTES * pixels)
-            large = sr.big_first_frame(
-                small.to(image_stage.device), image_stage, *texts, factor=factor,
-                how=sr.Enlarging(image_steps, image_cfg, image_noise_level),
-                generator=generator, on_step=show,
-            )  # fmt: skip
-            host.load(stage, "network", memory=2 * BYTES * sr.WINDOW * pixels)
-            made = sr.enlarge_after(
-                small.to(stage.device), large.to(stage.device), stage, *texts,
-                how=sr.Enlarging(steps, cfg, noise_level), generator=generator, on_step=show,
-            )  # fmt: skip
+            with host.alone(image_stage, "network", memory=_memory(image_stage, pixels)):
+                large = sr.big_first_frame(
+                    small.to(image_stage.device), image_stage, *texts, factor=factor,
+                    how=sr.Enlarging(image_steps, image_cfg, image_noise_level),
+                    generator=generator, on_step=show,
+                )  # fmt: skip
+            with host.alone(stage, "network", memory=_memory(stage, sr.WINDOW * pixels)):
+                made = sr.enlarge_after(
+                    small.to(stage.device), large.to(stage.device), stage, *texts,
+                    how=sr.Enlarging(steps, cfg, noise_level), generator=generator, on_step=show,
+                )  # fmt: skip
         return (_image(made),)
 
 
@@ -275,6 +300,11 @@ def _of_role(stage: Any, role: str) -> None:
             f"{stage.name} {ROLES[stage.role]}, and here goes a stage that {ROLES[role]}. Load "
             "that one with Load Cascade Stage."
         )
+
+
+def _memory(stage: Any, pixels: int) -> int:
+    """A rough upper bound of what a call with guidance takes, in bytes; see `BYTES`."""
+    return 2 * BYTES * pixels * stage.width // _WIDTH
 
 
 def _shows(total: int):

@@ -37,6 +37,8 @@ SCHEDULE: dict[str, Any] = {
     "thresholding": False,
 }
 _WIDTHS = {"keyframes": (32, 64), "image-sr": (16, 16)}  # all others have (32, 32)
+# A channel a group would forget how bright and how contrasty it was; real models have 10 a group.
+_GROUPS = {"keyframes": 32, "image-sr": 2}  # all others have 4
 _CHANNELS = {"keyframes": 3, "interpolation": 7, "image-sr": 6, "video-sr": 6}
 
 
@@ -67,7 +69,7 @@ def settings(stage: str) -> dict[str, Any]:
         "class_embed_type": "timestep" if stage.endswith("sr") else None,
         "act_fn": "gelu",
         "time_embedding_act_fn": "gelu",
-        "norm_num_groups": 8 if picture else 32,
+        "norm_num_groups": _GROUPS.get(stage, 4),
         "resnet_out_scale_factor": 1.41421,
         "resnet_skip_time_act": True,
         "resnet_time_scale_shift": "scale_shift",

@@ -27,10 +27,13 @@ _TRIANGLE = Scene(
     travel=36.0,
 )
 
+_SLOW = replace(_CIRCLE, frames=29)  # as many as a cascade makes of eight keyframes
+
 # File name in workflows/input, without its ending -> the edit the workflow makes of it.
 SHOWCASE: dict[str, Edit] = {
     "red_circle": Edit(_CIRCLE, replace(_CIRCLE, colour="blue"), "colour"),
     "green_triangle": Edit(_TRIANGLE, replace(_TRIANGLE, shape="circle"), "shape"),
+    "slow_circle": Edit(_SLOW, replace(_SLOW, colour="blue"), "colour"),
 }
 # The scene from which the second object is removed, and to which it is added.
 TWO_OBJECTS = replace(

@@ -32,6 +32,8 @@ IN_A_RUN = {
     "ReScoreNullTextOptimisation": PICTURE + PLOT,
     "ReScoreOneShotTune": PICTURE + PLOT,
     "ReScoreScoreDistillation": PICTURE + PLOT,
+    "ReScoreInterpolateKeyframes": PICTURE,
+    "ReScoreEnlargeClip": PICTURE,
     "ReScoreEditVideo": PICTURE + PLOT,
     "ReScoreEditVideoByInversion": PICTURE,
 }

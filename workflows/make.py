@@ -16,7 +16,18 @@ from pathlib import Path
 import torch
 from einops import rearrange
 from graph import Graph, Node
-from graphs import blueprints, distillation, inversion, looking, native, objects, tuning, video, wan
+from graphs import (
+    blueprints,
+    cascade,
+    distillation,
+    inversion,
+    looking,
+    native,
+    objects,
+    tuning,
+    video,
+    wan,
+)
 from host_nodes import needs_host
 from PIL import Image
 from rescore.headless.demo import save_strip
@@ -39,6 +50,7 @@ GRAPHS: tuple[Callable[[], Graph], ...] = (
     distillation.edit_region,
     distillation.assd,
     distillation.dreammotion,
+    cascade.dreammotion_cascade,
     distillation.flow_enhanced,
     distillation.mixed_terms,
     distillation.mask_from_the_model,
@@ -146,7 +158,8 @@ def write_pictures(names: list[str]) -> None:
                 graph.api(), out=Path(out), inputs=[HERE / "input"], keep=ids, report=print
             )
             clips = {number: _frames(result.values[number][0]) for number in ids}
-            save_strip(clips, HERE / f"{graph.name}.jpg")
+            some = {number: clip[:: -(-len(clip) // 16)] for number, clip in clips.items()}
+            save_strip(some, HERE / f"{graph.name}.jpg")
             if picture := MOVING.get(graph.name):
                 save_moving(clips.values(), HERE / "screenshots" / picture)
 

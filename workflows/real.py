@@ -25,6 +25,9 @@ SET_BY_MODEL = (
     "ReScoreOneShotTune",
     "ReScoreEditVideo",
     "ReScoreEditVideoByInversion",
+    "ReScorePickKeyframes",
+    "ReScoreInterpolateKeyframes",
+    "ReScoreEnlargeClip",
 )
 _NUMBERS = ("INT", "FLOAT", "BOOLEAN")
 

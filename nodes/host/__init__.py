@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     import torch
@@ -201,6 +202,7 @@ def load(model: Any, part: str, *, memory: int = 0) -> None:
     management = _host("comfy.model_management")
     if management is None:
         module.to("cuda" if torch.cuda.is_available() else "cpu")
+        _loaded.add(module)
         return
     # Stored on the module itself: models share parts, and the host must count each part once.
     account = module.__dict__.setdefault("_rescore_account", _Account())
@@ -216,6 +218,34 @@ def load(model: Any, part: str, *, memory: int = 0) -> None:
         # A motion model shares weights with its image model, which may have been offloaded.
         if any(p.device.type != patcher.load_device.type for p in module.parameters()):
             module.to(patcher.load_device)
+
+
+_loaded: WeakSet[Any] = WeakSet()  # without ComfyUI: the modules that were moved to the device
+
+
+@contextmanager
+def alone(model: Any, part: str, *, memory: int = 0) -> Iterator[None]:
+    """As `load`, but no other weights are on the device within the `with`, and none after it."""
+    _unload()
+    try:
+        load(model, part, memory=memory)
+        yield
+    finally:
+        _unload()
+
+
+def _unload() -> None:
+    """Take the weights of all models off the compute device, back into main memory."""
+    import torch
+
+    management = _host("comfy.model_management")
+    # Autograd refuses weights that were moved in inference mode.
+    with torch.inference_mode(False):
+        if management is not None:
+            management.free_memory(1e30, management.get_torch_device())
+        for module in _loaded:
+            module.to("cpu")
+    _loaded.clear()
 
 
 def _by_layers(model: Any, patcher: Any, memory: int, management: ModuleType) -> bool:

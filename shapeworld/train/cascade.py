@@ -28,7 +28,7 @@ from .vae import TRAINING_SEEDS
 from .velocity import velocity_loss
 
 NAME = "shapeworld-cascade"
-STEPS = {"keyframes": 1500, "interpolation": 1000, "image-sr": 1500, "video-sr": 800}
+STEPS = {"keyframes": 1500, "interpolation": 500, "image-sr": 1200, "video-sr": 350}
 _SEEDS = TRAINING_SEEDS + (1 << 29)
 _CLIPS = {"keyframes": Source(demanding_scene, {KEYFRAMES: 6000}, _SEEDS)}
 _WHOLE = Source(demanding_scene, {FRAMES: 400}, _SEEDS + (1 << 20))  # of all other stages
@@ -53,7 +53,11 @@ class Told:
 
 @torch.no_grad()
 def rendered(source: Source, captions: Captions, file: Path, small: bool) -> Told:
-    """The clips of a source, at the size of keyframes if `small`; kept in a file."""
+    """The clips of a source, at the size of keyframes if `small`; kept in a file.
+
+    Raises:
+        ValueError: if the file holds another number of clips, or clips of another length.
+    """
     (frames,) = source.lengths
     scenes = source.scenes(frames)
     told = [caption(scene) for scene in scenes]
@@ -65,15 +69,23 @@ def rendered(source: Source, captions: Captions, file: Path, small: bool) -> Tol
             clips.append((255 * (shrunk(clip) if small else clip)).round().byte())
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({"clips": torch.cat(clips)}, file)
+    kept = load_file(file)["clips"]
+    if (found := (len(kept), kept.shape[2])) != (len(scenes), frames):
+        raise ValueError(
+            f"{file} holds {found[0]} clips of {found[1]} frames, but {len(scenes)} of {frames} "
+            "are asked for: delete it, and it is made anew."
+        )
     texts = torch.cat([captions(every[i : i + 256]) for i in range(0, len(every), 256)])
     rows = {text: row for row, text in enumerate(every)}
-    return Told(load_file(file)["clips"], texts, torch.tensor([rows[text] for text in told]))
+    return Told(kept, texts, torch.tensor([rows[text] for text in told]))
 
 
 def recipe(stage: str, told: Told, steps: int | None = None) -> Recipe:
     """One stage: velocities, by Muon, under the cosine schedule."""
     torch.manual_seed(20 + STAGES.index(stage))
     unet = build_unet(stage)
+    if stage != "keyframes":
+        say_what_is_told(unet)
     for module in unet.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -107,6 +119,33 @@ def recipe(stage: str, told: Told, steps: int | None = None) -> Recipe:
         seed=20 + STAGES.index(stage),
         optimiser=Muon,
     )
+
+
+@torch.no_grad()
+def say_what_is_told(unet: nn.Module) -> None:
+    """Let a fresh UNet predict, whatever the noise, the frames that it is told beside the noised.
+
+    A stage then begins with the plain answer, frames blended or enlarged linearly, and learns what
+    is to be bettered in it, where thousands of steps would pass until it copied them well. What is
+    told, and its negative, go through the first eight channels, past all layers but the last norm;
+    two constants beside them, much larger, keep its scale, and gelu(x) - gelu(-x) is x.
+    """
+    last, groups = unet.up_blocks[-1].resnets[-1], unet.config.norm_num_groups
+    large, width = 10.0, unet.conv_in.out_channels
+    here = torch.arange(3), unet.conv_in.kernel_size[0] // 2, unet.conv_out.kernel_size[0] // 2
+    colours, middle, centre = here
+    for layer in (unet.conv_in, last.conv2, last.conv_shortcut):
+        layer.weight[:8], layer.bias[:8] = 0, 0
+    unet.conv_in.weight[colours, 3 + colours, middle, middle] = 1
+    unet.conv_in.weight[3 + colours, 3 + colours, middle, middle] = -1
+    unet.conv_in.bias[6:8] = torch.tensor([large, -large])
+    passed = last.conv_shortcut.in_channels - width  # where the features of conv_in come in
+    path = torch.arange(8)
+    last.conv_shortcut.weight[path, passed + path] = last.output_scale_factor
+    unet.conv_norm_out.weight[:8] = large * (2 * groups / width) ** 0.5  # what the norm takes out
+    unet.conv_out.weight[:3], unet.conv_out.bias[:3] = 0, 0
+    unet.conv_out.weight[colours, colours, centre, centre] = -1  # v is -z_0 under much noise
+    unet.conv_out.weight[colours, 3 + colours, centre, centre] = 1
 
 
 # What is denoised, what is known beside it, and the level of its noise.

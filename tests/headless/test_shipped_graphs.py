@@ -24,7 +24,7 @@ def with_few_steps(graph: dict) -> dict[str, int]:
     return {
         f"{number}.{name}": 2
         for number, node in graph.items()
-        for name in ("steps", "inner_steps")
+        for name in ("steps", "inner_steps", "image_steps")
         if isinstance(node["inputs"].get(name), int)
     }
 

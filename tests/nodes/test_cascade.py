@@ -1,7 +1,10 @@
 """A cascade through the shells: keyframes are edited, frames made between them, and enlarged."""
 
 import pytest
+import rescore
+import rescore.nodes.host as host
 import torch
+from live_memory import Watch
 from rescore.pipelines.models.cascade.stage import ROLES
 from tiny_cascade import write_stage
 
@@ -62,6 +65,41 @@ def test_every_term_on_keys_changes_the_edit_of_keyframes(run, scene, term):
     assert not torch.equal(edit(run, scene, term)[0]["samples"], plain)
 
 
+@pytest.mark.parametrize(
+    ("node", "wired"),
+    [
+        ("ReScoreAdaptiveSliding", False),
+        ("ReScoreFlowSmoothing", True),
+        ("ReScoreContentPreservation", True),
+        ("ReScoreGlobalConsistency", True),
+    ],
+)
+def test_terms_of_assd_and_of_flow_change_the_edit_of_keyframes_too(run, scene, node, wired):
+    plain = edit(run, scene)[0]["samples"]
+    inputs = {"terms": run("ReScoreDeltaDenoising")[0]} if wired else {}
+    if node == "ReScoreFlowSmoothing":
+        keyframes = run("ReScoreVideoVAEDecode", model=scene["model"], latent=scene["latent"])[0]
+        inputs["flow"] = run("ReScoreOpticalFlow", images=keyframes)[0]
+    terms = run(node, **inputs)[0]
+    made = run(
+        "ReScoreScoreDistillation", **scene, terms=terms, steps=2, cfg=3.0, step_size=0.5
+    )[0]["samples"]  # fmt: skip
+    assert made.isfinite().all() and not torch.equal(made, plain)
+
+
+def test_fusion_acts_in_joint_attention(run, scene):
+    fusion = run("ReScoreAttentionFusion", layers=1, weight=0.5)[0]
+    plain = edit(run, scene)[0]["samples"]
+    assert not torch.equal(edit(run, scene, fusion=fusion)[0]["samples"], plain)
+
+
+def test_a_gradient_is_shown_at_the_size_of_the_keyframes(run, scene):
+    terms = run("ReScoreDeltaDenoising")[0]
+    energy, adaptive, _ = run("ReScoreInspectGradient", **scene, terms=terms)
+    assert energy.shape == (8, 10, 16, 3) and adaptive.shape == (8, 10, 16)
+    assert energy.amax() == 1
+
+
 def test_where_the_mask_is_black_keyframes_stay_bit_for_bit(run, scene):
     mask = torch.zeros(8, 10, 16)
     mask[3, :4, :5] = 1
@@ -105,6 +143,86 @@ def test_a_clip_is_resampled_as_far_as_its_strength_says(run, scene, strength):
     assert same == (strength == 0)
 
 
+def test_masks_of_keyframes_are_those_of_the_frames_that_were_picked(run, clip):
+    masks = torch.arange(29.0)[:, None, None].expand(29, 40, 90) / 28
+    _, picked = run(
+        "ReScorePickKeyframes", images=clip(29, 40, 90), frames=8, width=16, height=8, mask=masks
+    )
+    assert picked.shape == (8, 40, 80)  # cut as the clip is
+    torch.testing.assert_close(picked[:, 0, 0], torch.arange(0, 29, 4) / 28)
+    _, everywhere = run("ReScorePickKeyframes", images=clip(29, 40, 64), width=16, height=10)
+    assert everywhere.shape == (1, 40, 64) and everywhere.min() == 1
+
+
+def loops(run, cascade, scene, clip):
+    """Calls of the two loops after the keyframes, each of one step, and their stages."""
+    between, image, large = (cascade(role) for role in ("interpolation", "image-sr", "video-sr"))
+
+    def interpolated():
+        run(
+            "ReScoreInterpolateKeyframes", stage=between, prompts=scene["prompts"],
+            keyframes=clip(3, 8, 16), steps=1,
+        )  # fmt: skip
+
+    def enlarged():
+        run(
+            "ReScoreEnlargeClip", image_stage=image, stage=large, prompts=scene["prompts"],
+            images=clip(9, 8, 16), factor=2, image_steps=1, steps=1,
+        )  # fmt: skip
+
+    return (interpolated, 2, (between,)), (enlarged, 3, (image, large))
+
+
+class Cancelled(Exception):
+    pass
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_cancel_stops_a_loop_at_any_step_and_nothing_grows(
+    run, cascade, scene, clip, monkeypatch, which
+):
+    call, steps, _ = loops(run, cascade, scene, clip)[which]
+    done = 0
+
+    def check(at=None):
+        nonlocal done
+        done += 1
+        if done == at:
+            raise Cancelled
+
+    monkeypatch.setattr(host, "check_cancelled", check)
+    call()
+    assert done == steps  # one for each step of each pair, frame or window
+    left = []
+    with Watch() as watch:
+        for at in (None, 1, None, steps):
+            done = 0
+            monkeypatch.setattr(host, "check_cancelled", lambda at=at: check(at))
+            if at is None:
+                call()
+            else:
+                with pytest.raises(Cancelled):
+                    call()
+            left.append(watch.live())
+    assert left == [left[0]] * 4
+
+
+def test_one_stages_weights_are_on_the_device_at_a_time(run, cascade, scene, clip, monkeypatch):
+    _, (enlarged, _, stages) = loops(run, cascade, scene, clip)
+    there, seen = set(host._loaded), []
+    began = host.load
+
+    def load(model, part, *, memory=0):
+        assert not host._loaded
+        began(model, part, memory=memory)
+        seen.append(set(host._loaded))
+
+    monkeypatch.setattr(host, "load", load)
+    assert there  # the keyframe model, from the edit before
+    enlarged()
+    assert seen == [{stage.unet} for stage in stages] and not host._loaded
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 
@@ -127,9 +245,70 @@ def test_a_clip_of_another_aspect_is_cut_and_told(run, clip, caplog):
     assert "another aspect than the clip (90 x 40): 0 % of its height and 11 %" in caplog.text
 
 
+def test_a_clip_of_which_keyframes_make_no_clip_of_its_length_is_told(run, clip, caplog):
+    run("ReScorePickKeyframes", images=clip(30, 40, 64), frames=8, width=16, height=10)
+    assert "makes 29 frames of 8 keyframes, and the clip has 30" in caplog.text
+
+
+def test_masks_that_are_not_the_clips_are_told(run, clip):
+    with pytest.raises(ValueError, match="The mask has 3 frames and the clip has 9"):
+        run("ReScorePickKeyframes", images=clip(9, 8, 16), frames=3, mask=torch.ones(3, 8, 16))
+
+
+def test_prompts_of_another_encoder_and_one_keyframe_are_told(run, cascade, scene, clip):
+    tiny = run("ReScoreLoadShapeWorldModel", model="shapeworld-sd")[0]
+    other = run("ReScoreEncodePromptPair", model=tiny)[0]
+    for prompts, frames, said in ((other, 2, "are 64 wide"), (scene["prompts"], 1, "is 1 keyf")):
+        with pytest.raises(ValueError, match=said):
+            run(
+                "ReScoreInterpolateKeyframes", stage=cascade("interpolation"), prompts=prompts,
+                keyframes=clip(frames, 8, 16), steps=1,
+            )  # fmt: skip
+
+
+def test_a_factor_that_fits_no_stage_is_told_before_anything_runs(run, cascade, scene, clip):
+    with pytest.raises(ValueError, match=r"3 times as large, frames are 30 x 27.*multiples of 4"):
+        run(
+            "ReScoreEnlargeClip", image_stage=cascade("image-sr"), stage=cascade("video-sr"),
+            prompts=scene["prompts"], images=clip(2, 9, 10), factor=3,
+        )  # fmt: skip
+
+
+def test_the_tiny_stages_are_offered_and_both_sizes_of_keyframes_are_taken(run, clip):
+    offered, _ = rescore.NODE_CLASS_MAPPINGS["ReScoreLoadCascadeStage"].INPUT_TYPES()["required"][
+        "folder"
+    ]
+    for role in ("interpolation", "image-sr", "video-sr"):
+        assert f"shapeworld-cascade/{role}" in offered
+        stage = run("ReScoreLoadCascadeStage", folder=f"shapeworld-cascade/{role}")[0]
+        assert stage.role == role
+    model = run("ReScoreLoadShapeWorldModel", model="shapeworld-cascade")[0]
+    for width, height in ((64, 40), (128, 80)):
+        keyframes, _ = run(
+            "ReScorePickKeyframes", images=clip(8, 160, 256), width=width, height=height
+        )
+        latent = run("ReScoreVideoVAEEncode", model=model, images=keyframes)[0]
+        assert latent["samples"].shape == (8, 3, height, width)
+        back = run("ReScoreVideoVAEDecode", model=model, latent=latent)[0]
+        torch.testing.assert_close(back, keyframes)
+
+
 def test_a_clip_that_was_not_made_small_is_told(run, scene, clip):
     with pytest.raises(ValueError, match="300 x 12 pixels, and this model works on pixels"):
         run("ReScoreVideoVAEEncode", model=scene["model"], images=clip(2, 12, 300))
+
+
+def test_what_reads_attention_to_text_alone_is_told(run, scene):
+    with pytest.raises(ValueError, match=r"text and image share one attention.*leave out SA-II"):
+        run("ReScoreMaskFromWords", **scene, words="circle")
+
+
+def test_an_image_model_cannot_guide_pixels(run, scene):
+    image = run("ReScoreLoadShapeWorldModel", model="shapeworld-sd")[0]
+    prompts = run("ReScoreEncodePromptPair", model=image)[0]
+    terms = run("ReScoreImageDeltaDenoising", image_model=image, image_prompts=prompts)[0]
+    with pytest.raises(ValueError, match=r"different latent spaces .*3 channels, 1 pixels a lat"):
+        run("ReScoreScoreDistillation", **scene, terms=terms, steps=1)
 
 
 def test_what_needs_latents_or_another_network_refuses_a_cascade(run, scene):

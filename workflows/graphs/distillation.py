@@ -86,7 +86,7 @@ def assd() -> Graph:
     return graph
 
 
-def _structure(start: Start, terms: object) -> object:
+def structure(start: Start, terms: object) -> object:
     """DreamMotion's two terms that hold space and time."""
     terms = start.graph.add("ReScoreSpatialSelfSimilarity", "Edit", terms=terms)["terms"]
     return start.graph.add("ReScoreTemporalSelfSimilarity", "Edit", terms=terms)["terms"]
@@ -105,7 +105,7 @@ def dreammotion() -> Graph:
     ]
     terms = graph.add("ReScoreDeltaDenoising", "Edit")["terms"]
     terms = graph.add("ReScoreGradientMask", "Edit", terms=terms, mask=box)["terms"]
-    start.finish(distil(start, _structure(start, terms))["latent"], restore=True)
+    start.finish(distil(start, structure(start, terms))["latent"], restore=True)
     return graph
 
 

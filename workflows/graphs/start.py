@@ -113,6 +113,14 @@ class Start:
                 source=source,
                 reconstruction=unedited["images"],
             )["images"]
+        self.save(images, mask)
+
+    def save(self, images: object, mask: object | None = None) -> None:
+        """Frames as a video with the clip's sound and times, beside the source.
+
+        With a mask the clip's own pixels come back where it is black.
+        """
+        add, source = self.graph.add, self.parts["images"]
         keep = {} if mask is None else {"mask": mask}
         made = add("ReScoreEditedVideo", "Result", source=self.video, images=images, **keep)
         saved = add(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -74,6 +74,7 @@ class Stage:
     predicts: str  # one of process.KINDS
     clipping: Clipping = Clipping()
     noising: VariancePreserving | None = None  # of the clip to enlarge
+    kind: ClassVar[str] = "cascade"
 
     def modules(self) -> dict[str, nn.Module]:
         """The part that holds weights, by the name that it has in every family of models."""
@@ -98,6 +99,11 @@ class Stage:
     def multiple(self) -> int:
         """What the sides of its frames are multiples of."""
         return 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    @property
+    def width(self) -> int:
+        """The channels of its features at full size."""
+        return self.unet.config.block_out_channels[0]
 
     @property
     def text_width(self) -> int:
