@@ -177,7 +177,7 @@ def verdict(found: Estimate | None, figure: str) -> str:
         return "too few clips"
     better = -found.mean if figure in LESS_IS_BETTER else found.mean
     if abs(better) <= student.ppf(0.975, found.count - 1) * found.error:
-        return "not seen"
+        return "within chance"
     return "holds" if better > 0 else "the contrary"
 
 
@@ -190,7 +190,8 @@ def summary(verdicts: Mapping[str, str]) -> str:
         return "not measured on enough clips"
     found = "holds" if len(holds) == judged else f"holds only where: {', '.join(holds)}"
     if not holds:
-        found = "does not hold here"
+        contrary = "the contrary" in verdicts.values()
+        found = "does not hold here" if contrary else "not beyond chance here"
     return f"{found} (not measured yet: {', '.join(open_)})" if open_ else found
 
 

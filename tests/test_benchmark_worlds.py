@@ -77,9 +77,13 @@ def test_damage_is_a_share_of_each_weights_own_spread():
     [
         ([-1.0, -1.2, -0.9, -1.1], "flicker", "holds"),
         ([-1.0, -1.2, -0.9, -1.1], "iou", "the contrary"),
-        ([1.0, -1.0, 0.5, -0.4], "iou", "not seen"),
-        ([0.0, 1.0, 1.0, 2.0], "iou", "not seen"),  # 2.4 standard errors: of 4 clips not enough
-        ([0.0, 0.0, 0.0, 0.0], "hit", "not seen"),
+        ([1.0, -1.0, 0.5, -0.4], "iou", "within chance"),
+        (
+            [0.0, 1.0, 1.0, 2.0],
+            "iou",
+            "within chance",
+        ),  # 2.4 standard errors: of 4 clips not enough
+        ([0.0, 0.0, 0.0, 0.0], "hit", "within chance"),
         ([-1.0, -1.1, -0.9], "flicker", "too few clips"),
     ],
 )
@@ -93,8 +97,9 @@ def test_a_claim_is_summed_up_over_its_worlds():
     from worlds import summary
 
     assert summary({"slow": "holds", "usual": "holds"}) == "holds"
-    assert summary({"slow": "holds", "usual": "not seen"}) == "holds only where: slow"
-    assert summary({"slow": "the contrary", "usual": "not seen"}) == "does not hold here"
+    assert summary({"slow": "holds", "usual": "within chance"}) == "holds only where: slow"
+    assert summary({"slow": "the contrary", "usual": "within chance"}) == "does not hold here"
+    assert summary({"slow": "within chance"}) == "not beyond chance here"
     open_ = {"slow": "holds", "usual": "not measured"}
     assert summary(open_) == "holds (not measured yet: usual)"
     assert summary({"slow": "too few clips"}) == "not measured on enough clips"
