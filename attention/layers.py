@@ -96,6 +96,8 @@ Held: TypeAlias = Callable[[Mapping[int, int], slice | list[int]], Entry]
 class Layers(Protocol):
     """The attention layers of one model."""
 
+    one_size: bool  # whether all have equally many tokens a frame, so that none is coarse or fine
+
     def find(self, pattern: str, kind: str) -> tuple[Site, ...]:
         """The layers of a kind that match a pattern, in the order in which they run.
 

@@ -95,7 +95,8 @@ class SourceLayout:
     """
 
     end: float = 0.4
-    max_tokens: int = 32 * 32  # layers with more tokens a frame do not change
+    # Layers with more tokens a frame do not change. In a model of one size all do, unless it is 0.
+    max_tokens: int = 32 * 32
     start: float = 0.0
     name: ClassVar[str] = "SA-I (layout)"
     reads: ClassVar[tuple[str, ...]] = ("cond",)
@@ -112,7 +113,8 @@ class SourceLayout:
         sites = layers.find("*", "spatial")
 
         def coarse(tokens: int) -> bool:
-            # A transformer attends to the tokens of all frames at once.
+            if layers.one_size:
+                return self.max_tokens > 0
             height, width = layers.map_size(tokens, *clip.latent[1:])
             return height * width <= self.max_tokens
 

@@ -30,10 +30,15 @@ class TokenMap:
     weight: Float[Tensor, " l"]  # C: the factor of each token's attention
 
     def __call__(
-        self, source: Float[Tensor, "*b n l"], target: Float[Tensor, "*b n l"]
-    ) -> Float[Tensor, "*b n l"]:
-        """The controlled attention maps, after the softmax."""
-        mapper, own, weight = (p.to(target) for p in (self.mapper, self.own, self.weight))
+        self, source: Float[Tensor, "*b n s"], target: Float[Tensor, "*b n t"]
+    ) -> Float[Tensor, "*b n t"]:
+        """The controlled attention maps, after the softmax.
+
+        Texts of `s` and `t` tokens that are shorter than the window lack its last tokens.
+        """
+        s, t = source.shape[-1], target.shape[-1]
+        parts = self.mapper[:s, :t], self.own[:t], self.weight[:t]
+        mapper, own, weight = (part.to(target) for part in parts)
         return weight * (own * target + (1 - own) * (source @ mapper))
 
 

@@ -1,7 +1,7 @@
 """The node that samples an edit along an inverted clip."""
 
 from . import host, layouts
-from .running import along, own
+from .running import along
 from .shared import INVERTED
 from .sockets import FUSION, NULL_TEXT, PROMPTS
 from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, STRING, Node, outputs
@@ -61,7 +61,8 @@ class AttentionControlledSampling(Node):
             "to 4; 0 leaves it out.", multiline=True),
         "layout_tokens": INT(1024, 0, 65536,
             "SA-I acts in layers of at most so many tokens a frame. 1024, 32 x 32, in the authors' "
-            "code. If the old texture shows through, lower it; if fine structure is lost, 4096.",
+            "code. If the old texture shows through, lower it; if fine structure is lost, 4096. "
+            "Transformers such as Wan have one size of layer: all act, or none with 0.",
             step=64, advanced=True),
         "background_sites": STRING("decoder",
             "The layers SA-II acts in: decoder, as in the authors' code, or name patterns. If the "
@@ -138,10 +139,9 @@ def _token_map(model, prompts, prompt_control: str, word_weights: str):
                 "leave word_weights empty."
             )
         return None
-    own(model, "Prompt control, which tells the words of prompts apart,")
     host.load(model, "text_encoder")
     source, target = (model.encode_prompt(text) for text in (prompts.source, prompts.target))
-    length = prompts.embeddings.target.shape[1]
+    length = max(prompt.embedding.shape[1] for prompt in (source, target))
     if prompt_control == "swap":
         places = [[at for _, at in words_of(prompt)] for prompt in (source, target)]
         tokens = swap_mapper(*places, length)

@@ -2,7 +2,7 @@
 
 from . import host
 from .masks import CATEGORY
-from .running import own, prepared
+from .running import prepared
 from .shared import CFG, PROMPT_PAIR, SEED, SOURCE_LATENT, WINDOWS
 from .sockets import MODEL, PROMPTS, TERMS
 from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, STRING, Input, Node, outputs
@@ -151,7 +151,8 @@ class MaskFromWords(Node):
         **_threshold(0.5, 0),
         "max_tokens": INT(1024, 1, 65536,
             "The finest layers with at most so many tokens a frame are read: 1024 is 32 x 32. If "
-            "the mask is ragged, lower it to 256.", advanced=True),
+            "the mask is ragged, lower it to 256. Transformers such as Wan have one size of layer, "
+            "which is read whatever this is.", advanced=True),
         "sites": STRING("*",
             "The cross-attention layers looked at: * is all, decoder those of the decoder; or "
             "name patterns. If the mask is off, try decoder; an error lists the names.",
@@ -171,7 +172,6 @@ class MaskFromWords(Node):
 
         cut = Threshold(threshold, level, quantile, per_frame)
         looks = Looks(t_min, t_max, timesteps, draws, seed)
-        own(model, "Mask from Words, which tells the words of a prompt apart,")
         host.load(model, "text_encoder")
         read = model.encode_prompt(getattr(prompts, prompt))
         wanted = [word.strip() for word in words.split(",") if word.strip()] or [words]

@@ -1,10 +1,14 @@
 """Nodes that encode frames as latents and decode them, a few frames at a time."""
 
+import logging
+
 from . import host, layouts
 from .running import decoded
 from .shared import FIXED_SEED
 from .sockets import FRAMES, MODEL, PIXEL_SIZE
 from .widgets import COMBO, INT, SOCKET, Node, outputs
+
+log = logging.getLogger("rescore")
 
 CATEGORY = f"{host.CATEGORY}/latents"
 _FRAMES_PER_CHUNK = INT(8, 1, 256,
@@ -46,6 +50,7 @@ class VideoVAEEncode(Node):
         from ..pipelines.models.codec import encode_video
 
         clip = layouts.clip_from_image(images)
+        _tell_padding(model, clip.shape[2])
         host.load(model, "vae", memory=_memory(model, frames_per_chunk, *clip.shape[-2:]))
         bar = host.progress(clip.shape[2])
         options = {
@@ -99,6 +104,21 @@ class VideoVAEDecode(Node):
             on_chunk=lambda done, _: bar(done),
         )
         return (layouts.image_from_clip(clip),)
+
+
+def _tell_padding(model, frames: int) -> None:
+    """Say on the node and in the log if the VAE takes other numbers of frames, and which."""
+    stride = model.vae_stride
+    fits = 1 + (frames - 1) // stride * stride
+    told = ""
+    if frames != fits:
+        told = (
+            f"{frames} frames: this VAE takes 1 + {stride} n of them, such as {fits} or "
+            f"{fits + stride}. The last frame is repeated up to {fits + stride}, and Video VAE "
+            "Decode cuts what was added."
+        )
+        log.info(told)
+    host.tell(told)
 
 
 def _memory(model, frames_per_chunk: int, height: int, width: int) -> int:

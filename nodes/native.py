@@ -42,12 +42,12 @@ class NativeModel(Node):
     }
 
     def take(self, model, vae, **conditionings):
-        from .host import native
+        from .host import conditioning, native
 
-        native.check_target(conditionings)
+        conditioning.check_target(conditionings)
         taken = native.NativeModel(model, vae, conditionings)
         # A CONDITIONING does not contain its text; equal ones get equal names.
-        names = {side: str(native.key_of(given)) for side, given in conditionings.items()}
+        names = {side: str(conditioning.key_of(given)) for side, given in conditionings.items()}
         return (taken, PromptPair(**names, embeddings=taken.prompts))
 
 
@@ -80,9 +80,9 @@ class EditGuider(Node):
     }  # fmt: skip
 
     def guide(self, model, cfg: float, **conditionings):
-        from .host import editing, native
+        from .host import conditioning, editing
 
-        native.check_target(conditionings)
+        conditioning.check_target(conditionings)
         return (editing.EditGuider(model, conditionings, cfg),)
 
 
@@ -118,6 +118,32 @@ class DistillationSampler(Node):
         return (editing.Distilling(terms, settings, fusion),)
 
 
+class EncodeNativePrompt(Node):
+    TITLE = "Encode Native Prompt"
+    SEARCH_ALIASES = ["CLIP text encode with words", "text encode", "prompt for masks from words"]
+    DESCRIPTION = (
+        "Encodes a prompt as the host's CLIP Text Encode does, and remembers which tokens belong "
+        "to which words: for Mask from Words and prompt control on a Native Model, such as Wan or "
+        "LTX-Video."
+    )
+    CATEGORY = f"{host.CATEGORY}/models"
+    FUNCTION = "encode"
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
+        conditioning=("CONDITIONING", "For Native Model, Edit Guider or the host's KSampler."),
+    )
+    REQUIRED = {
+        "clip": SOCKET("CLIP", "The model's text encoder, from the host's Load CLIP."),
+        "text": STRING("a red circle moving right on a plain background",
+            "What the clip shows, or should show. Brackets and numbers weigh no words here.",
+            multiline=True),
+    }  # fmt: skip
+
+    def encode(self, clip, text: str):
+        from .host.conditioning import encoded
+
+        return (encoded(clip, text),)
+
+
 class ShapeWorldConditioning(Node):
     TITLE = "Shape-World Conditioning"
     SEARCH_ALIASES = ["tiny text encoder", "text encode shape world", "no download"]
@@ -139,15 +165,18 @@ class ShapeWorldConditioning(Node):
 
     def encode(self, text: str):
         from ..shapeworld.models import load_shapeworld
+        from .host.conditioning import PROMPT
 
         model = load_shapeworld("shapeworld-t2v")
         host.load(model, "text_encoder")
-        return ([[model.encode_prompt(text).embedding, {}]],)
+        prompt = model.encode_prompt(text)
+        return ([[prompt.embedding, {PROMPT: prompt}]],)
 
 
 NODE_CLASS_MAPPINGS = {
     "ReScoreNativeModel": NativeModel,
     "ReScoreEditGuider": EditGuider,
     "ReScoreDistillationSampler": DistillationSampler,
+    "ReScoreEncodeNativePrompt": EncodeNativePrompt,
     "ReScoreShapeWorldConditioning": ShapeWorldConditioning,
 }

@@ -30,6 +30,8 @@ class TransformerLayers:
     plan changes, `attention` calls the kernel.
     """
 
+    one_size = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -42,6 +44,7 @@ class TransformerLayers:
         self._rows: tuple[int, ...] = ()
         # The layer whose attention comes next, if a plan changes it, and its plain keys.
         self._here: tuple[Site, Tensor] | None = None
+        self._reads_picture = False  # whether that attention is the one to a picture, before it
         self._grid = (1, 1, 1)  # frames, height and width of a clip in tokens
 
     @property
@@ -62,13 +65,18 @@ class TransformerLayers:
         sites = {site for entry in plan for site in entry.sites}
         hooks = [self.model.register_forward_pre_hook(self._begin, with_kwargs=True)]
         for site in sites:
-            keys = layer_at(self.model, site).get_submodule(self.family.key_norm)
+            layer = layer_at(self.model, site)
+            keys = layer.get_submodule(self.family.key_norm)
             hooks.append(keys.register_forward_hook(partial(self._keyed, site)))
+            if hasattr(layer, self.family.picture_norm):
+                picture = layer.get_submodule(self.family.picture_norm)
+                hooks.append(picture.register_forward_hook(self._keyed_by_picture))
         self._plan, self._rows = plan, tuple(rows)
         try:
             yield
         finally:
             self._plan, self._rows, self._here = (), (), None
+            self._reads_picture = False
             for hook in hooks:
                 hook.remove()
 
@@ -109,7 +117,8 @@ class TransformerLayers:
         self, kernel: Attend, q: Tensor, k: Tensor, v: Tensor
     ) -> Float[Tensor, "b h n d"]:
         """The output of the heads `[b, h, n, d]` of the layer that runs now, with all changes."""
-        if self._here is None:
+        if self._here is None or self._reads_picture:
+            self._reads_picture = False
             return kernel(q, k, v)
         (site, keys), self._here = self._here, None
         if site.kind == "cross":
@@ -174,3 +183,6 @@ class TransformerLayers:
 
     def _keyed(self, site: Site, module: nn.Module, args: Any, keys: Tensor) -> None:
         self._here = site, keys
+
+    def _keyed_by_picture(self, module: nn.Module, args: Any, keys: Tensor) -> None:
+        self._reads_picture = True

@@ -18,6 +18,8 @@ class Family:
     joint: bool = False  # self-attention reads the text together with the clip
     patch: int | None = 2  # latent pixels per side of one token; None: the model's `patch_size`
     in_place: bool = False  # blocks write into their inputs
+    # Inside a layer that also reads a picture, its output are the picture's keys.
+    picture_norm: str = "norm_k_img"
 
 
 FAMILIES = {

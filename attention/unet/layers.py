@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 from diffusers.models.attention_processor import (
     Attention,
@@ -29,6 +30,7 @@ class UNetLayers:
     """The attention layers of a UNet; see `Layers` for the methods."""
 
     unet: nn.Module
+    one_size: ClassVar[bool] = False
 
     def find(self, pattern: str, kind: str) -> tuple[Site, ...]:
         return find_sites(self.unet, pattern, kind)

@@ -17,6 +17,7 @@ from ...pipelines.models.process import Tabled
 from ...pipelines.unchanged import why_not_distilled
 from ..live import tell
 from . import check_cancelled
+from .conditioning import key_of
 from .native import (
     SIDES,
     SidedGuider,
@@ -25,7 +26,6 @@ from .native import (
     check_model,
     check_sides,
     is_by_frame,
-    key_of,
     process_of,
 )
 

@@ -23,7 +23,9 @@ from torch.nn import functional
 
 from ...pipelines.models.denoiser import Cond, Denoiser, LatentSpace, Prompts
 from ...pipelines.models.process import Latents, Level, Tabled
+from ...pipelines.models.text import EncodedPrompt
 from .attention import layers_of, watched, with_graph
+from .conditioning import handle_of, key_of, prompt_of
 
 log = logging.getLogger("rescore")
 Result = TypeVar("Result")
@@ -154,6 +156,17 @@ class NativeModel:
 
         return picture
 
+    def encode_prompt(self, name: str) -> EncodedPrompt:
+        """The prompt of the CONDITIONING that has this name in the prompts of Native Model.
+
+        Raises:
+            ValueError: if the CONDITIONING is another model's, or does not tell its words.
+        """
+        sides = {str(key): side for key, side in self._keys.items()}
+        if name not in sides:
+            raise self._strange_prompts()
+        return prompt_of(self._conds[SIDES[sides[name]]])
+
     def run(self, z: Latents, work: Callable[[Denoiser], Result]) -> Result:
         """Call `work` with the denoiser, for a clip's latents, and return its result."""
         sampler, guider = _Work(self, work), SidedGuider(self.patcher)
@@ -172,11 +185,14 @@ class NativeModel:
         """
         key = tuple(cond.flatten().tolist())
         if key not in self._keys:
-            raise ValueError(
-                f"The prompts are not those of this {self.name}. Wire the prompts that come out of "
-                "the same Native Model node."
-            )
+            raise self._strange_prompts()
         return SIDES[self._keys[key]]
+
+    def _strange_prompts(self) -> ValueError:
+        return ValueError(
+            f"The prompts are not those of this {self.name}. Wire the prompts that come out of the "
+            "same Native Model node."
+        )
 
 
 class SidedGuider(comfy.samplers.CFGGuider):
@@ -349,53 +365,3 @@ def stretch(patcher: Any, sigma: float) -> float:
     """The host's noised latents divided by ours: sqrt(1 + sigma^2), or 1 in flow models."""
     sampling = patcher.get_model_object("model_sampling")
     return math.hypot(1, sigma) if "EPS" in {k.__name__ for k in type(sampling).__mro__} else 1.0
-
-
-# --- conditionings and their handles ------------------------------------------------------------
-
-
-def handle_of(conditioning: list) -> Tensor:
-    """A tensor `[1, 1, 3]` that stands for a CONDITIONING, in place of a text embedding.
-
-    Equal conditionings have equal handles, different ones have different handles.
-    """
-    return torch.tensor(key_of(conditioning)).view(1, 1, 3)
-
-
-def key_of(conditioning: list) -> tuple[float, ...]:
-    """A digest of a CONDITIONING as three whole numbers, which float32 stores exactly."""
-    digest = hashlib.sha256()
-    _digest(conditioning, digest.update)
-    return tuple(float(int.from_bytes(digest.digest()[i : i + 3], "big")) for i in (0, 3, 6))
-
-
-def check_target(conditionings: Mapping[str, list]) -> None:
-    """Check that the target says something, as far as a CONDITIONING tells.
-
-    Raises:
-        ValueError: if it is the negative's: both texts are empty, or one text is wired to both.
-    """
-    if key_of(conditionings["target"]) == key_of(conditionings["negative"]):
-        raise ValueError(
-            "The target says the same as the negative, so nothing leads to an edit. If its text is "
-            "empty, write what the clip should show. If one text is wired to both, wire an empty "
-            "one to negative."
-        )
-
-
-def _digest(value: Any, update: Callable[[bytes], None]) -> None:
-    if isinstance(value, Tensor):
-        update(f"{value.dtype}{tuple(value.shape)}".encode())
-        update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    elif isinstance(value, Mapping):
-        for key in sorted(value, key=str):
-            update(f"{key}:".encode())
-            _digest(value[key], update)
-    elif isinstance(value, list | tuple):
-        update(f"{len(value)} of".encode())
-        for part in value:
-            _digest(part, update)
-    elif isinstance(value, str | int | float | bool | None):
-        update(repr(value).encode())
-    else:  # a control net, hooks, ...: the identity of the object
-        update(f"{type(value).__name__}{id(value)}".encode())

@@ -119,7 +119,8 @@ def word_map(
 
     Cross-attention maps, which show where words are in the picture (Prompt-to-Prompt, Hertz et al.,
     2022, Fig. 4), averaged over heads, layers and draws. Used are the finest layers with at most
-    `max_tokens` tokens per frame among those that `sites` names, because coarser ones only blur.
+    `max_tokens` tokens per frame among those that `sites` names, because coarser ones only blur;
+    all of these in a model whose layers have one size.
     The model stops after the last of these layers.
 
     Raises:
@@ -163,7 +164,7 @@ def _finest(
     """The maps of the finest layers that are allowed, resized to the grid of the latents."""
     maps = [recorder.at(site)[0] for site in sites]
     sizes = sorted({seen.shape[1] for seen in maps})
-    allowed = [tokens for tokens in sizes if tokens <= max_tokens]
+    allowed = [tokens for tokens in sizes if tokens <= max_tokens or layers.one_size]
     if not allowed:
         raise ValueError(
             f"The layers chosen have {', '.join(map(str, sizes))} tokens a frame, and max_tokens "

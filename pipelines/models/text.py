@@ -2,6 +2,9 @@
 
 import logging
 import unicodedata
+from bisect import bisect_right
+from collections.abc import Callable, Hashable, Sequence
+from itertools import accumulate, takewhile
 from typing import Any, NamedTuple
 
 import torch
@@ -58,3 +61,23 @@ def encode_prompt(tokenizer: Any, text_encoder: nn.Module, text: str) -> Encoded
     hidden = text_encoder(torch.tensor([padded], device=device)).last_hidden_state
     tokens = tuple(tokenizer.convert_ids_to_tokens(ids))
     return EncodedPrompt(hidden.float(), tokens, cut, text, tuple(spans))
+
+
+def spans_of(tokens: Callable[[str], Sequence[Hashable]], text: str) -> tuple[tuple[int, int], ...]:
+    """First and last character of each token in a text, by any tokenizer; see `EncodedPrompt`.
+
+    `tokens` gives the tokens of a text, with start, end and padding. A token is complete where all
+    longer beginnings of the text begin with the same tokens, up to it. Inside a word that may be
+    some letters late, where the pieces of a word depend on its end; words between blanks are exact.
+    Tokens of one character share its span, and start tokens get (0, 0).
+    """
+    whole = tokens(f"{text} .")  # goes on, so that no end token counts as one of the text
+    shared = [_shared(tokens(text[:end]), whole) for end in range(len(text) + 1)]
+    complete = [*accumulate(reversed(shared), min)][::-1]
+    ends = [bisect_right(complete, i) for i in range(complete[-1])]
+    return tuple((max((e for e in ends if e < end), default=0), end) for end in ends)
+
+
+def _shared(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
+    """How many tokens two sequences begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

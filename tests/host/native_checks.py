@@ -6,12 +6,14 @@ Every function whose name begins with `check` is run; FOUND becomes a JSON file 
 what went wrong, or nothing.
 """
 
+import gc
 import json
 import logging
 import sys
+import tempfile
 import traceback
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,9 +35,12 @@ import comfy.nested_tensor
 import comfy.sample
 import comfy.samplers
 import comfy.sd
+import comfy.sd1_clip
 import comfy.supported_models
 import comfy.taesd.taesd
+import comfy.text_encoders.wan as wan_text
 import comfy.utils
+import sentencepiece
 import torch
 from comfy_extras import nodes_custom_sampler
 from rescore.attention.dit.processor import WanLayers
@@ -43,17 +48,27 @@ from rescore.attention.recording import Recorder, forward_recorded
 from rescore.nodes import layouts
 from rescore.nodes.assd import AttentionFusion
 from rescore.nodes.distillation import ScoreDistillation
+from rescore.nodes.edit_masks import MaskFromWords
+from rescore.nodes.host.conditioning import PROMPT
 from rescore.nodes.inspect import InspectGradient
 from rescore.nodes.inversion import DDIMInversion
 from rescore.nodes.latents import VideoVAEDecode, VideoVAEEncode
-from rescore.nodes.native import DistillationSampler, EditGuider, NativeModel
+from rescore.nodes.native import (
+    DistillationSampler,
+    EditGuider,
+    EncodeNativePrompt,
+    NativeModel,
+    ShapeWorldConditioning,
+)
 from rescore.nodes.prompts import EncodePromptPair
 from rescore.nodes.reconstruction import Reconstruct
 from rescore.nodes.similarity import SpatialSelfSimilarity
 from rescore.nodes.terms import DeltaDenoising
+from rescore.pipelines.masks.edit_masks import Looks, word_map
 from rescore.pipelines.models.process import Level, move
+from rescore.pipelines.models.words import find_word, words_of
 from rescore.shapeworld import wan
-from rescore.shapeworld.edits import Edit, edited
+from rescore.shapeworld.edits import Edit, edited, suite
 from rescore.shapeworld.models import load_shapeworld
 from rescore.shapeworld.scene import caption
 from rescore.shapeworld.showcase import SHOWCASE
@@ -506,6 +521,10 @@ def check_prompts_of_different_lengths():
     theirs, ours = sampled_by_both(patcher(), target=short)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
     edit(1, target=short)
+    (half,) = AttentionFusion().build(3, 0.5)
+    edit(1, target=short, fusion=half)
+    guider = EditGuider().guide(patcher(), **(texts() | {"target": short}), cfg=5.0)[0]
+    sampled_by_the_host(distilling(1), all_sigmas(), guider=guider)
 
 
 def counted():
@@ -525,6 +544,25 @@ def check_without_guidance_each_clip_is_asked_once():
     watched, calls = counted()
     edit(2, watched, cfg=1.0)
     assert calls == [1] * 4
+
+
+def check_a_model_distilled_to_few_steps_is_asked_at_its_own_sigmas():
+    """As LoRAs of four steps want it: cfg 1, and only their levels, from the highest."""
+    asked = []
+
+    def watch(apply, args):
+        asked.append(round(float(args["timestep"][0]), 4))
+        return apply(args["input"], args["timestep"], **args["c"])
+
+    watched = patcher().clone()
+    watched.set_model_unet_function_wrapper(watch)
+    guider = EditGuider().guide(watched, **texts(), cfg=1.0)[0]
+    (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0, weighting="velocity")
+    sampler = distilling(4, terms, step_size=1.0, order="descending")
+    sigmas = torch.tensor([1.0, 0.9375, 0.8333, 0.625, 0.0])
+    found = sampled_by_the_host(sampler, sigmas, guider=guider)
+    assert asked == [sigma for sigma in (1.0, 0.9375, 0.8333, 0.625) for _ in range(2)]
+    assert not torch.allclose(found, latent()["samples"], atol=1e-2)
 
 
 def lora_of(strength: float):
@@ -652,6 +690,41 @@ def check_a_model_that_fails_and_cancel_leave_the_next_run_as_it_was():
     assert torch.equal(edit(1)[0]["samples"], expected)
 
 
+def alive() -> int:
+    """How many tensors of the size of the latents there are."""
+    gc.collect()
+    size = latent()["samples"].numel()
+    return sum(isinstance(o, torch.Tensor) and o.numel() == size for o in gc.get_objects())
+
+
+def check_cancel_at_any_call_of_the_sampler_leaves_nothing_behind():
+    """Between any two calls of the model, also while it records keys for a gradient."""
+    (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0)
+    if hasattr(comfy.model_management, "in_training"):
+        settings = default_inputs(SpatialSelfSimilarity) | {"weight": 1.0}
+        (terms,) = SpatialSelfSimilarity().build(**settings, terms=terms)
+    sampler, sigmas = distilling(2, terms), all_sigmas()
+    expected = sampled_by_the_host(sampler, sigmas)
+    watched, calls = counted()
+    sampled_by_the_host(sampler, sigmas, guider=EditGuider().guide(watched, **texts(), cfg=5.0)[0])
+    cancelled, before = comfy.model_management.InterruptProcessingException, alive()
+    assert len(calls) >= 8
+    for call in range(len(calls)):
+        guider = EditGuider().guide(failing_at(call, cancelled()), **texts(), cfg=5.0)[0]
+        try:
+            sampled_by_the_host(sampler, sigmas, guider=guider)
+        except cancelled:
+            pass
+        else:
+            raise AssertionError(f"call {call} did not fail")
+        del guider
+        for module in patcher().model.diffusion_model.modules():
+            assert not (module._forward_hooks or module._forward_pre_hooks), call
+            assert "forward" not in vars(module), call
+        assert alive() <= before, call
+    assert torch.equal(sampled_by_the_host(sampler, sigmas), expected)
+
+
 # --- a model of pictures: the host's Stable Diffusion at a small size ----------------------------
 
 
@@ -769,8 +842,8 @@ def compares_keys() -> bool:
 
 
 def default_inputs(node) -> dict:
-    inputs = node.INPUT_TYPES()["required"]
-    return {name: options["default"] for name, (_, options) in inputs.items()}
+    inputs = node.INPUT_TYPES()["required"].items()
+    return {name: options["default"] for name, (_, options) in inputs if "default" in options}
 
 
 def check_the_gradient_of_keys_is_that_of_finite_differences():
@@ -836,6 +909,129 @@ def check_a_family_that_is_not_known_is_told():
     (terms,) = SpatialSelfSimilarity().build(**default_inputs(SpatialSelfSimilarity))
     run = (model, prompts, encoded, terms, 1, 0.4, 5.0, 0, 0.05, 0.95, "sgd")
     refused("nothing can look", ScoreDistillation().run, *run)
+
+
+# --- words --------------------------------------------------------------------------------------
+
+
+def worded(text: str) -> list:
+    """What Shape-World Conditioning makes of a text, as wide as this host's Wan reads it."""
+    (((embedding, named),),) = ShapeWorldConditioning().encode(text)
+    width = patcher().model.diffusion_model.text_embedding[0].in_features
+    return [[torch.nn.functional.pad(embedding, (0, width - embedding.shape[-1])), named]]
+
+
+def seen_by(z, positions, text, looks, denoiser):
+    return word_map(z, positions, text, denoiser, looks)
+
+
+def check_words_are_found_in_the_clip_as_by_diffusers_wan():
+    """The same map by the host's Wan and by ours, and the node's mask lies on the object."""
+    # The host's clock for Wan lies higher than ours: 0.4 of it is noise of 0.84.
+    settings = default_inputs(MaskFromWords) | {"threshold": "otsu", "t_min": 0.1, "t_max": 0.4}
+    own, looks, overlaps = load_shapeworld("shapeworld-wan"), Looks(0.2, 0.6, 2), []
+    for edit in suite("edits", 3, frames=9):
+        scene, text = edited(edit).source, caption(edit.source)
+        texts = {"source": worded(text), "target": worded(text), "negative": worded("")}
+        model, prompts = NativeModel().take(patcher(), vae(), **texts)
+        (encoded,) = VideoVAEEncode().encode(model, scene.clip, 8, "mean", 0)
+        named = settings | {"words": edit.source.shape}
+        mask, seen, _ = MaskFromWords().make(model, prompts, encoded, **named)
+        both = (mask > 0) & scene.mask
+        overlaps.append(float(both.sum() / ((mask > 0) | scene.mask).sum()))
+        inside, outside = (seen[..., 0][part].mean() for part in (scene.mask, ~scene.mask))
+        assert inside > 1.5 * outside, (inside, outside)
+
+        z, read = model.latents_in(encoded["samples"]), own.encode_prompt(text)
+        (positions,) = find_word(read, edit.source.shape)
+        assert find_word(model.encode_prompt(prompts.source), edit.source.shape) == (positions,)
+        like_the_hosts = replace(
+            own.denoiser,
+            process=model.process,
+            output=lambda z, sigma, cond: own.denoiser.output(z, 1000 * sigma, cond),
+        )
+        expected = word_map(z, positions, read.embedding, like_the_hosts, looks)
+        found = model.run(z, partial(seen_by, z, positions, prompts.embeddings.source, looks))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+    # With 4 x 4 tokens a frame; the best that these can do is 0.5.
+    assert sum(overlaps) / len(overlaps) > 0.2, overlaps
+
+
+class Encoder:
+    """A CLIP of the host's with a real tokenizer of its, and random embeddings of its tokens."""
+
+    def __init__(self, tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def tokenize(self, text: str) -> dict:
+        return self.tokenizer.tokenize_with_weights(text)
+
+    def encode_from_tokens_scheduled(self, tokens: dict) -> list:
+        ((batch,),) = tokens.values()
+        table = torch.randn(70000, 8, generator=torch.Generator().manual_seed(0))
+        return [[table[[token for token, *_ in batch]][None], {"pooled_output": None}]]
+
+
+CHINESE = "一只红色的狗在雪地里跑"  # a red dog runs in the snow
+
+
+def sentence_pieces(folder: Path):
+    """The host's tokenizer of Wan with a small vocabulary, learnt from captions and Chinese."""
+    file = folder / "captions.txt"
+    texts = [*(caption(edit.source) for edit in suite("edits", 40)), CHINESE]
+    file.write_text("\n".join(texts), "utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(file), model_prefix=str(folder / "pieces"), vocab_size=60, pad_id=0, eos_id=1,
+        unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    data = (folder / "pieces.model").read_bytes()
+    return wan_text.WanT5Tokenizer(tokenizer_data={"spiece_model": data}), data
+
+
+def check_words_have_the_tokens_that_wans_tokenizer_makes_of_them():
+    """Held to sentencepiece's own pieces, which side by side are the text."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer, data = sentence_pieces(Path(folder))
+    own = sentencepiece.SentencePieceProcessor(model_proto=data)
+    for text in ("a red circle, moving right", "a (large) reddish circle", CHINESE):
+        ((embedding, named),) = EncodeNativePrompt().encode(Encoder(tokenizer), text)[0]
+        found, pieces = named[PROMPT], own.encode(text, out_type=str)
+        assert "".join(pieces).replace("▁", " ") == f" {text}"
+        assert found.tokens == tuple(str(own.piece_to_id(piece)) for piece in pieces)
+        ends = [len("".join(pieces[: i + 1])) - 1 for i in range(len(pieces))]
+        told = found._replace(spans=tuple(pairwise([0, *ends])))
+        for (word, at), (same, exact) in zip(words_of(found), words_of(told), strict=True):
+            # A blank that is a piece of its own counts to the word after it.
+            assert word == same and set(exact) <= set(at)
+            assert {pieces[extra] for extra in set(at) - set(exact)} <= {"▁"}
+        assert embedding.shape[1] == 512
+    (positions,) = find_word(found, "红色")
+    assert "".join(pieces[at] for at in positions).strip("▁") == "红色"
+
+
+def check_words_have_the_tokens_that_clips_tokenizer_makes_of_them():
+    text = "a red unicyclist, moving (very fast) rightwards"
+    clip = Encoder(comfy.sd1_clip.SD1Tokenizer())
+    ((embedding, named),) = EncodeNativePrompt().encode(clip, text)[0]
+    numbers = [token for token, _ in clip.tokenize("unicyclist")["l"][0]]
+    middle = numbers[1 : numbers.index(49407)]
+    (positions,) = find_word(named[PROMPT], "unicyclist")
+    assert len(middle) > 1
+    assert [named[PROMPT].tokens[at] for at in positions] == [str(n) for n in middle]
+    (positions,) = find_word(named[PROMPT], "very fast")
+    assert (
+        clip.tokenizer.clip_l.decode([int(named[PROMPT].tokens[at]) for at in positions])
+        == "very fast"
+    )
+    assert embedding.shape[1] == 77
+
+
+def check_a_clip_of_two_text_encoders_is_told():
+    class Both(Encoder):
+        def tokenize(self, text: str) -> dict:
+            return {"l": [[(1, 1.0)]], "t5xxl": [[(1, 1.0)]]}
+
+    refused("l, t5xxl", EncodeNativePrompt().encode, Both(None), "a red circle")
 
 
 # --- bad input ----------------------------------------------------------------------------------
@@ -905,6 +1101,10 @@ def check_the_sampler_tells_what_it_cannot_edit():
     usual = comfy.samplers.CFGGuider(patcher())
     usual.set_conds(texts()["target"], texts()["negative"])
     refused("wire Edit Guider", run, guider=usual)
+    of_pictures = EditGuider().guide(image_model(), **texts(), cfg=5.0)[0]
+    frames = torch.ones(3, 4, 8, 8)
+    refused("another model's", run, torch.tensor([80.0, 3.0, 0.0]), frames, of_pictures)
+    refused("4 channels", run, samples=latent()["samples"], guider=of_pictures)
 
 
 def check_prompts_of_another_model_are_told():

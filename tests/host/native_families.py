@@ -25,6 +25,7 @@ if __name__ == "__main__":
 
 import comfy.latent_formats
 import comfy.ldm.hunyuan_video.model
+import comfy.ldm.lightricks.av_model
 import comfy.ldm.lightricks.model
 import comfy.ldm.lightricks.vae.causal_video_autoencoder
 import comfy.ldm.wan.model
@@ -44,12 +45,16 @@ from rescore.nodes.assd import AttentionFusion
 from rescore.nodes.attention_sampling import AttentionControlledSampling
 from rescore.nodes.distillation import ScoreDistillation
 from rescore.nodes.edit_masks import MaskFromGradient, MaskFromWords
+from rescore.nodes.host import conditioning
 from rescore.nodes.inspect import InspectGradient
 from rescore.nodes.inversion import DDIMInversion
 from rescore.nodes.latents import VideoVAEDecode, VideoVAEEncode
 from rescore.nodes.native import DistillationSampler, EditGuider, NativeModel
 from rescore.nodes.similarity import SpatialSelfSimilarity
 from rescore.nodes.terms import DeltaDenoising
+from rescore.pipelines.masks.edit_masks import Looks, word_map
+from rescore.pipelines.models.text import EncodedPrompt
+from rescore.pipelines.models.words import words_of
 
 TEXT = 24  # numbers of a token of the text
 WEIGHT = 0.08  # deviation of random weights
@@ -130,6 +135,17 @@ def ltxv():
     return loaded(weights_of(comfy.ldm.lightricks.model.LTXVModel, **config), config)
 
 
+def ltx_2():
+    """A transformer of video and sound."""
+    config = {
+        "num_attention_heads": 4, "attention_head_dim": 16, "cross_attention_dim": 64,
+        "audio_num_attention_heads": 4, "audio_attention_head_dim": 8,
+        "audio_cross_attention_dim": 32, "caption_channels": TEXT, "num_layers": 1,
+        "in_channels": 128, "audio_in_channels": 128,
+    }  # fmt: skip
+    return loaded(weights_of(comfy.ldm.lightricks.av_model.LTXAVModel, **config), config)
+
+
 def ltxv_vae():
     """The host's own autoencoder with one thin block at each size."""
     halved = ["compress_all", {}]
@@ -170,6 +186,15 @@ def wan22_5b():
     weights = weights_of(
         comfy.ldm.wan.model.WanModel, model_type="t2v", dim=128, ffn_dim=96, num_heads=1,
         num_layers=3, in_dim=48, out_dim=48, text_dim=4096,
+    )  # fmt: skip
+    return loaded(weights)
+
+
+def wan_i2v():
+    """A Wan that begins with a picture, of which its cross-attention reads a description, too."""
+    weights = weights_of(
+        comfy.ldm.wan.model.WanModel, model_type="i2v", dim=128, ffn_dim=96, num_heads=1,
+        num_layers=2, in_dim=36, out_dim=16, text_dim=4096,
     )  # fmt: skip
     return loaded(weights)
 
@@ -227,6 +252,16 @@ def plain(seed: int) -> list:
     return [[text(seed, 4096), {}]]
 
 
+class Described:
+    """What CLIP Vision Encode makes of a picture."""
+
+    penultimate_hidden_states = text(3, 1280, 257)
+
+
+def pictured(seed: int) -> list:
+    return [[text(seed, 4096), {"clip_vision_output": Described()}]]
+
+
 def unmasked(seed: int) -> list:
     return [[text(seed), {"attention_mask": torch.ones(1, 7, dtype=torch.bool)}]]
 
@@ -246,6 +281,7 @@ FAMILIES = {
         Family("hunyuan_video_filled_up", hunyuan_video, lambda: tiny_vae(16, half), masked_pooled,
                16, 8, 4, reads_text_apart=False),
         Family("wan22_5b", wan22_5b, lambda: tiny_vae(48), plain, 48, 16, 4),
+        Family("wan_i2v", wan_i2v, lambda: tiny_vae(16), pictured, 16, 8, 4),
         Family("mochi", mochi, NoVAE, unmasked, 12, 8, 6, looks_inside=False),
     )
 }  # fmt: skip
@@ -375,12 +411,71 @@ def check_gradients_and_masks_are_shown_on_the_clips_pictures(family):
     assert 0 < made[0].mean() < 1
 
 
-def check_words_are_not_told_by_a_native_model(family):
+def with_words(family, seen: int | None = None) -> list:
+    """The source's CONDITIONING, of as many words as it has tokens, or as its mask shows."""
+    ((given, named),) = family.texts["source"]
+    letters = "abcdefg"[: seen or given.shape[1]]
+    spans = tuple((2 * i, 2 * i + 1) for i in range(len(letters)))
+    prompt = EncodedPrompt(given, tuple(letters), "", " ".join(letters), spans)
+    return [[given, named | {conditioning.PROMPT: prompt}]]
+
+
+def check_words_are_seen_where_the_attention_to_the_text_is(family):
+    """Attention to all tokens together is 1 at every place, and to one of them is not."""
+    seen = 5 if family.name == "ltxv" else None  # the others are masked
+    model, prompts = family.taken(source=with_words(family, seen))
+    prompt = model.encode_prompt(prompts.source)
+    z = model.latents_in(family.latent["samples"])
+    looks = Looks(0.2, 0.6, 2)
+
+    def seen_at(positions):
+        text = prompts.embeddings.source
+        return model.run(z, lambda denoiser: word_map(z, positions, text, denoiser, looks))
+
+    if not (family.looks_inside and family.reads_text_apart):
+        sentence = "no text cross-attention" if family.looks_inside else "nothing can look"
+        refused(sentence, seen_at, [0])
+        return
+    places = [at for _, (at,) in words_of(prompt)]
+    torch.testing.assert_close(seen_at(places), torch.ones(3, 4, 6), rtol=0, atol=1e-5)
+    one = seen_at(places[1:2])
+    assert abs(float(one.mean()) - 1) < 1e-5 and float(one.std()) > 1e-4
+    settings = defaults(MaskFromWords) | {"words": "b, d"}
+    mask, *_ = MaskFromWords().make(model, prompts, family.latent, **settings)
+    assert mask.shape == family.clip_shape and 0 < mask.mean() < 1
+
+
+def check_words_of_a_conditioning_that_does_not_tell_them_are_not_found(family):
     model, prompts = family.taken()
     settings = defaults(MaskFromWords)
-    refused(
-        "which tells the words", MaskFromWords().make, model, prompts, family.latent, **settings
-    )
+    refused("Encode Native Prompt", MaskFromWords().make, model, prompts, family.latent, **settings)
+    several = [*with_words(family), *with_words(family)]
+    model, prompts = family.taken(source=several)
+    refused("holds 2 prompts", MaskFromWords().make, model, prompts, family.latent, **settings)
+
+
+def check_words_keep_their_places_under_prompt_control(family):
+    """Refined or swapped with itself a prompt changes nothing; another weight of a word does.
+
+    In one step from the noise that both clips share.
+    """
+    if not (family.looks_inside and family.reads_text_apart):
+        return
+    text = with_words(family, 5 if family.name == "ltxv" else None)
+    model, prompts = family.taken(source=text, target=text)
+    inverted, _ = DDIMInversion().invert(model, prompts, family.latent, 1, 1.0, 1)
+    off = {"cfg": 1.0, "layout_control": False, "background_control": False, "tau_c": 1.0}
+
+    def sampled(**changed):
+        settings = defaults(AttentionControlledSampling) | off | changed
+        sampling = AttentionControlledSampling()
+        return sampling.sample(model, prompts, inverted, **settings)[0]["samples"]
+
+    plain = sampled(prompt_control="off")
+    for kind in ("refine", "swap"):
+        torch.testing.assert_close(sampled(prompt_control=kind), plain, rtol=0, atol=1e-4)
+    weighed = sampled(prompt_control="refine", word_weights="b: 0")
+    assert not torch.allclose(weighed, plain, atol=1e-4)
 
 
 def check_a_clip_that_does_not_fit_comes_back_whole(family):
@@ -576,6 +671,17 @@ def check_layers_that_a_family_lacks_are_told(family):
     refused("no temporal self-attention", find, "temporal")
     if not family.reads_text_apart:
         refused("has no text cross-attention", find, "cross")
+
+
+def check_models_of_sound_and_video_are_told(family):
+    """LTX-2 by the host's own loader; once for all families."""
+    if family.name != "ltxv":
+        return
+    patcher = ltx_2()
+    assert type(patcher.model).__name__ == "LTXAV"
+    given = family.texts
+    refused("sound and video at once", NativeModel().take, patcher, family.vae, **given)
+    refused("sound and video at once", EditGuider().guide, patcher, **given, cfg=5.0)
 
 
 def check_nothing_stays_on_the_model(family):

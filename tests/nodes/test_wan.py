@@ -30,6 +30,14 @@ def test_the_edited_clip_has_the_size_and_length_of_the_source(run, scene, frame
     assert decoded(run, given, edited).shape == (frames, 21, 37, 3)
 
 
+def test_frames_that_the_autoencoder_does_not_take_are_told(scene, caplog):
+    with caplog.at_level("INFO", "rescore"):
+        scene(5)
+        assert not caplog.messages
+        scene(6)
+    assert "6 frames: this VAE takes 1 + 4 n of them, such as 5 or 9." in caplog.messages[0]
+
+
 def test_a_latent_is_the_hosts_own(run, scene):
     """In the host, Wan's latents are `[1, c, f, h, w]`, as the autoencoder gives them."""
     given = scene(5, 16, 32)
@@ -102,6 +110,22 @@ def test_self_similarity_and_fusion_look_into_it(run, scene):
 def test_words_of_its_prompt_are_found_in_the_picture(run, scene):
     mask, attention, _ = run("ReScoreMaskFromWords", **scene(5), words="red", timesteps=1)
     assert mask.shape == (5, 21, 37) and attention.shape == (5, 21, 37, 3)
+
+
+def test_layers_of_one_size_act_and_are_read_at_any_resolution(run, scene):
+    """At 832 x 480 a frame has more tokens than the limit, and no layer is coarser."""
+    few = run("ReScoreMaskFromWords", **scene(5), words="red", timesteps=1, max_tokens=1)[1]
+    assert torch.equal(few, run("ReScoreMaskFromWords", **scene(5), words="red", timesteps=1)[1])
+    given = inverted(run, scene(5))
+    off = {"background_control": False, "prompt_control": "off", "tau_s": 0.5}
+
+    def sampled(**layout):
+        return run("ReScoreAttentionControlledSampling", **given, **off, **layout)[0]["samples"]
+
+    free, limited = sampled(layout_control=False), sampled(layout_control=True, layout_tokens=1)
+    assert torch.equal(limited, sampled(layout_control=True))
+    none = sampled(layout_control=True, layout_tokens=0)
+    assert (limited - free).abs().max() > 3 * (none - free).abs().max()
 
 
 def test_controls_of_attention_act_when_sampling(run, scene):

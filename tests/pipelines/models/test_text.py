@@ -2,7 +2,11 @@
 
 import logging
 
+import pytest
 import torch
+from rescore.pipelines.models.text import spans_of
+from rescore.pipelines.models.words import words_of
+from rescore.shapeworld.models import load_shapeworld
 from tiny_models import TEXT_WIDTH, WINDOW
 
 
@@ -46,3 +50,18 @@ def test_a_tokenizer_without_a_limit_of_its_own_keeps_to_the_window(load):
     found = backbone.encode_prompt(" ".join(["red"] * 40))
     assert found.embedding.shape == (1, WINDOW, TEXT_WIDTH)
     assert found.cut == " ".join(["red"] * (40 - WINDOW + 2))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a red circle, moving right", "", "  two  blanks ", "(a) 1990s zigzag", "红圈 café 🏳️‍🌈"],
+)
+def test_words_by_spans_of_beginnings_have_the_tokens_that_the_tokenizer_tells(text):
+    """The tokenizer of the shape world takes apart what it does not know, letter by letter."""
+    model = load_shapeworld("shapeworld-t2v")
+    told = model.encode_prompt(text)
+    found = told._replace(
+        spans=spans_of(lambda part: [*model.tokenizer(part)["input_ids"], 0, 0, 0], told.text)
+    )
+    assert len(found.spans) == len(told.spans) - 1  # without the end
+    assert words_of(found) == words_of(told)
