@@ -109,6 +109,22 @@ class Distilling(comfy.samplers.Sampler):
         if not bool(latent.any()):
             raise ValueError("The latent is empty: an edit begins with a clip. Encode one.")
         _check_sigmas(sigmas, patcher, name)
+        count = len(self._levels(sigmas)) - 1
+        if self.falls and self.settings["steps"] > count:
+            raise ValueError(
+                f"{self.settings['steps']} steps in descending order need as many SIGMAS and the "
+                f"one they end at, and there are {count} and that one. Set steps to {count}, or "
+                f"give the scheduler {self.settings['steps']} steps or more."
+            )
+
+    @property
+    def falls(self) -> bool:
+        """Whether the levels are taken in descending order."""
+        return self.settings.get("order") == "descending"
+
+    def _levels(self, sigmas: Tensor) -> Tensor:
+        """The sigmas of the levels. In descending order the last step may go to the clip, at 0."""
+        return sigmas if self.falls else sigmas[sigmas > 0]
 
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None,
@@ -126,7 +142,7 @@ class Distilling(comfy.samplers.Sampler):
         # In place of a conditioning, the loop gets its number.
         numbers = {side: torch.full((1, 1, 1), float(i)) for i, side in enumerate(SIDES)}
         sides = [*SIDES.values()]
-        process = Tabled(process_of(patcher, sigmas[sigmas > 0].flip(0)).levels)
+        process = Tabled(process_of(patcher, self._levels(sigmas).flip(0)).levels)
         denoiser = guider.denoiser(
             type(patcher.model).__name__, process, lambda cond: sides[int(cond)], extra_args
         )

