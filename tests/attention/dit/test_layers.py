@@ -8,8 +8,8 @@ from diffusers import WanTransformer3DModel
 from einops import rearrange
 from rescore.attention.dit.processor import WanLayers
 from rescore.attention.fusion import AttentionFusion
-from rescore.attention.layers import Entry, Layers
-from rescore.attention.mutual import SourceBackground
+from rescore.attention.layers import Entry, Layer, Layers, attend
+from rescore.attention.mutual import SourceBackground, SourceLayout
 from rescore.attention.recording import Recorder, forward_recorded
 from rescore.attention.word_maps import take_attention_to
 from rescore.pipelines.models.grid import ClipGrid
@@ -286,3 +286,15 @@ def test_a_wan_of_given_pictures_is_refused():
     )  # fmt: skip
     with pytest.raises(ValueError, match="begins with a given picture"):
         WanLayers(model)
+
+
+@pytest.mark.parametrize(("limit", "acts"), [(1024, True), (1, True), (0, False)])
+def test_the_sources_layout_holds_at_any_resolution(layers, limit, acts):
+    """At 832 x 480 a frame has 1560 tokens, more than the limit, and no layer is coarser."""
+    grid = ClipGrid((2, 60, 104), (480, 832), factor=8, stride=4)
+    control = SourceLayout(max_tokens=limit).on(layers, grid)({1: 0}, slice(None))
+    q, k, v = torch.randn(3, 2, 1, 2 * 30 * 52, 3, generator=torch.Generator().manual_seed(0))
+    found = control.change(Layer(control.sites[0], (0, 1)), q, k, v, attend)
+    maps_of = 0 if acts else 1
+    expected = attend(q[maps_of][None], k[maps_of][None], v[1:])
+    torch.testing.assert_close(found[1:], expected)

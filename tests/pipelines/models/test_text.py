@@ -54,7 +54,7 @@ def test_a_tokenizer_without_a_limit_of_its_own_keeps_to_the_window(load):
 
 @pytest.mark.parametrize(
     "text",
-    ["a red circle, moving right", "", "  two  blanks ", "(a) 1990s zigzag", "红圈 café 🏳️‍🌈"],
+    ["a red circle, moving right", "", "  two  blanks ", "(a) 1990s zigzag", "红圈 café 🌈"],
 )
 def test_words_by_spans_of_beginnings_have_the_tokens_that_the_tokenizer_tells(text):
     """The tokenizer of the shape world takes apart what it does not know, letter by letter."""
