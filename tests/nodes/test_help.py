@@ -28,6 +28,7 @@ REWRITE = "run `python workflows/help.py`"
 NEED_FILES = {
     "ReScoreClipFrameConsistency": "measures with a CLIP model",
     "ReScoreClipTextAlignment": "measures with a CLIP model",
+    "ReScoreEncodeNativePrompt": "encodes with the text encoder of a real Wan or LTX-Video",
     "ReScoreLPIPS": "measures with AlexNet or VGG16 and LPIPS heads",
     "ReScoreLoadAnimateDiffModel": "loads a motion module; the graphs' notes say where it goes",
     "ReScoreLoadClipScorer": "loads a CLIP model",
