@@ -313,7 +313,7 @@ def _shows(total: int):
 
     def show(z) -> None:
         middle = z[0, :, z.shape[2] // 2]
-        bar(next(done), lambda: middle / 2 + 0.5)
+        bar(next(done), lambda: middle.permute(1, 2, 0) / 2 + 0.5)
 
     return show
 

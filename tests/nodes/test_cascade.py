@@ -207,6 +207,22 @@ def test_cancel_stops_a_loop_at_any_step_and_nothing_grows(
     assert left == [left[0]] * 4
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_every_step_shows_a_picture_of_the_middle_frame(
+    run, cascade, scene, clip, monkeypatch, which
+):
+    call, steps, _ = loops(run, cascade, scene, clip)[which]
+    shown = []
+
+    def progress(total):
+        return lambda done, preview: shown.append((done, total, host._picture(preview()).size))
+
+    monkeypatch.setattr(host, "progress", progress)
+    call()
+    size = (16, 8) if which == 0 else (32, 16)
+    assert shown == [(step, steps, size) for step in range(1, steps + 1)]
+
+
 def test_one_stages_weights_are_on_the_device_at_a_time(run, cascade, scene, clip, monkeypatch):
     _, (enlarged, _, stages) = loops(run, cascade, scene, clip)
     there, seen = set(host._loaded), []
