@@ -40,7 +40,7 @@ from rescore.pipelines.models.codec import decode_video
 from rescore.pipelines.models.grid import latent_mask
 from rescore.pipelines.models.unet.backbone import Backbone
 from rescore.shapeworld.edits import edited, prompts, suite
-from rescore.shapeworld.models import NAMES, WEIGHTS
+from rescore.shapeworld.models import WEIGHTS
 from rescore.shapeworld.oracle import read
 from rescore.shapeworld.render import render
 from rescore.shapeworld.scene import Scene, caption
@@ -49,7 +49,9 @@ from rescore.shapeworld.wan import FOLDER
 
 REPORT = Path(__file__).resolve().parent.parent / "shapeworld" / "report"
 ATTRIBUTES = ("colour", "shape", "background", "motion")
+DIFFUSION = ("shapeworld-t2v", "shapeworld-sd", "shapeworld-animatediff")
 WAN, WAN_FRAMES = FOLDER.name, (9, 17)
+_WAN_LONGEST = 29  # that a scene has, of whole latents
 
 
 def fidelity(model: Backbone, clips: int) -> list[float]:
@@ -171,7 +173,7 @@ def measure(options: argparse.Namespace, folder: Path | None) -> dict[str, dict[
             note("masked colour edit, shapeworld-t2v", values, began)
             continue
         if name == "wan-vae":
-            for frames in WAN_FRAMES:
+            for frames in (*WAN_FRAMES, _WAN_LONGEST):
                 values = reconstruction(wan_rows.fidelity(options.prompts, frames))
                 note(f"Wan's VAE, {frames} frames, dB", values, began)
             continue
@@ -223,14 +225,14 @@ def report(folder: Path, figures: dict[str, dict[str, float]], options) -> None:
         "![loss curves](loss_curves.png)",
         "",
     ]
-    for name in (*NAMES, WAN, "masked_edits"):
+    for name in (*DIFFUSION, WAN, "masked_edits"):
         if (folder / f"{name}.png").exists():
             lines += [f"## {name}", "", f"![{name}]({name}.png)", ""]
     write_report(folder, lines, figures)
 
 
 def main() -> None:
-    every = ("vae", *NAMES, "edit", "wan-vae", WAN)
+    every = ("vae", *DIFFUSION, "edit", "wan-vae", WAN)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -334,7 +334,7 @@ CASES = [
     for stop in (STOPS if change is nothing else [STOPS[number % 3]])
 ] + [
     pytest.param(name, STOPS[number % 3], change, id=f"{name}-{change.__name__}")
-    for name in GRAPHS.keys() - CHANGES.keys()
+    for name in sorted(GRAPHS.keys() - CHANGES.keys())
     for number, change in enumerate((SHARED[1], model_on_disk))
 ]
 
