@@ -89,7 +89,7 @@ class NativeModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A short name of this model, which also depends on its patches and levels."""
+        """A short name of this model, its patches, its levels, and models added by other packs."""
         digest = hashlib.sha256(self.name.encode())
         digest.update(repr(self.patcher.model.model_config.unet_config).encode())
         digest.update(repr(self.process).encode())
@@ -99,6 +99,12 @@ class NativeModel:
             digest.update(str(self.patcher.patches_uuid).encode())
         first = next(self.patcher.model.diffusion_model.parameters()).flatten()[:64]
         digest.update(repr(first.float().cpu().tolist()).encode())
+        for added in self.patcher.get_additional_models():  # such as motion modules
+            for name, weight in added.model.named_parameters():
+                piece = name, tuple(weight.shape), float(weight.flatten()[0])
+                digest.update(repr(piece).encode())
+            if added.patches:
+                digest.update(str(added.patches_uuid).encode())
         return digest.hexdigest()[:16]
 
     def latents_in(self, unscaled: Latents) -> Latents:

@@ -785,6 +785,23 @@ def check_a_model_of_pictures_edits_frame_by_frame():
     torch.testing.assert_close(said[0].movedim(1, 0), expected, rtol=0, atol=1e-4)
 
 
+def check_an_added_model_is_part_of_the_fingerprint():
+    """As AnimateDiff-Evolved adds a motion module; the last weight alone may differ."""
+    motion = image_model().clone()
+    moving = patcher().clone()
+    moving.set_additional_models("motion", [motion])
+    prints = [taken(moving)[0].fingerprint]
+    assert taken(moving.clone())[0].fingerprint == prints[0]
+    *_, last = motion.model.parameters()
+    before = last.clone()
+    last += 0.5
+    prints.append(taken(moving)[0].fingerprint)
+    last.copy_(before)
+    motion.add_patches({"diffusion_model.out.2.bias": ("diff", (torch.ones(4),))})
+    prints.append(taken(moving)[0].fingerprint)
+    assert len({taken()[0].fingerprint, *prints}) == 4, prints
+
+
 # --- inside the network -------------------------------------------------------------------------
 
 
