@@ -53,8 +53,8 @@ def test_identical_prompts_reconstruct(run, inverted, texts):
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
-        (None, "missing or black"),
-        (torch.zeros(1, 5, 9), "missing or black"),
+        (None, "The mask is missing: the edit reads all of the source"),
+        (torch.zeros(1, 5, 9), "The mask is black everywhere: the edit reads all of the source"),
         (torch.ones(2, 5, 9), "white everywhere"),
         (torch.ones(1, 1, 1), "white everywhere"),
     ],

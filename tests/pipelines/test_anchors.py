@@ -117,8 +117,8 @@ def test_keys_and_controls_go_through_anchored_windows_of_a_wan():
     assert all(bool(torch.isfinite(each).all()) for each in made)
 
 
-@pytest.mark.parametrize(("most", "acts"), [(6, True), (5, False)])
-def test_sa_i_counts_the_tokens_of_a_frame(most, acts):
+@pytest.mark.parametrize(("most", "acts"), [(6, True), (5, True), (0, False)])
+def test_sa_i_acts_on_a_transformer_at_any_size_unless_it_may_on_none(most, acts):
     """4 x 6 latents are 2 x 3 tokens a frame, and in a clip of three frames 18 in one attention."""
     z, prompts = wan_clip(3)
     plain = distil(z, DDS, tiny_wan(), prompts, SETTINGS).z
