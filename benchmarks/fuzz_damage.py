@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -89,7 +90,8 @@ def damaged_json(random: Random, tree: Any, place: Place) -> tuple[Any, str]:
         else:
             other, there = random.choice(spots)
             if key in holder if isinstance(holder, dict) else key < len(holder):
-                holder[key] = other.get(there) if isinstance(other, dict) else holder[key]
+                # A copy: what holds this place would otherwise hold itself, which no file can.
+                holder[key] = deepcopy(other.get(there) if isinstance(other, dict) else holder[key])
         told.append(f"{key!r} {way}")
     return tree, ", ".join(told)
 
