@@ -21,7 +21,6 @@ import torch
 import videodirector_rows
 from kept import Kept, compute
 from measuring import (
-    CONCLUSIONS,
     Column,
     clip_of,
     latents_of,
@@ -32,7 +31,7 @@ from measuring import (
     shipped,
     shown,
     still_prompts_of,
-    with_conclusions,
+    write_page,
 )
 from peers.plain import invert_and_denoise, noise_and_denoise
 from peers.token_propagation import edit_by_propagation
@@ -203,8 +202,7 @@ def main() -> None:
     kept = Kept(REPORT / "figures.json", {name: asdict(run) for name, run in runs.items()})
     tasks = [(row, clip) for clip in range(options.clips) for row in options.rows]
     compute(kept, measured, tasks, jobs=options.jobs)
-    page = with_conclusions("\n".join(report(kept)), REPORT / CONCLUSIONS)
-    (REPORT / "README.md").write_text(page + "\n", "utf-8")
+    write_page(REPORT, report(kept))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import torch
 from einops import rearrange
 from kept import Kept, compute
 from measuring import (
-    CONCLUSIONS,
     Column,
     change,
     loaded,
@@ -31,7 +30,7 @@ from measuring import (
     shipped,
     shown,
     whole_psnr,
-    with_conclusions,
+    write_page,
 )
 from rescore.pipelines.cascade.interpolation import interpolate
 from rescore.pipelines.cascade.keyframes import picked
@@ -288,8 +287,7 @@ def main() -> None:
     kept = Kept(REPORT / "figures.json", asdict(RUN))
     tasks = [(row, clip) for clip in range(options.clips) for row in (*ROWS, *WHOLE)]
     compute(kept, measured, tasks, jobs=options.jobs)
-    text = with_conclusions("\n".join(page(kept)).rstrip(), REPORT / CONCLUSIONS)
-    (REPORT / "README.md").write_text(text + "\n", "utf-8")
+    write_page(REPORT, page(kept))
 
 
 if __name__ == "__main__":

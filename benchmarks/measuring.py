@@ -287,8 +287,8 @@ def with_conclusions(page: str, file: Path) -> str:
     return f"{title}\n\n{advice}\n\n{body}{said}"
 
 
-def write_report(folder: Path, lines: Sequence[str], figures: Mapping[str, Any]) -> None:
-    """A page and the numbers it was made from.
+def write_page(folder: Path, lines: Sequence[str]) -> None:
+    """The README.md of a report.
 
     Where somebody wrote `CONCLUSIONS.md` in the folder, its first paragraph, what a user should
     do, begins the page under its title, and the rest ends it.
@@ -296,4 +296,9 @@ def write_report(folder: Path, lines: Sequence[str], figures: Mapping[str, Any])
     folder.mkdir(parents=True, exist_ok=True)
     page = with_conclusions("\n".join(lines).rstrip(), folder / CONCLUSIONS)
     (folder / "README.md").write_text(page + "\n", "utf-8")
+
+
+def write_report(folder: Path, lines: Sequence[str], figures: Mapping[str, Any]) -> None:
+    """A page and the numbers it was made from."""
+    write_page(folder, lines)
     (folder / FIGURES).write_text(json.dumps(figures, indent=1) + "\n", "utf-8")

@@ -22,14 +22,13 @@ import torch
 from distillation import COLUMNS, GROUPS, MODEL, Run, edit_once
 from kept import Kept, compute
 from measuring import (
-    CONCLUSIONS,
     change,
     clip_of,
     loaded,
     made,
     markdown,
     shown,
-    with_conclusions,
+    write_page,
 )
 from remembering import remembering
 from rescore.pipelines.distillation.score_distillation import Progress
@@ -249,8 +248,7 @@ def main() -> None:
         if options.rows is None or row in options.rows
     ]
     compute(kept, read_off, tasks, jobs=options.jobs)
-    page = with_conclusions("\n".join(report(kept)).rstrip(), REPORT / CONCLUSIONS)
-    (REPORT / "README.md").write_text(page + "\n", "utf-8")
+    write_page(REPORT, report(kept))
 
 
 if __name__ == "__main__":

@@ -24,13 +24,12 @@ import torch
 import videodirector_rows
 from kept import Kept, compute
 from measuring import (
-    CONCLUSIONS,
     Column,
     change,
     made,
     markdown,
     shown,
-    with_conclusions,
+    write_page,
 )
 from rescore.headless.demo import save_strip
 from rescore.shapeworld.edits import Edit, edited
@@ -287,8 +286,7 @@ def main() -> None:
         if row in options.rows
     ]
     compute(kept, measured, tasks, jobs=options.jobs)
-    page = with_conclusions("\n".join(report(kept)).rstrip(), REPORT / CONCLUSIONS)
-    (REPORT / "README.md").write_text(page + "\n", "utf-8")
+    write_page(REPORT, report(kept))
 
 
 if __name__ == "__main__":

@@ -62,6 +62,20 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="module")
+def benchmarks_on_the_path(root):
+    """The modules of `benchmarks/` by their own names, as their commands import each other."""
+    folder, known = root / "benchmarks", set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield
+    for name in set(sys.modules) - known:
+        # By their short names alone; other libraries must not be imported twice.
+        file = getattr(sys.modules[name], "__file__", None)
+        if not name.startswith("rescore") and file and Path(file).is_relative_to(folder):
+            sys.modules.pop(name)
+
+
 @pytest.fixture
 def fresh_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Runs code in a new interpreter that can import `rescore`, in an empty working folder.

@@ -1,7 +1,6 @@
 """Long tables go on where they were stopped, and what fills them computes what it says."""
 
 import os
-import sys
 from dataclasses import replace
 
 import pytest
@@ -12,18 +11,9 @@ from rescore.pipelines.models.denoiser import Prompts
 from rescore.pipelines.models.process import VariancePreserving
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("benchmarks_on_the_path")
+
 PROCESS = VariancePreserving(torch.linspace(0.999, 0.01, 101, dtype=torch.float64))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_the_path(root):
-    known = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(root / "benchmarks"))
-        yield
-    for name in set(sys.modules) - known:
-        if not name.startswith(("torch", "rescore")):
-            sys.modules.pop(name)
 
 
 def test_what_is_there_is_not_computed_again(tmp_path):

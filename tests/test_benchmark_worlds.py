@@ -1,7 +1,5 @@
 """The worlds in which claims are tried are what they say, and so are the verdicts."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -10,18 +8,9 @@ from rescore.shapeworld.render import render
 from rescore.shapeworld.scene import backdrop_path, path
 from rescore.shapeworld.score import estimate, score
 
+pytestmark = pytest.mark.usefixtures("benchmarks_on_the_path")
+
 NAMES = ("slow", "textured", "camera", "weak model", "usual")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_the_path(root):
-    known = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(root / "benchmarks"))
-        yield
-    for name in set(sys.modules) - known:
-        if not name.startswith(("torch", "rescore")):
-            sys.modules.pop(name)
 
 
 @pytest.mark.parametrize("name", NAMES)

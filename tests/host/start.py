@@ -3,6 +3,7 @@
 The host gets folders of its own for everything it writes, so the user's ComfyUI stays as it was.
 """
 
+import ast
 import importlib.metadata
 import importlib.util
 import json
@@ -36,6 +37,15 @@ FRONT_END = "comfyui-frontend-package"
 FRONT_ENDS = Path(sys.prefix) / "front_ends"
 # Parts of a working copy that the pack runs without; left out where a link cannot be made.
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "tests", "benchmarks")
+
+
+def checks_of(script: Path) -> list[str]:
+    """The names of a script's checks, read off its text: only a host can import it."""
+    return [
+        node.name
+        for node in ast.parse(script.read_text("utf-8")).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
+    ]
 
 
 def answers_of(script: Path, *arguments: object, work: Path) -> dict[str, str]:

@@ -3,18 +3,14 @@
 import ast
 
 import pytest
-from rescore.tests.host.start import HERE, answers_of
+from rescore.tests.host.start import HERE, answers_of, checks_of
 from rescore.tests.host.test_native_wan import folder
 
 pytestmark = pytest.mark.host
 
 SCRIPT = HERE / "native_families.py"
 TREE = ast.parse(SCRIPT.read_text("utf-8"))
-CHECKS = [
-    node.name
-    for node in TREE.body
-    if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
-]
+CHECKS = checks_of(SCRIPT)
 FAMILIES = [
     call.args[0].value
     for call in ast.walk(TREE)

@@ -1,20 +1,14 @@
 """ComfyUI's own MODEL as a model of ReScore, in a host's process: see `native_checks.py`."""
 
-import ast
-
 import pytest
 from rescore.shapeworld import wan
-from rescore.tests.host.start import HERE, answers_of
+from rescore.tests.host.start import HERE, answers_of, checks_of
 from rescore.tests.host.test_native_wan import folder, reads_the_width, widened
 
 pytestmark = pytest.mark.host
 
 SCRIPT = HERE / "native_checks.py"
-CHECKS = [
-    node.name
-    for node in ast.parse(SCRIPT.read_text("utf-8")).body
-    if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
-]
+CHECKS = checks_of(SCRIPT)
 __all__ = ["folder"]  # a fixture of the module it comes from
 
 
