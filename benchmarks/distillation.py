@@ -283,7 +283,8 @@ def main() -> None:
     spent = markdown(COSTS, costs(options.rows, run))
     print("\n".join(spent), flush=True)
     edits, results = suite("edits", options.clips, split=options.split), Results()
-    for edit, outcomes in over_clips(all_rows, edits, options.rows, run, jobs=options.jobs):
+    work = over_clips(all_rows, edits, options.rows, run, jobs=options.jobs, keep=REPORT)
+    for edit, outcomes in work:
         results.add(edit, outcomes)
     tables = [
         line

@@ -271,7 +271,8 @@ def main() -> None:
     costs = {row: cost(row, run) for row in options.rows if row != UNTUNED}
     print("\n".join(table_of_costs(costs)), flush=True)
     edits, results = suite("edits", options.clips, split=options.split), Results()
-    for edit, outcomes in over_clips(all_rows, edits, options.rows, run, jobs=options.jobs):
+    work = over_clips(all_rows, edits, options.rows, run, jobs=options.jobs, keep=REPORT)
+    for edit, outcomes in work:
         results.add(edit, outcomes)
     tables = [
         table_of(results, COLUMNS, ROWS, "variant"),

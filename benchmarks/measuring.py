@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import date
 from functools import cache
+from hashlib import blake2b
 from itertools import repeat
 from os import cpu_count
 from pathlib import Path
@@ -141,16 +142,33 @@ def settings_of(options: argparse.Namespace, run: type[Run]) -> Run:
 
 
 def over_clips(
-    work: Callable[..., Result], edits: Sequence[Edit], *rest: object, jobs: int
+    work: Callable[..., Result], edits: Sequence[Edit], *rest: object, jobs: int, keep: Path
 ) -> Iterator[tuple[Edit, Result]]:
-    """Every edit with `work(edit, *rest)`, in order, as they are done; says how far it is."""
+    """Every edit with `work(edit, *rest)`, in order; says how far it is.
+
+    Each result is a file in a folder of `keep` as soon as it is there, and is read from it when the
+    same command is called again: what was stopped goes on. The folder's name tells the settings
+    `rest`, not the code: remove it when that changed.
+    """
+    folder = keep / ".kept" / _named(work.__name__, *rest)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{_named(edit)}.pt" for edit in edits]
+    missing = {file: edit for edit, file in zip(edits, files, strict=True) if not file.exists()}
     began = time.monotonic()
     with processes(jobs) as pool:
-        results = pool.map(work, edits, *map(repeat, rest))
-        for number, (edit, result) in enumerate(zip(edits, results, strict=True), 1):
+        done = pool.map(work, missing.values(), *map(repeat, rest))
+        for number, (edit, file) in enumerate(zip(edits, files, strict=True), 1):
+            if not file.exists():
+                whole = file.with_suffix(".part")
+                torch.save(next(done), whole)
+                whole.replace(file)
             seconds = time.monotonic() - began
             print(f"{number}/{len(edits)} {edit.attribute}, after {seconds:.0f} s", flush=True)
-            yield edit, result
+            yield edit, torch.load(file, weights_only=False)
+
+
+def _named(*values: object) -> str:
+    return blake2b(repr(values).encode(), digest_size=6).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,8 @@ def main() -> None:
     edits = suite("edits", options.clips, frames=run.frames, split=options.split)
     found: dict[str, list[float]] = {name: [] for name in (*LADDER, VAE)}
     results = Results()
-    for edit, (decibels, outcomes) in over_clips(all_rows, edits, run, jobs=options.jobs):
+    work = over_clips(all_rows, edits, run, jobs=options.jobs, keep=REPORT)
+    for edit, (decibels, outcomes) in work:
         results.add(edit, outcomes)
         for name, value in decibels.items():
             found[name].append(value)

@@ -1,7 +1,8 @@
 """Long tables go on where they were stopped, and what fills them computes what it says."""
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, astuple, replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from gaussian_world import gaussian_model, prompt
 from rescore.attention.layers import Layer, Site, attend
 from rescore.pipelines.models.denoiser import Prompts
 from rescore.pipelines.models.process import VariancePreserving
+from rescore.shapeworld.edits import suite
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("benchmarks_on_the_path")
@@ -130,3 +132,17 @@ def test_processes_have_one_thread_and_keep_freed_memory():
     with processes(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == 1
         assert pool.submit(os.getenv, "MALLOC_TRIM_THRESHOLD_").result() == "4000000000"
+
+
+def test_a_table_by_clips_goes_on_where_it_was_stopped(tmp_path):
+    from measuring import over_clips
+
+    first, second = edits = suite("colour", 2, frames=3)
+    table = partial(over_clips, asdict, jobs=1, keep=tmp_path)
+    assert next(table(edits)) == (first, asdict(first))  # and stopped
+    (file,) = tmp_path.rglob("*.pt")
+    torch.save("what is there", file)
+    assert list(table(edits)) == [(first, "what is there"), (second, asdict(second))]
+    assert list(table(edits[::-1])) == [(second, asdict(second)), (first, "what is there")]
+    assert next(over_clips(astuple, edits, jobs=1, keep=tmp_path)) == (first, astuple(first))
+    assert not list(tmp_path.rglob("*.part"))  # nothing half-written
