@@ -7,12 +7,9 @@ from einops import rearrange
 from measuring import whole_psnr
 from rescore.shapeworld import wan
 from rescore.shapeworld.edits import prompts
-from rescore.shapeworld.models import WEIGHTS
 from rescore.shapeworld.render import render
 from rescore.shapeworld.scene import Scene, caption
-from rescore.shapeworld.tokenizer import load_tokenizer
-from rescore.shapeworld.train.captions import Captions
-from transformers import CLIPTextModel
+from rescore.shapeworld.train.captions import Captions, shipped_captions
 
 CFG, STEPS = 4.0, 25
 SETTINGS = f"cfg {CFG:g}, {STEPS} Euler steps, shift {wan.SCHEDULE['shift']:g}"
@@ -39,10 +36,7 @@ class TinyWan:
 
     @classmethod
     def load(cls) -> "TinyWan":
-        shared = WEIGHTS / "shapeworld-sd"
-        encoder = CLIPTextModel.from_pretrained(shared / "text_encoder").float().eval()
-        captions = Captions(load_tokenizer(shared / "tokenizer"), encoder)
-        return cls(wan.load_vae(), wan.load_transformer(), captions)
+        return cls(wan.load_vae(), wan.load_transformer(), shipped_captions())
 
     def clips_from(self, scenes: list[Scene], *, frames: int) -> list[torch.Tensor]:
         """Clips from captions and noise, `[f, h, w, 3]` each."""

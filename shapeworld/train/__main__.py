@@ -16,23 +16,22 @@ that many steps more.
 """
 
 import argparse
-import json
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import nn
-from transformers import CLIPTextModel
+from ..models import WEIGHTS
+from . import cascade, unet_models, wan_models
+from .order import Order
 
-from ..models import NAMES, WEIGHTS
-from ..tokenizer import load_tokenizer, write_tokenizer
-from . import cascade, diffusion, vae, wan_models
-from .captions import Captions
-from .data import CLIPS, LESSONS, encode_pools, latent_scale, load_pools
-from .export import export_adapter, export_pipeline
-from .loop import Curve, Recipe, fit, joined, read_curve
-
-WAN_NAMES = (wan_models.AUTOENCODER, wan_models.NAME)
+TRAININGS: dict[str, Callable[[Order], None]] = {
+    "vae": unet_models.train_vae,
+    unet_models.IMAGE: unet_models.train_image_model,
+    unet_models.VIDEO: unet_models.train_video_model,
+    unet_models.MOTION: unet_models.train_motion,
+    cascade.NAME: cascade.train_all,
+    wan_models.AUTOENCODER: wan_models.train_vae,
+    wan_models.NAME: wan_models.train_transformer,
+}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -44,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", choices=("vae", *NAMES, *WAN_NAMES))
+    parser.add_argument("name", choices=TRAININGS)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of finished models")
     parser.add_argument("--steps", type=int, help="this many steps instead of the recipe's")
@@ -68,132 +67,21 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def train(
-    name: str,
-    runs: Path,
-    weights: Path,
-    steps: int | None = None,
-    clips: int | None = None,
-    further: int | None = None,
-    bfloat16: bool = False,
-    device: str = "cpu",
-    workers: int = 0,
-) -> None:
-    """Train one model to the end of its recipe, or on from its newest checkpoint, and export it.
-
-    With `further`, its shipped weights are trained on for so many steps instead.
-    """
-    if name in WAN_NAMES:
-        where = {"device": device, "bfloat16": bfloat16, "workers": workers}
-        if name == wan_models.AUTOENCODER:
-            train_one = wan_models.train_vae
-        else:
-            train_one = wan_models.train_transformer
-        train_one(runs, weights, steps=steps, further=further, clips=clips, **where)
-        return
-    if name == cascade.NAME:
-        cascade.train(runs, weights, steps=steps, clips=clips, bfloat16=bfloat16)
-        return
-    if name == "vae":
-        recipe = vae.recipe(steps or vae.STEPS)
-        fit(recipe, runs / name, bfloat16=bfloat16)
-        recipe.trained.eval().save_pretrained(runs / name / "final")
-        return
-
-    shipped = weights / "shapeworld-sd"
-    own_vae = (runs / "vae" / "final").is_dir()
-    autoencoder = AutoencoderKL.from_pretrained(
-        runs / "vae" / "final" if own_vae else shipped / "vae"
-    ).float()
-    autoencoder.eval()
-    tokenizer_folder = runs / "tokenizer"
-    write_tokenizer(tokenizer_folder)
-    tokenizer = load_tokenizer(tokenizer_folder)
-    pool_file = runs / "pools.safetensors"
-    files = {pool_file: CLIPS.of(clips)}
-    if name != "shapeworld-animatediff":
-        files |= {
-            runs / f"lesson-{number}.safetensors": source.of(clips)
-            for number, source in enumerate(LESSONS, 1)
-        }
-    for file, source in files.items():
-        if not file.exists():
-            encode_pools(autoencoder, file, source)
-    scale = latent_scale(pool_file) if own_vae else autoencoder.config.scaling_factor
-    autoencoder.register_to_config(scaling_factor=scale)
-    pools = [load_pools(file, scale, source) for file, source in files.items()]
-
-    def ship(pipeline: str, unet: nn.Module, encoder: nn.Module) -> None:
-        """Write a whole model into the folder of finished ones."""
-        folder = weights / name
-        export_pipeline(folder, pipeline, unet, autoencoder, encoder, tokenizer_folder)
-
-    run = Run(name, runs, weights, further, bfloat16)
-    final = runs / name / "final"
-    if name == "shapeworld-sd":
-        stills = diffusion.image_recipe(tokenizer, pools[0], further or steps)
-        unet, encoder = stills.trained["unet"], stills.trained["text_encoder"]
-        moving = diffusion.moving_image_recipes(
-            unet, Captions(tokenizer, encoder), *pools, steps=further or steps
+def train(arguments: argparse.Namespace) -> None:
+    """Train one model to the end of its recipe, or on from its newest checkpoint, and export it."""
+    if arguments.device != "cpu" and arguments.name not in (
+        wan_models.AUTOENCODER,
+        wan_models.NAME,
+    ):
+        raise SystemExit(
+            f"{arguments.name} is trained on the CPU alone, not on {arguments.device}: leave out "
+            "--device. Only the tiny Wan trains elsewhere."
         )
-        curve = run.fit(stills, *moving)
-        unet.eval().save_pretrained(final / "unet")
-        encoder.eval().save_pretrained(final / "text_encoder")
-        moving[-1].trained["moving"].save_motion_modules(final / "adapter")
-        ship("StableDiffusionPipeline", unet, encoder)
-    else:
-        own = runs / "shapeworld-sd" / "final"
-        base = own if own.is_dir() else shipped
-        encoder = CLIPTextModel.from_pretrained(base / "text_encoder").float().eval()
-        image_unet = UNet2DConditionModel.from_pretrained(base / "unet").float().eval()
-        captions = Captions(tokenizer, encoder)
-        if name == "shapeworld-t2v":
-            recipes = diffusion.video_recipes(image_unet, captions, *pools, steps=further or steps)
-            curve = run.fit(*recipes)
-            ship("TextToVideoSDPipeline", recipes[-1].trained.eval(), encoder)
-        else:
-            adapter = diffusion.load_adapter(own / "adapter" if base == own else weights / name)
-            recipe = diffusion.motion_recipe(
-                image_unet, adapter, captions, pools[0], further or steps
-            )
-            curve = run.fit(recipe)
-            recipe.trained.save_motion_modules(final)
-            export_adapter(weights / name, diffusion.load_adapter(final))
-    (weights / name / "loss_curve.json").write_text(json.dumps(curve), "utf-8")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training: what is trained, and where checkpoints and finished weights lie."""
-
-    name: str
-    runs: Path
-    weights: Path
-    further: int | None
-    bfloat16: bool
-
-    def fit(self, *recipes: Recipe) -> Curve:
-        """The training itself, one recipe after another; returns the whole curve.
-
-        When a model is trained further, only its last recipe is, and its curve goes on from the
-        old.
-        """
-        curve: Curve = {}
-        if self.further is not None:
-            shipped = self.weights / self.name
-            for recipe in recipes:
-                diffusion.load_shipped(recipe, shipped)
-            recipes = recipes[-1:]
-            curve = read_curve(shipped / "loss_curve.json")
-        for recipe in recipes:
-            points = fit(recipe, self.runs / recipe.name, bfloat16=self.bfloat16)
-            curve = joined(curve, recipe.name, points)
-        return curve
+    TRAININGS[arguments.name](Order.of(arguments))
 
 
 def main() -> None:
-    arguments = make_parser().parse_args()
-    train(**vars(arguments))
+    train(make_parser().parse_args())
 
 
 if __name__ == "__main__":

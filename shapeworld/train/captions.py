@@ -5,8 +5,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import CLIPTextModel
 
+from ..models import WEIGHTS
 from ..scene import BACKGROUNDS, COLOURS, MOTIONS, RADII, SHAPES
+from ..tokenizer import load_tokenizer
 
 
 class Captions(nn.Module):
@@ -25,6 +28,13 @@ class Captions(nn.Module):
         return self.tokenizer(
             captions, padding="max_length", truncation=True, return_tensors="pt"
         ).input_ids
+
+
+def shipped_captions() -> Captions:
+    """The finished text encoder, which the tiny Wan and the cascade read with, too."""
+    folder = WEIGHTS / "shapeworld-sd"
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").float().eval()
+    return Captions(load_tokenizer(folder / "tokenizer"), encoder)
 
 
 class WordReader(nn.Module):

@@ -11,19 +11,17 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPTextModel
 
 from ...pipelines.models.process import VariancePreserving, noised
 from ..cascade import FRAMES, KEYFRAMES, SCHEDULE, STAGES, build_unet, settings, shrunk
-from ..models import WEIGHTS
 from ..render import render
 from ..scene import caption
-from ..tokenizer import load_tokenizer
-from .captions import Captions
+from .captions import Captions, shipped_captions
 from .data import Source, demanding_scene
 from .export import write_json
 from .loop import Curve, Recipe, fit
 from .optimisers import Muon
+from .order import Order
 from .vae import TRAINING_SEEDS
 from .velocity import velocity_loss
 
@@ -203,6 +201,12 @@ def _drawn(told: Told, generator: torch.Generator, count: int) -> tuple[Tensor, 
     return told.clips[chosen].float() / 127.5 - 1, text
 
 
+def train_all(order: Order) -> None:
+    """Train all stages, as a command asks for it."""
+    how = {"steps": order.steps, "clips": order.clips, "bfloat16": order.bfloat16}
+    train(order.runs, order.weights, **how)
+
+
 def train(
     runs: Path,
     weights: Path,
@@ -213,9 +217,7 @@ def train(
     bfloat16: bool = False,
 ) -> None:
     """Train stages to the end of their recipes, or on from their checkpoints, and ship them."""
-    shared = WEIGHTS / "shapeworld-sd"
-    encoder = CLIPTextModel.from_pretrained(shared / "text_encoder").float().eval()
-    captions = Captions(load_tokenizer(shared / "tokenizer"), encoder)
+    captions = shipped_captions()
     for stage in stages:
         source = _CLIPS.get(stage, _WHOLE).of(clips)
         small = stage == "keyframes"

@@ -315,7 +315,7 @@ def test_two_steps_of_every_model_and_its_export(tmp_path):
     for name in ("vae", "shapeworld-sd", "shapeworld-t2v", "shapeworld-animatediff"):
         options = ["--runs", str(tmp_path / "runs"), "--weights", str(tmp_path / "weights")]
         arguments = make_parser().parse_args([name, *options, "--steps", "2", "--clips", "5"])
-        train(**vars(arguments))
+        train(arguments)
 
     from diffusers import MotionAdapter, UNet2DConditionModel, UNet3DConditionModel
 
@@ -341,5 +341,12 @@ def test_two_steps_of_every_model_and_its_export(tmp_path):
 
     again = ["--runs", str(tmp_path / "again"), "--weights", str(weights), "--further", "1"]
     for name in every:
-        train(**vars(make_parser().parse_args([f"shapeworld-{name}", *again, "--clips", "5"])))
+        train(make_parser().parse_args([f"shapeworld-{name}", *again, "--clips", "5"]))
         assert steps(name) == [*every[name], every[name][-1] + 1]
+
+
+def test_only_the_tiny_wan_is_trained_elsewhere_than_on_the_cpu(tmp_path):
+    given = ["shapeworld-sd", "--device", "cuda", "--runs", str(tmp_path / "runs")]
+    with pytest.raises(SystemExit, match=r"shapeworld-sd is trained on the CPU alone, not on cuda"):
+        train(make_parser().parse_args(given))
+    assert not (tmp_path / "runs").exists()

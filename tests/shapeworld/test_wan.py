@@ -4,13 +4,11 @@ import torch
 from einops import rearrange
 from rescore.shapeworld import wan
 from rescore.shapeworld.edits import prompts
-from rescore.shapeworld.models import WEIGHTS
 from rescore.shapeworld.oracle import read
 from rescore.shapeworld.render import render
 from rescore.shapeworld.scene import caption
 from rescore.shapeworld.score import psnr
-from rescore.shapeworld.tokenizer import load_tokenizer
-from rescore.shapeworld.train.captions import Captions
+from rescore.shapeworld.train.captions import shipped_captions
 from safetensors import safe_open
 
 
@@ -84,12 +82,7 @@ def test_latents_have_the_statistics_that_a_host_takes_for_granted():
 
 
 def test_prompts_are_read_off_the_clips_made_from_them():
-    from transformers import CLIPTextModel
-
-    vae, transformer = wan.load_vae(), wan.load_transformer()
-    shared = WEIGHTS / "shapeworld-sd"
-    encoder = CLIPTextModel.from_pretrained(shared / "text_encoder").float().eval()
-    captions = Captions(load_tokenizer(shared / "tokenizer"), encoder)
+    vae, transformer, captions = wan.load_vae(), wan.load_transformer(), shipped_captions()
     scenes = prompts(5, frames=9)
     with torch.no_grad():
         text, nothing = captions([caption(s) for s in scenes]), captions([""])

@@ -13,10 +13,9 @@ from einops import rearrange
 from rescore.shapeworld import wan
 from rescore.shapeworld.render import render
 from rescore.shapeworld.scene import caption
-from rescore.shapeworld.tokenizer import load_tokenizer
 from rescore.shapeworld.train import whole_clip
 from rescore.shapeworld.train.__main__ import make_parser, train
-from rescore.shapeworld.train.captions import Captions
+from rescore.shapeworld.train.captions import shipped_captions
 from rescore.shapeworld.train.data import Source, demanding_scene
 from rescore.shapeworld.train.native import save_single_file, transformer_name, vae_name
 from rescore.shapeworld.train.optimisers import Muon
@@ -201,11 +200,7 @@ def test_lengths_take_turns_the_shortest_every_second_step():
 
 
 def test_lessons_hold_what_the_clips_show_and_the_first_text_says_nothing():
-    tokenizer = load_tokenizer(wan.WEIGHTS / "shapeworld-sd" / "tokenizer")
-    from transformers import CLIPTextModel
-
-    encoder = CLIPTextModel.from_pretrained(wan.WEIGHTS / "shapeworld-sd" / "text_encoder")
-    captions, vae = Captions(tokenizer, encoder.float().eval()), wan.load_vae()
+    captions, vae = shipped_captions(), wan.load_vae()
     source = Source(demanding_scene, {5: 3, 9: 2}, first_seed=1_000_003)
     lessons = make_lessons(vae, captions, source)
     for frames in (5, 9):
@@ -313,7 +308,7 @@ def test_two_steps_of_the_autoencoder_and_the_transformer_and_their_files(tmp_pa
     options = ["--runs", str(tmp_path / "runs"), "--weights", str(tmp_path / "weights")]
     for name in ("wan-vae", "shapeworld-wan"):
         arguments = make_parser().parse_args([name, *options, "--steps", "2", "--clips", "3"])
-        train(**vars(arguments))
+        train(arguments)
     folder = tmp_path / "weights" / "shapeworld-wan"
     curve = json.loads((folder / "loss_curve.json").read_text())
     assert {name: [step for step, _ in points] for name, points in curve.items()} == {
@@ -325,12 +320,12 @@ def test_two_steps_of_the_autoencoder_and_the_transformer_and_their_files(tmp_pa
     assert wan.load_vae(folder).config.base_dim == 8
     options[1] = str(tmp_path / "other")
     arguments = ["shapeworld-wan", *options, "--further", "1", "--clips", "3"]
-    train(**vars(make_parser().parse_args(arguments)))
+    train(make_parser().parse_args(arguments))
     curve = json.loads((folder / "loss_curve.json").read_text())
     assert [step for step, _ in curve["shapeworld-wan"]] == [8, 9]
     before = wan.load_vae(folder).state_dict()
     arguments = ["wan-vae", *options, "--further", "1", "--clips", "3"]
-    train(**vars(make_parser().parse_args(arguments)))
+    train(make_parser().parse_args(arguments))
     curve = json.loads((folder / "loss_curve.json").read_text())
     assert [step for step, _ in curve["wan-vae-long"]] == [6, 10]
     after = wan.load_vae(folder).state_dict()
