@@ -9,7 +9,6 @@ the graphs' guidance and number of sampling steps. DreamMotion and VideoDirector
 the edit, all others none. Edits of colour, shape and background, split "test".
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,7 +18,7 @@ import distillation
 import ei2
 import torch
 import videodirector_rows
-from kept import Kept, compute
+from kept import Kept, asking, compute
 from measuring import (
     Column,
     clip_of,
@@ -189,12 +188,8 @@ def report(kept: Kept) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--clips", type=int, default=16)
+    parser = asking(__doc__, clips=16)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     runs = {"peers": Run(), "loops": distillation.Run(), "ei2": ei2.Run()}

@@ -10,7 +10,6 @@ loop's were chosen on clips of the split "tune", the stages' numbers of steps on
 scenes; what is reported is "test". The mask is what a user would paint.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from kept import Kept, compute
+from kept import Kept, asking, compute
 from measuring import (
     Column,
     change,
@@ -277,12 +276,7 @@ def page(kept: Kept) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--clips", type=int, default=16)
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
-    options = parser.parse_args()
+    options = asking(__doc__, clips=16).parse_args()
     torch.set_num_threads(1)
     kept = Kept(REPORT / "figures.json", asdict(RUN))
     tasks = [(row, clip) for clip in range(options.clips) for row in (*ROWS, *WHOLE)]

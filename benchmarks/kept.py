@@ -1,5 +1,6 @@
 """Figures that take long: each is computed once, kept on disk at once, and a command goes on."""
 
+import argparse
 import json
 import os
 import time
@@ -59,6 +60,14 @@ def processes(jobs: int) -> ProcessPoolExecutor:
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(10**9))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(4 * 10**9))
     return ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,))
+
+
+def asking(doc: str | None, *, clips: int, of: str = "") -> argparse.ArgumentParser:
+    """The options that every table shares which goes on where it was stopped."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--clips", type=int, default=clips, help=of)
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    return parser
 
 
 def compute(

@@ -11,7 +11,6 @@ method those of its graph; all weights are those of the shipped graphs. Edits of
 background on shapeworld-t2v, split "test", the same draws in every row.
 """
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import torch
 from distillation import COLUMNS, GROUPS, MODEL, Run, edit_once
-from kept import Kept, compute
+from kept import Kept, asking, compute
 from measuring import (
     change,
     clip_of,
@@ -230,13 +229,9 @@ def on_tune() -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--clips", type=int, default=16)
+    parser = asking(__doc__, clips=16)
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--rows", nargs="+", help="of these groups; default: all")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     kept = Kept(FILE, {group: asdict(run) for group, run in REGIMES.items()})

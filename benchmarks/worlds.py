@@ -10,7 +10,6 @@ and background of the split "test" whose object moves straight on; all move by w
 the truth is exact and does not flicker.
 """
 
-import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -22,7 +21,7 @@ import ei2
 import numpy as np
 import torch
 import videodirector_rows
-from kept import Kept, compute
+from kept import Kept, asking, compute
 from measuring import (
     Column,
     change,
@@ -264,13 +263,9 @@ def report(kept: Kept) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--clips", type=int, default=8, help="of each world")
+    parser = asking(__doc__, clips=8, of="of each world")
     parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     runs = {"loops": distillation.Run(), "ei2": ei2.Run()}
