@@ -4,11 +4,13 @@
     python benchmarks/against_peers.py --clips 4 --rows DreamMotion "SDEdit, 0.6"
     python benchmarks/against_peers.py --clips 0    writes the page from what is there
 
-The pack's methods run as their graphs ship. The others are told again in `benchmarks/peers`, with
-the graphs' guidance and number of sampling steps. DreamMotion and VideoDirector are given a mask of
-the edit, all others none. Edits of colour, shape and background, split "test".
+The pack's methods run as their graphs ship; what their own reports hold of the same settings is
+taken from there. The others are told again in `benchmarks/peers`, with the graphs' guidance and
+number of sampling steps. DreamMotion and VideoDirector are given a mask of the edit, all others
+none. Edits of colour, shape and background, split "test".
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,6 +22,7 @@ import torch
 import videodirector_rows
 from kept import Kept, asking, compute
 from measuring import (
+    FIGURES,
     Column,
     clip_of,
     latents_of,
@@ -117,6 +120,15 @@ ROWS = {
     "EI2": partial(tuned, "ei2"),
 }
 PEERS = tuple(ROWS)[:5]
+# Where else the same is measured: the folder of the report, its row, and the settings it must have.
+ELSEWHERE = {
+    "DDS": ("distillation_report", "DDS", distillation.Run()),
+    "DreamMotion": ("distillation_report", "+ T-SSM", distillation.Run()),
+    "ASSD": ("distillation_report", "ASSD + fusion + joint", distillation.Run()),
+    "Flow-enhanced": ("distillation_report", "+ consistency", distillation.Run()),
+    "VideoDirector": ("videodirector_report", "full", videodirector_rows.Run()),
+    "EI2": ("ei2_report", "ei2", ei2.Run()),
+}
 
 
 def measured(row: str, clip: int) -> dict[str, float]:
@@ -126,6 +138,15 @@ def measured(row: str, clip: int) -> dict[str, float]:
     with torch.no_grad():
         scores = score(ROWS[row](edit, Run()).clamp(0, 1), edit)
     return {name: float(getattr(scores, name)) for name in COLUMNS}
+
+
+def take_over(kept: Kept, reports: Path = REPORT.parent) -> None:
+    """The figures that the methods' own reports hold, of those clips that are missing here."""
+    for row, (folder, name, run) in ELSEWHERE.items():
+        found = json.loads((reports / folder / FIGURES).read_text("utf-8"))
+        clips = found["edits"].get(name, []) if found["settings"] == asdict(run) else []
+        for _, clip in kept.missing((row, clip) for clip in range(len(clips))):
+            kept.add(row, clip, {column: float(clips[clip][column]) for column in COLUMNS})
 
 
 def draw(kept: Kept, rows: Sequence[str], clips: Sequence[str], file: Path) -> None:
@@ -195,6 +216,7 @@ def main() -> None:
     runs = {"peers": Run(), "loops": distillation.Run(), "ei2": ei2.Run()}
     runs["videodirector"] = videodirector_rows.Run()
     kept = Kept(REPORT / "figures.json", {name: asdict(run) for name, run in runs.items()})
+    take_over(kept)
     tasks = [(row, clip) for clip in range(options.clips) for row in options.rows]
     compute(kept, measured, tasks, jobs=options.jobs)
     write_page(REPORT, report(kept))

@@ -1,6 +1,6 @@
 """EI2 against Tune-A-Video, part by part: alignment, consistency, motion, time and memory.
 
-    python benchmarks/ei2.py              16 clips, 200 steps of tuning for each variant
+    python benchmarks/ei2.py              16 clips; each variant is tuned as the graph does
     python benchmarks/ei2.py --quick      4 clips, 100 steps: below 30 minutes on 2 cores
     python benchmarks/ei2.py --report     also writes benchmarks/ei2_report
     python benchmarks/ei2.py --split tune --rows ei2 tune-a-video --learning-rate 3e-4
@@ -123,7 +123,9 @@ class Figures:
     motion: float
     consistency: float
     flicker: float
+    psnr_edit: float
     psnr_keep: float
+    contamination: float
     iou: float
     mean_shift: float
     covariance_shift: float
@@ -189,7 +191,9 @@ def edit_once(row: str, edit: Edit, run: Run) -> TunedOutcome:
         motion=float("motion" not in scores.lost),
         consistency=frame_consistency(clip),
         flicker=scores.flicker,
+        psnr_edit=scores.psnr_edit,
         psnr_keep=scores.psnr_keep,
+        contamination=scores.contamination,
         iou=scores.iou,
         mean_shift=mean(shift.mean_shift for shift in shifts),
         covariance_shift=mean(shift.covariance_shift for shift in shifts),

@@ -1,5 +1,6 @@
 """Long tables go on where they were stopped, and what fills them computes what it says."""
 
+import json
 import os
 from dataclasses import asdict, astuple, replace
 from functools import partial
@@ -146,3 +147,23 @@ def test_a_table_by_clips_goes_on_where_it_was_stopped(tmp_path):
     assert list(table(edits[::-1])) == [(second, asdict(second)), (first, "what is there")]
     assert next(over_clips(astuple, edits, jobs=1, keep=tmp_path)) == (first, astuple(first))
     assert not list(tmp_path.rglob("*.part"))  # nothing half-written
+
+
+def test_what_a_methods_own_report_holds_is_taken_from_there(tmp_path):
+    import against_peers
+    from kept import Kept
+
+    scores = dict.fromkeys(against_peers.COLUMNS, 0.5)
+    for folder, _, run in against_peers.ELSEWHERE.values():
+        rows = {
+            name: [scores, scores] for f, name, _ in against_peers.ELSEWHERE.values() if f == folder
+        }
+        settings = asdict(run) | ({"steps": 7} if folder == "ei2_report" else {})
+        (tmp_path / folder).mkdir(exist_ok=True)
+        text = json.dumps({"settings": settings, "edits": rows})
+        (tmp_path / folder / "figures.json").write_text(text, "utf-8")
+    kept = Kept(tmp_path / "figures.json", {})
+    kept.add("DDS", 1, scores | {"hit": 1.0})
+    against_peers.take_over(kept, tmp_path)
+    assert kept.missing([("DDS", 0), ("VideoDirector", 1), ("EI2", 0)]) == [("EI2", 0)]  # 7 steps
+    assert kept.figures["DDS"]["1"]["hit"] == 1.0  # what is measured here stays
