@@ -63,7 +63,7 @@ COLUMNS = {
     "hit": Column("nearer to the truth than to the clip, %", 0, 100),
     "psnr_before": Column("PSNR to the truth before, dB", 1),
     "psnr_edit": Column("after, dB", 1),
-    "psnr_keep": Column("PSNR outside, dB", 1),
+    "psnr_keep": Column("PSNR outside the object, dB", 1),
     "flicker": Column("flicker, x 1000", 1, 1000),
 }
 
@@ -163,7 +163,9 @@ def main() -> None:
         made("python benchmarks/removal.py --report"),
         f"{len(scenes)} clips of 8 frames with a second object, held out; delta denoising by "
         f"`{MODEL}` with the settings of the graphs `remove_object` and `add_object`, within a "
-        "mask 3 pixels wider than the object. PSNR where the object changes the clip, and outside.",
+        "mask 3 pixels wider than the object. PSNR to the truth where the object changes the clip, "
+        "and to the clip outside the object. With a mask the clip's own pixels are put back where it "
+        "is black, so that all that differs outside the object lies in these 3 pixels around it.",
         "",
         *table,
         "",

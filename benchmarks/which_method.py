@@ -28,7 +28,7 @@ EDITS = {
 OBJECTS = {
     "hit": Column("nearer to the truth than to the clip, %", 0, 100),
     "psnr_edit": Column("PSNR to the truth inside, dB", 1),
-    "psnr_keep": Column("PSNR outside, after the clip's own pixels are back, dB", 1),
+    "psnr_keep": Column("PSNR outside the object, dB", 1),
     "flicker": Column("flicker, x 1000", 1, 1000),
 }
 # By report: which of its settings a graph has, too, as node and input.
@@ -172,8 +172,9 @@ def page(reports: Path = ROOT / "benchmarks") -> str:
             *table(edits, EDITS, reports),
             "",
             "For a whole object that goes or comes, the result is compared with the exact clip",
-            "that lacks or has it. Here the source's own pixels are put back outside the mask, as",
-            "the graphs do, so PSNR outside is higher than in the table above.",
+            "that lacks or has it. Outside the mask every pixel is the clip's own, as in the graphs.",
+            "The mask is 3 pixels wider than the object, and in these 3 pixels lies all that lowers",
+            "*PSNR outside the object*.",
             "",
             *table(objects, OBJECTS, reports),
             "",

@@ -9,7 +9,7 @@ from . import host, layouts
 from .files import stamp_of_model
 from .load import CATEGORY, PRECISION
 from .running import BYTES, prepared
-from .shared import PROMPT_PAIR, SEED, WINDOWS
+from .shared import NOISE_SEED, PROMPT_PAIR, WINDOWS
 from .sockets import MODEL, STAGE
 from .widgets import COMBO, FILES, FLOAT, INT, SOCKET, Node, outputs
 
@@ -145,7 +145,7 @@ class InterpolateKeyframes(Node):
         "keyframes": SOCKET("IMAGE", "The keyframes at their own size, from Video VAE Decode."),
         "steps": INT(75, 1, 999, "Steps for each pair. 75 is Show-1's; for a quick look 20 do."),
         "cfg": FLOAT(4, 0, 30, 0.1, "Guidance between the keyframes. 4 is Show-1's."),
-        "seed": SEED,
+        "seed": NOISE_SEED("frames"),
     }  # fmt: skip
 
     def interpolate(self, stage, prompts, keyframes, steps: int, cfg: float, seed: int):
@@ -201,7 +201,7 @@ class EnlargeClip(Node):
         "steps": INT(125, 1, 999, "Steps for each window. 125 is Show-1's; 30 for a quick look."),
         "cfg": FLOAT(7, 0, 30, 0.1, "Guidance for the windows. 7 is Show-1's."),
         "noise_level": INT(250, 0, 999, "As image_noise_level, for the windows. 250 is Show-1's."),
-        "seed": SEED,
+        "seed": NOISE_SEED("clip"),
     }  # fmt: skip
 
     def enlarge(
@@ -258,7 +258,7 @@ class ResampleClip(Node):
             "How far the clip is noised. 0.8 is Show-1's. If the clip changes too much, lower it; "
             "0 leaves it as it is."),
         "cfg": FLOAT(9, 0, 100, 0.1, "Guidance. 9 is what Show-1's pipeline begins with."),
-        "seed": SEED,
+        "seed": NOISE_SEED("clip"),
         **WINDOWS,
     }  # fmt: skip
 

@@ -3,7 +3,7 @@
 from . import host
 from .masks import CATEGORY
 from .running import prepared
-from .shared import CFG, PROMPT_PAIR, SEED, SOURCE_LATENT, WINDOWS
+from .shared import CFG, NOISE_SEED, PROMPT_PAIR, SOURCE_LATENT, WINDOWS
 from .sockets import MODEL, PROMPTS, TERMS
 from .widgets import BOOLEAN, COMBO, FLOAT, INT, SOCKET, STRING, Input, Node, outputs
 
@@ -23,7 +23,7 @@ def _looks(t_min: float, t_max: float, timesteps: int) -> dict[str, Input]:
         "draws": INT(1, 1, 100,
             "Noises averaged at each timestep. 1 is enough for a clip; for a single frame raise it "
             "to 5 or 10 if the mask changes with the seed.", advanced=True),
-        "seed": SEED,
+        "seed": NOISE_SEED("mask"),
     }  # fmt: skip
 
 

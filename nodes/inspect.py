@@ -2,7 +2,7 @@
 
 from . import host
 from .running import prepared
-from .shared import CFG, PROMPT_PAIR, SEED, SOURCE_LATENT
+from .shared import CFG, NOISE_SEED, PROMPT_PAIR, SOURCE_LATENT
 from .sockets import MODEL, TERMS
 from .widgets import FLOAT, SOCKET, Node, outputs
 
@@ -34,7 +34,7 @@ class InspectGradient(Node):
             "The timestep, as a share of the schedule. High ones show layout and colour, low ones "
             "detail."),
         "cfg": CFG,
-        "seed": SEED,
+        "seed": NOISE_SEED("pictures"),
     }  # fmt: skip
 
     def inspect(self, model, prompts, latent, terms, t: float, cfg: float, seed: int):

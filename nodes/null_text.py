@@ -71,10 +71,7 @@ class DecoupledGuidance(Node):
             motion_foreground, motion_background, look_foreground, look_background, strength, top_k,
             sites, look,
         )  # fmt: skip
-        mask = None if mask is None else layouts.masks_of(mask)
-        guidance = Guidance(settings, mask)
-        tell(_note(guidance))
-        return (guidance,)
+        return (Guidance(settings, None if mask is None else layouts.masks_of(mask)),)
 
 
 class NullTextOptimisation(Node):

@@ -12,7 +12,8 @@ CFG = FLOAT(9, 0, 100, 0.1,
     "raise it; if colours saturate, lower it. 1 is without guidance and takes half the time."
 )  # fmt: skip
 SEED = INT(0, 0, 0xFFFFFFFF,
-    "Draws the timesteps and noises; the same seed gives the same edit on every device."
+    "Draws the noises, and the timesteps where they are random; the same seed gives the same edit "
+    "on every device."
 )  # fmt: skip
 WINDOWS = {
     "window": INT(0, 0, 1024,
@@ -27,6 +28,14 @@ INVERTED = {
     "prompts": SOCKET(PROMPTS, "The prompts it was inverted with."),
     "trajectory": SOCKET(TRAJECTORY, "The inverted clip, from DDIM Inversion."),
 }
+
+
+def NOISE_SEED(made: str) -> Input:
+    """A seed that draws nothing but noise; `made` is what the node makes."""
+    return INT(
+        0, 0, 0xFFFFFFFF,
+        f"Draws the noise; the same seed gives the same {made} on every device.",
+    )  # fmt: skip
 
 
 def FIXED_SEED(tooltip: str, **options: Any) -> Input:

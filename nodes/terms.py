@@ -17,6 +17,7 @@ START = FLOAT(0, 0, 1, 0.01,
 END = FLOAT(1, 0, 1, 0.01,
     "Share of the steps after which the term ends; 1 is at the last step.", advanced=True
 )  # fmt: skip
+_NOWHERE = "The mask is black everywhere: the terms before this node act nowhere."
 JOINED = SOCKET(TERMS, "Other terms to combine this one with: their gradients are added.")
 
 
@@ -93,10 +94,8 @@ class GradientMask(Node):
     }  # fmt: skip
 
     def apply(self, terms: tuple, mask):
-        from ..pipelines.unchanged import BLACK
-
         mask = layouts.masks_of(mask)
-        tell(layouts.if_black(mask, BLACK))
+        tell(layouts.if_black(mask, _NOWHERE))
         return (tuple(replace(entry, masks=(*entry.masks, mask)) for entry in terms),)
 
 

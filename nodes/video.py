@@ -27,6 +27,7 @@ _MASK = SOCKET("MASK",
     "White may change; where it is black every pixel stays the clip's. One mask for the clip, or "
     "one for each frame, at any size. Without one, all of the picture may change."
 )  # fmt: skip
+_ALL_KEPT = "The mask is black everywhere: every pixel is the clip's own."
 _MODEL_AND_PROMPTS = {
     "model": SOCKET(MODEL, "The model that edits, from a loader or from Native Model."),
     "video": _VIDEO,
@@ -144,14 +145,15 @@ class EditVideoByInversion(Node):
             return _finished(model, parts, latent, latent, mask, restore_source)
         path = DDIMInversion().invert(model, prompts, latent, steps, 1.0, 0)[0]
         path = replace(path, trajectory=path.trajectory.first(back))
-        held = keep_layout > 0
+        held, black = keep_layout > 0, layouts.if_black(mask, BLACK)
         edited, _ = AttentionControlledSampling().sample(
             model, prompts, path, cfg, held, held, "refine" if held else "off", keep_layout,
-            2 * keep_layout if keep_layout < 0.5 else 1.0, "", 1024, "decoder", mask=mask,
+            2 * keep_layout if keep_layout < 0.5 else 1.0, "", 1024, "decoder",
+            mask=None if black else mask,  # either way all of the source is read
         )  # fmt: skip
         finished = _finished(model, parts, latent, edited, mask, restore_source)
-        if layouts.if_black(mask, BLACK):
-            tell(BLACK)
+        if black:
+            tell(black)
         return finished
 
 
@@ -173,12 +175,11 @@ class EditedVideo(Node):
     OPTIONAL = {"mask": _MASK}
 
     def make(self, source, images, mask=None):
-        from ..pipelines.unchanged import BLACK
         from .host.videos import components_for_frames
 
         parts, clip = components_for_frames(source), layouts.clip_from_image(images)
         _check_edit(layouts.clip_from_image(parts.images), clip, mask)
-        tell(layouts.if_black(mask, BLACK))
+        tell(layouts.if_black(mask, _ALL_KEPT))
         return _made(parts, clip, mask)
 
 

@@ -10,7 +10,7 @@ import argparse
 import shutil
 import tempfile
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -42,6 +42,10 @@ THUMBNAILS = (
     "pivotal_reconstruction",
     "videodirector",
     "videodirector_background",
+    "wan_edit_native",
+    "wan_edit_sampler",
+    "wan_flowalign",
+    "wan_flowdirector",
 )
 
 
@@ -83,9 +87,16 @@ def made_by(graph: str, kind: str) -> tuple:
     """What the node of one kind gives in a shipped graph."""
     nodes = read_workflow(HERE / "api" / f"{graph}.json")
     (number,) = (key for key, entry in nodes.items() if entry["class_type"] == kind)
+    return made_in(graph)[number]
+
+
+@cache
+def made_in(graph: str) -> dict[str, tuple]:
+    """What every node gives in a shipped graph."""
+    nodes = read_workflow(HERE / "api" / f"{graph}.json")
     with tempfile.TemporaryDirectory() as out:
-        result = run_workflow(nodes, out=Path(out), inputs=[HERE / "input"], keep=[number])
-    return result.values[number]
+        result = run_workflow(nodes, out=Path(out), inputs=[HERE / "input"], keep=list(nodes))
+    return result.values
 
 
 def beside_white(small: Tensor, like: Tensor) -> Tensor:
@@ -140,6 +151,50 @@ def paste_region() -> None:
     edit = made_by("edit_region", "ReScoreVideoVAEDecode")[0]
     whole = made_by("edit_region", "ReScorePasteRegion")[0]
     save("paste_region", beside_white(edit, whole), whole, zoom=1)
+
+
+def pick_keyframes() -> None:
+    """Every keyframe below the frame that it is of."""
+    source = clip("slow_circle")
+    keyframes = node("PickKeyframes", images=source, width=16, height=16)[0]
+    source = source[torch.linspace(0, len(source) - 1, len(keyframes)).round().int()]
+    save_strip(
+        {"clip": source, "keyframes": beside_white(keyframes, source)},
+        IMAGES / "pick_keyframes.jpg",
+        zoom=2,
+    )
+
+
+def interpolate_keyframes() -> None:
+    """Two keyframes and what is made between them, each with white where the other has a frame."""
+    keyframes, *_ = made_by("dreammotion_cascade", "ReScoreVideoVAEDecode")
+    made, *_ = made_by("dreammotion_cascade", "ReScoreInterpolateKeyframes")
+    known = torch.ones_like(made)
+    known[::4] = keyframes
+    save_strip(
+        {"keyframes": known[:9], "made": made[:9]}, IMAGES / "interpolate_keyframes.jpg", zoom=6
+    )
+
+
+def enlarge_clip() -> None:
+    small, *_ = made_by("dreammotion_cascade", "ReScoreInterpolateKeyframes")
+    large, *_ = made_by("dreammotion_cascade", "ReScoreEnlargeClip")
+    some = slice(None, None, 4)
+    save_strip(
+        {"small": beside_white(small, large)[some], "large": large[some]},
+        IMAGES / "enlarge_clip.jpg",
+        zoom=2,
+    )
+
+
+def resample_clip() -> None:
+    """The clip, and made anew under another colour from ever more noise."""
+    rows = [clip()]
+    for strength in (0.3, 0.6, 0.9):
+        (latent,) = node("ResampleClip", strength=strength, cfg=5.0, **colour_edit())
+        model = colour_edit()["model"]
+        rows.append(node("VideoVAEDecode", model=model, latent=latent)[0])
+    save("resample_clip", *rows)
 
 
 def grow_feather_mask() -> None:
@@ -250,13 +305,17 @@ PICTURES: tuple[Callable[[], None], ...] = (
     compare_clips,
     crop_to_region,
     ellipse_mask,
+    enlarge_clip,
     grow_feather_mask,
     inspect_gradient,
+    interpolate_keyframes,
     mask_from_gradient,
     mask_from_words,
     measures_table,
     paste_region,
+    pick_keyframes,
     prompts,
+    resample_clip,
     show_flow,
     show_mask,
     video_vae,

@@ -162,9 +162,7 @@ def after_a_run(request, front_end):
     page.evaluate("app.queuePrompt(0)")
     page.wait_for_function("seen.end", timeout=500_000)
     assert page.evaluate("seen.end") == "execution_success"
-    if vue:
-        photograph(page, "nodes_2", 1200, 900, of=["ReScoreDeltaDenoising", LOOP])
-    else:
+    if not vue:
         photograph(page, "delta_denoising", 2400, 860)
     return page, before
 
