@@ -164,8 +164,8 @@ def main() -> None:
         f"{len(scenes)} clips of 8 frames with a second object, held out; delta denoising by "
         f"`{MODEL}` with the settings of the graphs `remove_object` and `add_object`, within a "
         "mask 3 pixels wider than the object. PSNR to the truth where the object changes the clip, "
-        "and to the clip outside the object. With a mask the clip's own pixels are put back where it "
-        "is black, so that all that differs outside the object lies in these 3 pixels around it.",
+        "and to the clip outside the object. With a mask the clip's own pixels are put back where "
+        "it is black: all that differs outside the object lies in these 3 pixels around it.",
         "",
         *table,
         "",
