@@ -63,7 +63,7 @@ class EditVideo(Node):
         "strength": EditStrength.REQUIRED["strength"],
         "steps": INT(60, 1, 10000,
             "Steps of the edit. 60 to begin with; if the edit is unfinished, raise it. Wan and "
-            "other flow models need 20."),
+            "other flow models take 50, and the tiny Wan 20."),
         "seed": SEED,
     }  # fmt: skip
     OPTIONAL = {

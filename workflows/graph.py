@@ -39,6 +39,12 @@ IN_A_RUN = {
 }
 GROUPS = ("Load", "Describe", "Edit", "Result")
 COLOURS = {"Load": "#3f789e", "Describe": "#8a8", "Edit": "#a1309b", "Result": "#b58b2a"}
+# What belongs to one clip alone, and what to do with another.
+_MASKED = """**With another clip:** the mask that comes with the graph fits its own clip alone. \
+Load yours in *{}*: a video in black and white with as many frames as the clip, of any size. Or \
+put another node in place of *ThresholdMask*: *Box Mask*, which follows the clip's length and \
+size, or *Load Image (as Mask)*, one picture for all frames. Where an input *mask* may stay empty, \
+you can also cut its wire: then all may change."""
 
 
 class Output(NamedTuple):
@@ -136,8 +142,10 @@ class Graph:
 
     @property
     def about(self) -> str:
-        """The note, and every widget that the switch changes for a real model."""
-        return f"{self.note}\n\n{described(self.settings)}" if self.settings else self.note
+        """The note, what the switch sets for a real model, and what to do with another clip."""
+        masks = [_MASKED.format(n.title) for n in self.nodes if n.title.startswith("Mask: ")]
+        real = [described(self.settings)] if self.settings else []
+        return "\n\n".join([self.note, *real, *masks])
 
     def api(self) -> dict[str, Any]:
         def value(v: Any) -> Any:

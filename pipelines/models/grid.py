@@ -104,8 +104,9 @@ def check_masks(mask: Float[Tensor, "n H W"], frames: int) -> None:
     """Raise ValueError unless there is one mask for the whole clip or one for each frame."""
     if len(mask) not in (1, frames):
         raise ValueError(
-            f"The mask has {len(mask)} frames and the clip has {frames}. Give one mask for the "
-            "whole clip, or one for each frame."
+            f"The mask has {len(mask)} frames and the clip has {frames}. Give one mask for each "
+            "frame of this clip, or a single one for all of it, such as a picture (Load Image (as "
+            "Mask)) or a box (Box Mask)."
         )
     check_values(mask)
 

@@ -5,9 +5,14 @@ from typing import Any, NamedTuple
 
 from blueprint import Blueprint
 from graph import Output
+from rescore.nodes.video import EditVideo
 from rescore.shapeworld.scene import caption
 from rescore.shapeworld.showcase import SHOWCASE
 
+_MIDDLE = EditVideo.REQUIRED["strength"][1]["default"]
+# Of inversion it says how far the clip goes towards noise: from half the way little changes.
+_TOWARDS_NOISE = 0.8
+_STARTS = "The strength is how far the clip goes towards noise: below 0.5 little changes."
 SAM3 = "sam3.1_multiplex_fp16.safetensors"
 _SAM3_FILES = "https://huggingface.co/Comfy-Org/sam3.1/resolve/main/checkpoints"
 
@@ -28,7 +33,7 @@ class Ends(NamedTuple):
         return {"source_prompt": self.shows, "target_prompt": self.should}
 
 
-def _blueprint(method: str, words: str, strength: float = 0.3) -> tuple[Blueprint, Ends]:
+def _blueprint(method: str, words: str, strength: float = _MIDDLE) -> tuple[Blueprint, Ends]:
     name = f"edit_video_{method.lower().replace(' ', '_').replace('-', '_')}"
     whole = Blueprint(name, f"Edit Video ({method}, ReScore)", words)
     comes_in, edit = whole.comes_in, SHOWCASE["red_circle"]
@@ -123,14 +128,15 @@ def inversion() -> Blueprint:
     whole, ends = _blueprint(
         "VideoDirector",
         "Inverts a video to noise and samples it with another text, while attention is held to it; "
-        "without null-text embeddings, which take minutes. Wire an AnimateDiff model to model.",
-        strength=0.8,
+        "without null-text embeddings, which take minutes. Wire an AnimateDiff model to model. "
+        + _STARTS,
+        _TOWARDS_NOISE,
     )
     return _inverted(whole, ends, ends.model)
 
 
 def _tuned(method: str, variant: str, words: str) -> Blueprint:
-    whole, ends = _blueprint(method, words, strength=0.8)
+    whole, ends = _blueprint(method, f"{words} {_STARTS}", _TOWARDS_NOISE)
     add = whole.add
     parts = add("GetVideoComponents", "Load", "Frames", video=ends.video)
     model = add("ReScoreInflateImageModel", "Edit", model=ends.model, variant=variant)["model"]

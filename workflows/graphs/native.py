@@ -9,7 +9,7 @@ from rescore.shapeworld.scene import caption
 from rescore.shapeworld.showcase import SHOWCASE
 
 from .start import Start, distil
-from .wan import CLIP, FALLING, WAN_EDIT, real_loop
+from .wan import CLIP, FALLING, REAL_STEPS, WAN_EDIT, real_loop
 
 REAL = """**With a real model:** choose it in *Load Diffusion Model* and its VAE in *Load VAE*. \
 Replace the three *Shape-World Conditioning* by *CLIP Text Encode* behind a *Load CLIP* of type \
@@ -228,7 +228,7 @@ def edit_video_wan() -> Blueprint:
         "A red car drives along a country road, seen from the side.",
         "A blue car drives along a country road, seen from the side.",
     )
-    _edits(blueprint, patcher["MODEL"], vae["VAE"], encode, texts)
+    _edits(blueprint, patcher["MODEL"], vae["VAE"], encode, texts, steps=REAL_STEPS)
     return blueprint
 
 
@@ -258,10 +258,11 @@ def _edits(
     vae: object,
     encode: Callable[[str, object], object],
     texts: tuple[str, str],
+    **settings: float,
 ) -> None:
     """VIDEO, two prompts, a strength and perhaps a MASK in; VIDEO with its sound and rate out.
 
-    `texts` are what the prompts start with, as an example.
+    `texts` are what the prompts start with, as an example; `settings` are other ones of the loop.
     """
     add, comes_in = blueprint.add, blueprint.comes_in
     video = comes_in("video", "VIDEO")
@@ -281,8 +282,8 @@ def _edits(
     )
     model = taken["model"]
     latent = add("ReScoreVideoVAEEncode", "Edit", model=model, images=parts["images"])["latent"]
-    settings = add("ReScoreEditStrength", "Edit", strength=strength)
-    term = add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=settings["eta"])
+    strong = add("ReScoreEditStrength", "Edit", strength=strength)
+    term = add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=strong["eta"])
     distilled = add(
         "ReScoreScoreDistillation",
         "Edit",
@@ -291,7 +292,7 @@ def _edits(
         latent=latent,
         terms=term["terms"],
         mask=mask,
-        **FALLING | {name: settings[name] for name in ("cfg", "t_max", "step_size")},
+        **FALLING | settings | {name: strong[name] for name in ("cfg", "t_max", "step_size")},
     )
     images = add("ReScoreVideoVAEDecode", "Result", model=model, latent=distilled["latent"])
     made = add("ReScoreEditedVideo", "Result", source=video, images=images["images"], mask=mask)

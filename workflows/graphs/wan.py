@@ -21,6 +21,7 @@ FALLING = {
     "t_min": 0.0,
     "t_max": 0.8,
 }
+REAL_STEPS = 50  # as many as Wan's authors sample with
 # FlowEdit on a real Wan, by the authors of FiVE-Bench.
 WAN_EDIT = {"steps": 35, "t_max": 0.7, "cfg": 12.0, "source_cfg": 5.0}
 
@@ -28,7 +29,7 @@ WAN_EDIT = {"steps": 35, "t_max": 0.7, "cfg": 12.0, "source_cfg": 5.0}
 def real_loop(**others: float) -> dict[str, float]:
     """The loop's numbers for a real Wan: those of `FALLING` but for the steps, and for `others`."""
     numbers = {key: value for key, value in FALLING.items() if key != "order"}
-    return {**numbers, "steps": 50, **others}
+    return {**numbers, "steps": REAL_STEPS, **others}
 
 
 def _graph(name: str, words: str, **real: float) -> Graph:
