@@ -7,20 +7,30 @@ what comes from outside has the number -10, what goes out -20.
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from graph import WIDGETS, Graph, Node, Output
+from graph import GAP, WIDGETS, Graph, Node, Output
+from real import written
 
 INSIDE, OUTSIDE = -10, -20
 _ROW, _WIDE = 20, 160
 
 
 class Blueprint(Graph):
-    """A graph with inputs and outputs of its own."""
+    """A graph with inputs and outputs of its own.
+
+    Its numbers are a real model's. No widget in front can switch them: what is set there is passed
+    on when the graph runs, and nothing inside hears of it before. So the note inside says what a
+    tiny model wants otherwise.
+    """
+
+    note_title = "About this blueprint"
 
     def __init__(self, name: str, title: str, description: str) -> None:
         super().__init__(name, "")
         self.title, self.description = title, description
         self._inputs: list[tuple[str, str, Any]] = []
         self._outputs: list[tuple[str, Output]] = []
+        # By kind of node; None where it takes no tiny model.
+        self.tiny: dict[str, dict[str, Any]] | None = None
         self._door = Node.__new__(Node)
         self._door.number, self._door.kind, self._door.group = INSIDE, "", ""
         self._door.cls = type("Door", (), {"RETURN_TYPES": ()})
@@ -35,9 +45,24 @@ class Blueprint(Graph):
         """An output of the whole."""
         self._outputs.append((name, output))
 
+    @property
+    def about(self) -> str:
+        """What it is for, and what a tiny model wants otherwise."""
+        if self.tiny is None:
+            return self.description
+        lines = [
+            f"- *{node.title}*: " + written(self.tiny[node.kind])
+            for node in self.nodes
+            if node.kind in self.tiny
+        ]
+        words = "The numbers in here do for the tiny models that come with the pack, too."
+        if lines:
+            words = "The numbers in here are a real model's. For the tiny ones of the pack set"
+        return "\n".join([self.description, "", words, *lines])
+
     def _in_front(self, bottom: int) -> list[dict[str, Any]]:
-        """Nothing: what a blueprint is for stands in its description."""
-        return []
+        """The note alone."""
+        return [self._written(bottom, -GAP // 2)]
 
     def file(self) -> dict[str, Any]:
         """What stands in the file of a blueprint."""

@@ -121,6 +121,8 @@ def widget_values(node: Node) -> list[Any]:
 class Graph:
     """One workflow, built node by node."""
 
+    note_title = "About this graph"
+
     def __init__(self, name: str, note: str) -> None:
         self.name, self.note, self.nodes = name, note, []
         # By node and input, what a real model wants where that is not what the node begins with.
@@ -289,25 +291,28 @@ class Graph:
 
     def _in_front(self, bottom: int) -> list[dict[str, Any]]:
         """The note above the graph, and in front of it the switch; a run leaves both out."""
-        about, switch = self.about, self._switch(bottom) if self.settings else []
-        height = 60 + 22 * (about.count("\n") + len(about) // 90)
-        note = {
+        switch = self._switch(bottom) if self.settings else []
+        return [self._written(bottom, (COLUMN if switch else 0) - GAP // 2), *switch]
+
+    def _written(self, bottom: int, left: int) -> dict[str, Any]:
+        """The note, above the graph."""
+        height = 60 + 22 * (self.about.count("\n") + len(self.about) // 90)
+        return {
             "id": len(self.nodes) + 1,
             "type": "MarkdownNote",
-            "pos": [(COLUMN if switch else 0) - GAP // 2, bottom - height],
+            "pos": [left, bottom - height],
             "size": [760, height],
             "flags": {},
             "order": len(self.nodes),
             "mode": 0,
-            "title": "About this graph",
+            "title": self.note_title,
             "inputs": [],
             "outputs": [],
             "properties": {},
-            "widgets_values": [about],
+            "widgets_values": [self.about],
             "color": "#432",
             "bgcolor": "#653",
         }
-        return [note, *switch]
 
     def _switch(self, bottom: int) -> list[dict[str, Any]]:
         """The switch, which sets what a real model wants and brings back what has shipped."""

@@ -36,7 +36,7 @@ class Ends(NamedTuple):
 def _blueprint(method: str, words: str, strength: float = _MIDDLE) -> tuple[Blueprint, Ends]:
     name = f"edit_video_{method.lower().replace(' ', '_').replace('-', '_')}"
     whole = Blueprint(name, f"Edit Video ({method}, ReScore)", words)
-    comes_in, edit = whole.comes_in, SHOWCASE["red_circle"]
+    comes_in, edit, whole.tiny = whole.comes_in, SHOWCASE["red_circle"], {}
     return whole, Ends(
         video=comes_in("video", "VIDEO"),
         model=comes_in("model", "RESCORE_MODEL"),
@@ -142,6 +142,7 @@ def _tuned(method: str, variant: str, words: str) -> Blueprint:
     model = add("ReScoreInflateImageModel", "Edit", model=ends.model, variant=variant)["model"]
     prompts = add("ReScoreEncodePromptPair", "Describe", model=model, **ends.texts)["prompts"]
     latent = add("ReScoreVideoVAEEncode", "Edit", model=model, images=parts["images"])["latent"]
+    whole.tiny = {"ReScoreOneShotTune": {"steps": 100, "learning_rate": 1e-4}}
     tuned = add("ReScoreOneShotTune", "Edit", model=model, prompts=prompts, latent=latent)["model"]
     return _inverted(whole, ends, tuned, keep_layout=0.0)
 
