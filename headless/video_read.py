@@ -72,7 +72,7 @@ def read_video(path: Path) -> VideoComponents:
 
 def _unreadable(name: str, reason: str) -> str:
     return (
-        f"{name} is not a video this runner can read ({reason}). If it plays elsewhere, convert "
+        f"{name} is not a video that can be read ({reason}). If it plays elsewhere, convert "
         "it: ffmpeg -i IN -c:v libx264 OUT.mp4"
     )
 

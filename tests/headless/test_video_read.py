@@ -164,7 +164,7 @@ HOSTILE = {
 def test_what_is_no_video_is_refused(tmp_path, write_clip, smooth_frames, name):
     write_clip(tmp_path / "good.mp4", smooth_frames(3, 16, 16))
     (tmp_path / name).write_bytes(HOSTILE[name])
-    with pytest.raises(ValueError, match=rf"'{name}' is not a video this runner can read"):
+    with pytest.raises(ValueError, match=rf"'{name}' is not a video that can be read"):
         read_video(tmp_path / name)
 
 
@@ -249,7 +249,7 @@ def test_a_file_of_nothing_but_damage(tmp_path, write_clip):
 def test_cut_before_its_index_is_no_video(tmp_path, write_clip, smooth_frames):
     path = write_clip(tmp_path / "clip.mp4", smooth_frames(9, 32, 32))
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(ValueError, match="is not a video this runner can read"):
+    with pytest.raises(ValueError, match="is not a video that can be read"):
         read_video(path)
 
 
