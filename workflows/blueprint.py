@@ -8,7 +8,6 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from graph import GAP, WIDGETS, Graph, Node, Output
-from real import written
 
 INSIDE, OUTSIDE = -10, -20
 _ROW, _WIDE = 20, 160
@@ -29,8 +28,7 @@ class Blueprint(Graph):
         self.title, self.description = title, description
         self._inputs: list[tuple[str, str, Any]] = []
         self._outputs: list[tuple[str, Output]] = []
-        # By kind of node; None where it takes no tiny model.
-        self.tiny: dict[str, dict[str, Any]] | None = None
+        self.tiny = ""  # what to set for a tiny model
         self._door = Node.__new__(Node)
         self._door.number, self._door.kind, self._door.group = INSIDE, "", ""
         self._door.cls = type("Door", (), {"RETURN_TYPES": ()})
@@ -48,17 +46,7 @@ class Blueprint(Graph):
     @property
     def about(self) -> str:
         """What it is for, and what a tiny model wants otherwise."""
-        if self.tiny is None:
-            return self.description
-        lines = [
-            f"- *{node.title}*: " + written(self.tiny[node.kind])
-            for node in self.nodes
-            if node.kind in self.tiny
-        ]
-        words = "The numbers in here do for the tiny models that come with the pack, too."
-        if lines:
-            words = "The numbers in here are a real model's. For the tiny ones of the pack set"
-        return "\n".join([self.description, "", words, *lines])
+        return f"{self.description}\n\n{self.tiny}".strip()
 
     def _in_front(self, bottom: int) -> list[dict[str, Any]]:
         """The note alone."""

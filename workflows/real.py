@@ -72,16 +72,11 @@ def described(settings: list[dict[str, Any]]) -> str:
     """The switch and what it sets, for the note of a graph."""
     lines = [
         f"- *{entry['title']}*: "
-        + written({name: real for name, (_, real) in entry["widgets"].items()})
+        + ", ".join(f"`{name}` {_written(real)}" for name, (_, real) in entry["widgets"].items())
         for entry in settings
     ]
     said = "Then choose *real model* in the node *Tiny or Real Model*. It sets"
     return "\n".join([said, *lines])
-
-
-def written(widgets: dict[str, Any]) -> str:
-    """Widgets and their values, for a note."""
-    return ", ".join(f"`{name}` {_written(value)}" for name, value in widgets.items())
 
 
 def _written(value: Any) -> str:

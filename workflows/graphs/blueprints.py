@@ -36,7 +36,7 @@ class Ends(NamedTuple):
 def _blueprint(method: str, words: str, strength: float = _MIDDLE) -> tuple[Blueprint, Ends]:
     name = f"edit_video_{method.lower().replace(' ', '_').replace('-', '_')}"
     whole = Blueprint(name, f"Edit Video ({method}, ReScore)", words)
-    comes_in, edit, whole.tiny = whole.comes_in, SHOWCASE["red_circle"], {}
+    comes_in, edit = whole.comes_in, SHOWCASE["red_circle"]
     return whole, Ends(
         video=comes_in("video", "VIDEO"),
         model=comes_in("model", "RESCORE_MODEL"),
@@ -48,6 +48,9 @@ def _blueprint(method: str, words: str, strength: float = _MIDDLE) -> tuple[Blue
 
 
 def _distilled(whole: Blueprint, ends: Ends, terms: Output, **controls: Output) -> Blueprint:
+    whole.tiny = (
+        "With a tiny model of the pack take a strength of 0.3: at 0.5 it moves the background, too."
+    )
     edit = whole.add(
         "ReScoreEditVideo",
         "Edit",
@@ -142,7 +145,10 @@ def _tuned(method: str, variant: str, words: str) -> Blueprint:
     model = add("ReScoreInflateImageModel", "Edit", model=ends.model, variant=variant)["model"]
     prompts = add("ReScoreEncodePromptPair", "Describe", model=model, **ends.texts)["prompts"]
     latent = add("ReScoreVideoVAEEncode", "Edit", model=model, images=parts["images"])["latent"]
-    whole.tiny = {"ReScoreOneShotTune": {"steps": 100, "learning_rate": 1e-4}}
+    whole.tiny = (
+        "With the tiny image model of the pack set `steps` 100 and `learning_rate` 0.0001 in "
+        "*One-Shot Tune*."
+    )
     tuned = add("ReScoreOneShotTune", "Edit", model=model, prompts=prompts, latent=latent)["model"]
     return _inverted(whole, ends, tuned, keep_layout=0.0)
 
