@@ -201,6 +201,10 @@ def guided(without: Prediction, prompted: Prediction, cfg: float | int) -> Predi
 
 # --- gradients ------------------------------------------------------------------------------------
 
+# The largest power of two to scale by is 2^126, which float32 holds; the tiniest gradients stay
+# below 1.
+_LARGEST_POWER = 126
+
 
 def pull_back(
     gradients: Sequence[Tensor], outputs: Sequence[Tensor], leaf: Tensor, *, keep: bool = False
@@ -215,7 +219,7 @@ def pull_back(
     if largest == 0:
         return torch.zeros_like(leaf)
     # NaN and infinity stay: the caller checks for them.
-    scale = 2.0 ** -math.frexp(largest)[1] if math.isfinite(largest) else 1.0
+    scale = 2.0 ** min(-math.frexp(largest)[1], _LARGEST_POWER) if math.isfinite(largest) else 1.0
     with torch.inference_mode(False):
         scaled = [
             (scale * gradient).to(output.dtype)

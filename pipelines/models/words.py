@@ -19,6 +19,7 @@ _UNSPACED = (
 _JOINERS = "\u200c\u200d"  # which join several emoji to one, or keep letters apart in a word
 _SKIN = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"  # colours of an emoji
 _BREAK = "\u200b"  # parts words without a space
+_LETTERS_I = {ord("\u0131"): "i", ord("\u0307"): None}  # without a dot, and a dot by itself
 _BEGIN, _END = f"(?<![^ {_UNSPACED}])", f"(?![^ {_UNSPACED}])"
 
 
@@ -84,7 +85,8 @@ def _folded(text: str) -> tuple[str, list[int]]:
     characters the number of the one in the text (NFC) that it comes from, and that of the end.
 
     Unicode folds some letters to several: "ß" to "ss", as in capitals. What only says how others
-    are drawn, such as a soft hyphen or a mark of direction, folds to nothing.
+    are drawn, such as a soft hyphen or a mark of direction, folds to nothing. All letters i are
+    one, with a dot or without: Turkish and English pair their capitals differently.
     """
     composed = unicodedata.normalize("NFC", text)
     pieces = [_fold(c) if _belongs_to_a_word(c) else " " for c in composed]
@@ -92,7 +94,7 @@ def _folded(text: str) -> tuple[str, list[int]]:
 
 
 def _fold(c: str) -> str:
-    return "" if _says_how(c) else c.casefold()
+    return "" if _says_how(c) else c.casefold().translate(_LETTERS_I)
 
 
 def _says_how(c: str) -> bool:

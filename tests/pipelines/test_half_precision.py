@@ -113,3 +113,11 @@ def test_a_power_of_two_rounds_nothing():
     found = pull_back(gradients, outputs, leaf, keep=True)
     assert torch.equal(found, torch.autograd.grad(outputs, leaf, gradients)[0])
     assert torch.equal(pull_back([0 * leaf.detach()], [leaf.cos()], leaf), torch.zeros_like(leaf))
+
+
+@pytest.mark.parametrize("size", [1e-45, 1e-42, 1e-39, 1e-38, 1e37])
+def test_no_gradient_is_too_small_or_too_large_to_scale(size):
+    leaf = drawn(3, 5, seed=5).requires_grad_()
+    given = torch.full((3, 5), size)
+    found = pull_back([given], [4 * leaf], leaf)
+    torch.testing.assert_close(found / 4, given, rtol=1e-6, atol=0)
