@@ -43,24 +43,16 @@ class SpectralLinear(TrainedLinear):
         self, weight: Tensor, bias: Tensor | None = None, generator: torch.Generator | None = None
     ) -> None:
         super().__init__(weight, bias)
+        # Only its size is used. The draw keeps what a seed draws for the layers after this one.
         u = torch.randn(len(weight), generator=generator, dtype=self.weight.dtype)
-        self.register_buffer("u", functional.normalize(u, dim=0).to(weight.device))
-        self.refine(iterations=1000)
+        self.register_buffer("u", u.to(weight.device))
+        self.settle()
 
     @torch.no_grad()
-    def refine(self, iterations: int = 1, tolerance: float = 1e-7) -> None:
-        """Power iteration on the left singular vector, until sigma grows by less than `tolerance`.
-
-        After a small change of the weights, one iteration is enough.
-        """
-        last, u = 0.0, self.u
-        for _ in range(iterations):
-            v = functional.normalize(self.weight.T @ u, dim=0)
-            image = self.weight @ v
-            u, norm = functional.normalize(image, dim=0), image.norm().item()
-            if not norm > last * (1 + tolerance):
-                break
-            last = norm
+    def refine(self) -> None:
+        """One power iteration, which is enough after a small change of the weights."""
+        v = functional.normalize(self.weight.T @ self.u, dim=0)
+        u = functional.normalize(self.weight @ v, dim=0)
         # A new tensor: copies of the layer may share the old one.
         self.u = u if torch.isfinite(u).all() and u.any() else self.u
 

@@ -132,8 +132,11 @@ def frame_loss(
     """The mean squared difference between the mean keys of frames, over the tokens of a mask.
 
     Implements L_K (VideoDirector, Eq. 3) as in the authors' code: tokens may change places. Mask
-    values between 0 and 1 are weights. Frames in which the mask selects nothing do not count. If it
-    selects nothing at all, the loss is exactly 0, with a zero gradient.
+    values between 0 and 1 are weights. If the mask selects nothing at all, the loss is exactly 0,
+    with a zero gradient.
+
+    Deviation: frames in which the mask selects nothing do not count; in the authors' code they
+    count as equal. So an object that is seen for a part of the clip is held there as firmly.
     """
     weight = rearrange(mask.to(current), "f n -> f n 1")
     total = weight.sum(dim=1)
@@ -179,7 +182,7 @@ def guidance_loss(
 
     `maps` and `keys` hold (reference, current) for each layer. They are averaged over the layers,
     each with its factor in `weights`. `foreground` is the share of each token that the mask covers,
-    by the number of tokens in a frame.
+    by the number of tokens in a frame. In the authors' code a token is foreground or not.
 
     Deviation: multiplied by the clip's number of latent pixels (frames x height x width), divided
     by that of the paper's clips. The gradient of a mean becomes smaller in a larger clip; with this

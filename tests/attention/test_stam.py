@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from rescore.attention.linear import SpectralLinear, TrainedLinear
+from rescore.attention.linear import SpectralLinear, TrainedLinear, drawn_weight
 from rescore.attention.stam import TEMPORAL, ShiftRestrictedTemporalAttention, instance_center
 from rescore.attention.temporal import TemporalAttention, instance_norm, layer_norm
 from torch import nn
@@ -29,7 +29,7 @@ def trained(kind: str, seed: int = 1, scale: float = 3.0) -> TemporalAttention:
             )
     for part in module.modules():
         if isinstance(part, SpectralLinear):
-            part.refine(iterations=10_000, tolerance=1e-15)
+            part.settle()
     return module
 
 
@@ -142,11 +142,19 @@ def test_spectral_norm_is_the_largest_singular_value(shape):
     generator = torch.Generator().manual_seed(3)
     weight = torch.randn(shape, generator=generator, dtype=torch.float64)
     layer = SpectralLinear(weight, generator=generator)
-    layer.refine(iterations=10_000, tolerance=1e-16)
+    layer.settle()
     torch.testing.assert_close(layer.sigma, torch.linalg.svdvals(weight)[0], rtol=1e-10, atol=0.0)
     torch.testing.assert_close(
         torch.linalg.matrix_norm(layer.map, 2), torch.ones((), dtype=weight.dtype)
     )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_spectral_norm_is_exact_from_the_beginning(seed):
+    """Also where the largest singular values lie close together, as in wide random maps."""
+    generator = torch.Generator().manual_seed(seed)
+    layer = SpectralLinear(drawn_weight(317, 331, generator), generator=generator)
+    assert torch.linalg.matrix_norm(layer.map.double(), 2).item() == pytest.approx(1, abs=2e-6)
 
 
 def test_one_refinement_follows_a_small_change():
@@ -187,7 +195,7 @@ def test_as_printed_is_equation_9_to_the_letter():
 def test_the_gradient_goes_through_the_norm():
     generator = torch.Generator().manual_seed(3)
     layer = SpectralLinear(torch.randn(5, 3, generator=generator, dtype=torch.float64))
-    layer.refine(iterations=10_000, tolerance=1e-16)
+    layer.settle()
     x = torch.randn(7, 3, generator=generator, dtype=torch.float64)
 
     def outputs(weight):

@@ -39,6 +39,7 @@ METHODS = {  # what makes a graph the method it is
         "layout_control", "background_control", "prompt_control"
     },
     "ReScoreInflateImageModel": {"variant"},
+    "ReScoreOneShotTune": {"preview_describe"},  # as the graph's own inversion
 }  # fmt: skip
 OF_THE_CLIP = {
     "ReScoreBoxMask": {
@@ -98,6 +99,34 @@ def test_the_note_names_what_the_switch_sets_and_the_switch_knows_what_has_shipp
             assert {node["class_type"] for node in alike} == {entry["node"]}
             assert [node["inputs"][name] for node in alike] == [tiny] * len(alike) != []
     assert note.count("\n- *") == len(settings)
+
+
+def widgets(file: Path, side: int) -> dict[str, dict]:
+    """By the class of a node, its widgets for the tiny model (side 0) or a real one (1)."""
+    _, settings = notes_and_switches(file)
+    nodes = json.loads(file.read_text("utf-8")).values()
+    found = {node["class_type"]: dict(node["inputs"]) for node in nodes}
+    for entry in settings:
+        found[entry["node"]] |= {name: pair[side] for name, pair in entry["widgets"].items()}
+    return found
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["tiny", "real"])
+@pytest.mark.parametrize("name", ["ei2", "tune_a_video"])
+def test_previews_of_tuning_are_made_as_the_graph_edits(name, side):
+    nodes = widgets(WORKFLOWS / "api" / f"{name}.json", side)
+    tuning = nodes["ReScoreOneShotTune"]
+    assert tuning["preview_cfg"] == nodes["ReScoreAttentionControlledSampling"]["cfg"]
+    # The inversion of a preview has the source prompt, as at cfg 1, or none, as at 0.
+    assert tuning["preview_describe"] == nodes["ReScoreDDIMInversion"]["cfg"]
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["tiny", "real"])
+@pytest.mark.parametrize("name", ["dreammotion", "dreammotion_cascade", "mixed_terms"])
+def test_a_step_of_temporal_self_similarity_is_as_long_as_its_help_says_it_may_be(name, side):
+    nodes = widgets(WORKFLOWS / "api" / f"{name}.json", side)
+    weight = nodes["ReScoreTemporalSelfSimilarity"]["weight"]
+    assert 30 <= weight * nodes["ReScoreScoreDistillation"]["step_size"] <= 300
 
 
 # Of a graph: what holds or moves the edit there, its input, and the value that switches it off.

@@ -88,6 +88,7 @@ def assd() -> Graph:
 
 def structure(start: Start, terms: object) -> object:
     """DreamMotion's two terms that hold space and time."""
+    start.graph.real["ReScoreTemporalSelfSimilarity"] = {"weight": 250}  # at four times the step
     terms = start.graph.add("ReScoreSpatialSelfSimilarity", "Edit", terms=terms)["terms"]
     return start.graph.add("ReScoreTemporalSelfSimilarity", "Edit", terms=terms)["terms"]
 
@@ -98,7 +99,6 @@ def dreammotion() -> Graph:
         "## DreamMotion\nDelta denoising within a box around the object, as the paper does, and "
         "self-similarity that holds shapes in space and in time.\n\n" + VIDEO_MODEL,
     )
-    graph.real["ReScoreTemporalSelfSimilarity"] = {"weight": 250}  # at four times the step size
     start = Start(graph, "shapeworld-t2v", "red_circle")
     box = graph.add("ReScoreBoundingBoxMask", "Describe", mask=start.painted_mask("red_circle"))[
         "mask"

@@ -79,6 +79,7 @@ def ei2() -> Graph:
         "with another prompt. What it has learned is saved for later; the charts show how far each "
         "layer along time moves the statistics of what passes through it.\n\n" + IMAGE_MODEL,
     )
+    graph.real["ReScoreOneShotTune"] = {"preview_describe": True}  # as the inversion below
     start, model = learn(graph, "ei2")
     shift = graph.add(
         "ReScoreCovariateShift", "Edit", model=model, prompts=start.prompts, latent=start.latent
@@ -114,6 +115,6 @@ def tune_a_video() -> Graph:
     # Of a real model: inverted without a prompt, and sampled with the authors' guidance.
     graph.real["ReScoreVideoVAEEncode"] = {"posterior": "sample"}
     graph.real["ReScoreDDIMInversion"] = {"cfg": 0}
-    graph.real["ReScoreOneShotTune"] = {"preview_cfg": 12.5}
+    graph.real["ReScoreOneShotTune"] = {"preview_cfg": 12.5, "preview_describe": False}
     _invert_and_sample(*learn(graph, "tune-a-video"), cfg=12.5)
     return graph
