@@ -211,7 +211,8 @@ def attention_maps(
 
 _JOINT = (
     " Where text and image share one attention, as in a cascade of pixels, there are no layers of "
-    "text alone: leave out SA-II, cross-attention control and masks from words."
+    "text alone: in Attention-Controlled Sampling set prompt_control to off, and in place of Mask "
+    "from Words paint a mask."
 )
 
 

@@ -103,7 +103,7 @@ class PickKeyframes(Node):
         from ..pipelines.cascade.interpolation import SPAN
         from ..pipelines.cascade.keyframes import cut, masks_of_keyframes, picked
 
-        clip = layouts.clip_from_image(images)
+        clip = _clip(images)
         masks = torch.ones(1, *clip.shape[3:]) if mask is None else layouts.masks_of(mask)
         masks = masks_of_keyframes(masks, clip.shape[2], frames)
         if aspect == "crop":
@@ -154,7 +154,7 @@ class InterpolateKeyframes(Node):
         from ..pipelines.cascade.interpolation import SPAN, interpolate
 
         _of_role(stage, "interpolation")
-        clip = layouts.clip_from_image(keyframes)
+        clip = _clip(keyframes) * 2 - 1
         pairs = clip.shape[2] - 1
         memory = _memory(stage, SPAN * clip.shape[3] * clip.shape[4])
         with (
@@ -163,7 +163,7 @@ class InterpolateKeyframes(Node):
             host.alone(stage, "network", memory=memory),
         ):
             made = interpolate(
-                (clip * 2 - 1).float().to(stage.device),
+                clip.to(stage.device),
                 stage,
                 prompts.embeddings.target,
                 prompts.embeddings.negative,
@@ -215,13 +215,12 @@ class EnlargeClip(Node):
 
         _of_role(image_stage, "image-sr")
         _of_role(stage, "video-sr")
-        clip = layouts.clip_from_image(images)
-        show = _shows(image_steps + steps * len(sr.spans(clip.shape[2])))
+        small = _clip(images) * 2 - 1
+        show = _shows(image_steps + steps * len(sr.spans(small.shape[2])))
         generator = torch.Generator().manual_seed(seed)
         texts = prompts.embeddings.target, prompts.embeddings.negative
-        pixels = factor**2 * clip.shape[3] * clip.shape[4]
+        pixels = factor**2 * small.shape[3] * small.shape[4]
         with torch.inference_mode(False), torch.no_grad():
-            small = (clip * 2 - 1).float()
             sr.check_size(stage, *(factor * side for side in small.shape[-2:]), factor)
             with host.alone(image_stage, "network", memory=_memory(image_stage, pixels)):
                 large = sr.big_first_frame(
@@ -300,6 +299,16 @@ def _of_role(stage: Any, role: str) -> None:
             f"{stage.name} {ROLES[stage.role]}, and here goes a stage that {ROLES[role]}. Load "
             "that one with Load Cascade Stage."
         )
+
+
+def _clip(images: Any) -> Any:
+    """IMAGE as a clip `[1, 3, f, h, w]` in 0..1, float32, with frames, and of finite pixels."""
+    from ..pipelines.models.codec import check_frames, check_pixels
+
+    clip = layouts.clip_from_image(images).float()
+    check_frames(clip)
+    check_pixels(clip[0].movedim(1, 0), 0)
+    return clip
 
 
 def _memory(stage: Any, pixels: int) -> int:

@@ -107,17 +107,17 @@ def own(model, what: str) -> None:
 
 
 def of_stable_diffusion(model, what: str) -> None:
-    """As `own`, and check that the model is no transformer.
+    """As `own`, and check that the model is no transformer and no cascade.
 
     Raises:
         ValueError: for another model; the message names `what`.
     """
     own(model, what)
-    if model.kind in ("wan", "cascade"):
+    others = {"wan": "a transformer", "cascade": "a cascade of pixels"}
+    if model.kind in others:
         raise ValueError(
-            f"{what} works on UNets, and {model.name} is a model of kind {model.kind!r}. "
-            "Use Load Image "
-            "Model for it."
+            f"{what} works on UNets of Stable Diffusion and their kin, and {model.name} is "
+            f"{others[model.kind]}. Load a model with Load Image Model for it."
         )
 
 

@@ -178,7 +178,8 @@ def marked_of_read(
     if is_joint(unet.get_submodule(site.name)):
         raise ValueError(
             f"{site.name} reads the text and the image in one attention, and a part of the image "
-            "cannot be kept from it there. Leave SA-II out, or use a Stable Diffusion 1.x model."
+            "cannot be kept from it there. In Attention-Controlled Sampling switch "
+            "background_control off, or use a Stable Diffusion 1.x model."
         )
     block = unet.get_submodule(site.name.rpartition(".")[0])
     if not isinstance(block, VideoBlock):

@@ -48,6 +48,20 @@ def numbers_of(row: Row, clips: int = 1) -> range:
     return range(first, first + clips)
 
 
+def one_text_a_clip(cond: Cond, z: Latents, name: str) -> None:
+    """Raise a ValueError unless there is one text embedding `[l, d]` for each clip of `z`."""
+    if cond.ndim == 4:
+        raise ValueError(
+            f"{name} takes one text embedding for a whole clip, and here is one for each frame. "
+            'Choose "one for the clip" in Null-Text Optimisation, or use an AnimateDiff model.'
+        )
+    if cond.ndim != 3 or len(cond) != len(z):
+        raise ValueError(
+            f"The text embeddings have shape {list(cond.shape)}, the latents {list(z.shape)}. "
+            f"{name} takes one embedding [tokens, width] for each of the {len(z)} clips."
+        )
+
+
 class LatentSpace(NamedTuple):
     """What two models must agree on to read the same latents."""
 

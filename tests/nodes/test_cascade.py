@@ -315,7 +315,9 @@ def test_a_clip_that_was_not_made_small_is_told(run, scene, clip):
 
 
 def test_what_reads_attention_to_text_alone_is_told(run, scene):
-    with pytest.raises(ValueError, match=r"text and image share one attention.*leave out SA-II"):
+    with pytest.raises(
+        ValueError, match=r"share one attention.*prompt_control to off.*paint a mask"
+    ):
         run("ReScoreMaskFromWords", **scene, words="circle")
 
 
@@ -327,6 +329,87 @@ def test_an_image_model_cannot_guide_pixels(run, scene):
         run("ReScoreScoreDistillation", **scene, terms=terms, steps=1)
 
 
-def test_what_needs_latents_or_another_network_refuses_a_cascade(run, scene):
-    with pytest.raises(ValueError, match="a model of kind 'cascade'"):
-        run("ReScoreInflateImageModel", model=scene["model"])
+@pytest.mark.parametrize(
+    ("node", "with_latent"),
+    [
+        ("ReScoreInflateImageModel", False),
+        ("ReScoreSaveTunedWeights", False),
+        ("ReScoreOneShotTune", True),
+        ("ReScoreCovariateShift", True),
+    ],
+)
+def test_what_needs_another_network_refuses_a_cascade(run, scene, node, with_latent):
+    inputs = scene if with_latent else {"model": scene["model"]}
+    with pytest.raises(
+        ValueError, match=r"works on UNets of Stable Diffusion .*a cascade of pixels"
+    ):
+        run(node, **inputs)
+
+
+def test_null_text_takes_one_embedding_for_the_clip(run, scene):
+    """Per frame, a cascade's models read none; the sentence names the widget's other choice."""
+    trajectory, _ = run("ReScoreDDIMInversion", **scene, steps=2)
+    inputs = {name: scene[name] for name in ("model", "prompts")} | {"trajectory": trajectory}
+    with pytest.raises(ValueError, match=r'one text embedding for a whole.*"one for the clip"'):
+        run("ReScoreNullTextOptimisation", **inputs, embeddings="one per frame")
+    null_text, *_ = run(
+        "ReScoreNullTextOptimisation", **inputs, embeddings="one for the clip", inner_steps=1
+    )
+    plain = {"layout_control": True, "background_control": False, "prompt_control": "off"}
+    run("ReScoreAttentionControlledSampling", **inputs, **plain, null_text=null_text)
+
+
+@pytest.mark.parametrize(
+    ("controls", "said"),
+    [
+        ({"background_control": True, "prompt_control": "off"}, "switch background_control off"),
+        ({"background_control": False, "prompt_control": "refine"}, "set prompt_control to off"),
+    ],
+)
+def test_controls_that_joint_attention_cannot_have_are_told_by_their_widgets(
+    run, scene, controls, said
+):
+    trajectory, _ = run("ReScoreDDIMInversion", **scene, steps=2)
+    with pytest.raises(ValueError, match=f"Attention-Controlled Sampling {said}"):
+        run(
+            "ReScoreAttentionControlledSampling", model=scene["model"], prompts=scene["prompts"],
+            trajectory=trajectory, mask=torch.eye(16)[None], **controls,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["text-to-video", "image", "wan"])
+def test_latents_of_pixels_and_of_others_do_not_mix(
+    run, scene, load, clip, kind, monkeypatch, model_folders
+):
+    monkeypatch.setenv("RESCORE_MODELS", str(model_folders))
+    other = load(kind)
+    with pytest.raises(ValueError, match="The latents have"):
+        run("ReScoreVideoVAEDecode", model=other, latent=scene["latent"])
+    latent = run("ReScoreVideoVAEEncode", model=other, images=clip(5, 16, 16))[0]
+    with pytest.raises(ValueError, match="The latents have"):
+        run("ReScoreVideoVAEDecode", model=scene["model"], latent=latent)
+    with pytest.raises(ValueError, match="The latents have"):
+        edit(run, scene | {"latent": latent})
+
+
+def test_frames_that_are_none_are_told_by_every_node_that_takes_them(run, cascade, scene, clip):
+    texts = {"prompts": scene["prompts"]}
+    between, image, large = (cascade(role) for role in ("interpolation", "image-sr", "video-sr"))
+    for images, said in (
+        (clip(3, 8, 16) * torch.nan, "NaN or infinite pixels in frames 0 to 2"),
+        (clip(3, 8, 16)[:0], "has no frames"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            run("ReScorePickKeyframes", images=images, frames=2)
+        with pytest.raises(ValueError, match=said):
+            run("ReScoreInterpolateKeyframes", **texts, stage=between, keyframes=images)
+        with pytest.raises(ValueError, match=said):
+            run("ReScoreEnlargeClip", **texts, image_stage=image, stage=large, images=images)
+
+
+def test_keyframes_whose_sides_fit_no_stage_are_told(run, cascade, scene, clip):
+    with pytest.raises(ValueError, match=r"13 x 15, .*multiples of 4. Choose .*Pick Keyframes"):
+        run(
+            "ReScoreInterpolateKeyframes", prompts=scene["prompts"], keyframes=clip(2, 15, 13),
+            stage=cascade("interpolation"), steps=1,
+        )  # fmt: skip

@@ -147,7 +147,11 @@ def inverted(run, given):
     [
         ("ReScoreInflateImageModel", {}, "Inflate Image Model works on UNets"),
         ("ReScoreOneShotTune", {"steps": 1}, "One-Shot Tune works on UNets"),
-        ("ReScoreCovariateShift", {}, "works on UNets, and wan is a model of kind 'wan'"),
+        (
+            "ReScoreCovariateShift",
+            {},
+            "Diffusion and their kin, and wan is a transformer",
+        ),
         ("ReScoreSaveTunedWeights", {}, "Save Tuned Weights works on UNets"),
         ("ReScoreLoadAnimateDiffModel", {"motion_module": "motion"}, "works on UNets"),
     ],

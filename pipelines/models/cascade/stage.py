@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ....attention.unet.layers import UNetLayers
-from ..denoiser import Cond, Denoiser, LatentSpace
+from ..denoiser import Cond, Denoiser, LatentSpace, one_text_a_clip
 from ..fingerprint import pieces_of_weights
 from ..process import Latents, Level, Prediction, VariancePreserving, noised
 
@@ -177,11 +177,7 @@ class Stage:
                 f"The frames are {width} x {height}, and {self.name} takes sides that are "
                 f"multiples of {self.multiple}. Choose such a size in Pick Keyframes."
             )
-        if cond.ndim != 3 or len(cond) != len(z):
-            raise ValueError(
-                f"The text embeddings have shape {list(cond.shape)}, the latents {list(z.shape)}. "
-                f"{self.name} takes one embedding [tokens, width] for each of the {len(z)} clips."
-            )
+        one_text_a_clip(cond, z, self.name)
         if cond.shape[-1] != self.text_width:
             raise ValueError(
                 f"The text embeddings are {cond.shape[-1]} wide, {self.name} takes "

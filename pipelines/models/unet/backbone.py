@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ....attention.unet.layers import UNetLayers
-from ..denoiser import Cond, Denoiser, LatentSpace
+from ..denoiser import Cond, Denoiser, LatentSpace, one_text_a_clip
 from ..fingerprint import pieces_of_weights
 from ..process import Latents, VariancePreserving
 from ..text import EncodedPrompt, encode_prompt
@@ -163,7 +163,16 @@ class Backbone:
         return posterior.mean.to(pixels.device).float(), posterior.std.to(pixels.device).float()
 
     def decode_frames(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
-        """The pixels of unscaled latents, about -1..1, float32."""
+        """The pixels of unscaled latents, about -1..1, float32.
+
+        Raises:
+            ValueError: if they have a wrong number of channels.
+        """
+        if (found := latents.shape[1]) != (channels := self.vae.config.latent_channels):
+            raise ValueError(
+                f"The latents have {found} channels, this VAE takes {channels}. Decode them with "
+                "the VAE of the model that made them."
+            )
         pixels = self.vae.decode(self._for_vae(latents)).sample
         return pixels.to(latents.device).float()
 
@@ -204,11 +213,8 @@ class Backbone:
                 f"The clip has {frames} frames; the motion module of {self.name} knows "
                 f"{self.max_frames}. Edit a shorter clip, or use a motion module for longer ones."
             )
-        if cond.ndim == 4 and self.kind == "text-to-video":
-            raise ValueError(
-                f"{self.name} is a text-to-video model and takes one text embedding for a whole "
-                "clip. Use an AnimateDiff model for an embedding per frame."
-            )
+        if self.kind == "text-to-video":
+            one_text_a_clip(cond, z, self.name)
         leading = (b, frames)[: cond.ndim - 2]
         if cond.ndim not in (3, 4) or tuple(cond.shape[:-2]) != leading:
             raise ValueError(

@@ -11,7 +11,7 @@ from torch import nn
 
 from ....attention.dit.processor import WanLayers
 from ..coded import CodedModel, EncodeText
-from ..denoiser import Cond, Denoiser, LatentSpace
+from ..denoiser import Cond, Denoiser, LatentSpace, one_text_a_clip
 from ..fingerprint import pieces_of_weights
 from ..process import Latents, RectifiedFlow
 from .codec import WanCodec
@@ -104,7 +104,7 @@ class WanModel(CodedModel):
         return output.to(z.device, torch.float32)
 
     def _check(self, z: Latents, cond: Cond) -> None:
-        config, clips = self.transformer.config, len(z)
+        config = self.transformer.config
         if z.shape[1] != config.in_channels:
             raise ValueError(
                 f"The latents have {z.shape[1]} channels, {self.name} takes {config.in_channels}. "
@@ -117,11 +117,7 @@ class WanModel(CodedModel):
                 f"them in blocks of {config.patch_size[2]} x {config.patch_size[1]}. Encode the "
                 "clip with Video VAE Encode, which pads it."
             )
-        if cond.ndim != 3 or len(cond) != clips:
-            raise ValueError(
-                f"The text embeddings have shape {list(cond.shape)}, the latents {list(z.shape)}. "
-                f"{self.name} takes one embedding [tokens, width] for each of the {clips} clips."
-            )
+        one_text_a_clip(cond, z, self.name)
         if cond.shape[-1] != config.text_dim:
             raise ValueError(
                 f"The text embeddings are {cond.shape[-1]} wide, {self.name} takes "
