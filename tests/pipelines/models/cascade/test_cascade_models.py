@@ -60,6 +60,41 @@ def test_names_and_shapes_of_published_weights_are_those_of_the_authors_code():
         assert found == shape, name
 
 
+# Six numbers of what the authors' own UNet3DConditionModel (showlab/Show-1 at 35a71b6, its imports
+# led to today's diffusers) said of `asked`, with the weights of `numbered`.
+AUTHORS = {
+    ("keyframes", False): [0.65596, 2.11423, 2.29737, -0.63430, 0.05265, 0.70968],
+    ("keyframes", True): [0.91544, 0.73969, 3.65024, -0.62089, 0.12371, 1.36919],
+    ("interpolation", False): [0.39328, 2.18055, 1.55474, -0.07244, -0.22701, 0.55666],
+    ("video-sr", False): [0.53792, 2.82752, 2.45187, 0.46687, -1.11878, 2.76386],
+}
+
+
+def numbered(unet: torch.nn.Module) -> torch.nn.Module:
+    """The UNet with random weights that depend on their names and shapes alone."""
+    for number, (_, weight) in enumerate(sorted(unet.named_parameters())):
+        noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(number))
+        weight.copy_(1 + noise / 10 if weight.ndim == 1 else noise / weight[0].numel() ** 0.5)
+    return unet
+
+
+def asked(role: str) -> tuple[torch.Tensor, ...]:
+    """Frames, timesteps, texts and labels."""
+    generator = torch.Generator().manual_seed(5)
+    clip = torch.randn(2, settings(role)["in_channels"], 5, 20, 12, generator=generator)
+    text = torch.randn(2, 7, TEXT_WIDTH, generator=generator)
+    labels = torch.tensor([250, 90]) if role.endswith("sr") else None
+    return clip, torch.tensor([703, 11]), text, labels
+
+
+@pytest.mark.parametrize(("role", "input_layer"), AUTHORS)
+def test_outputs_are_those_of_the_authors_code(role, input_layer):
+    unet = numbered(tiny_unet(role, transfromer_in_opt=input_layer))
+    found = unet(*asked(role)).flatten()[::1777][:6]
+    expected = torch.tensor(AUTHORS[role, input_layer])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_an_input_layer_along_time_is_there_where_the_settings_ask_for_it():
     names = tiny_unet(transfromer_in_opt=True).state_dict()
     assert names["transformer_in.proj_in.weight"].shape == (512, 32)
