@@ -1,13 +1,13 @@
 """CONDITIONING of the host's: a handle in place of it, and the words that it was made of."""
 
-import hashlib
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, tensor
 
 from ...pipelines.models.text import EncodedPrompt, spans_of
+from .fingerprint import digest_of
 
 PROMPT = "rescore_prompt"  # the entry of a CONDITIONING that holds its `EncodedPrompt`
 
@@ -78,9 +78,13 @@ def handle_of(conditioning: list) -> Tensor:
 
 def key_of(conditioning: list) -> tuple[float, ...]:
     """A digest of a CONDITIONING as three whole numbers, which float32 stores exactly."""
-    digest = hashlib.sha256()
-    _digest(conditioning, digest.update)
-    return tuple(float(int.from_bytes(digest.digest()[i : i + 3], "big")) for i in (0, 3, 6))
+    # Texts that encode alike are alike, and so are entries in any order.
+    parts = [
+        (embedding, sorted((str(k), v) for k, v in named.items() if k != PROMPT))
+        for embedding, named in conditioning
+    ]
+    digest = digest_of(parts)
+    return tuple(float(int.from_bytes(digest[i : i + 3], "big")) for i in (0, 3, 6))
 
 
 def check_target(conditionings: Mapping[str, list]) -> None:
@@ -95,21 +99,3 @@ def check_target(conditionings: Mapping[str, list]) -> None:
             "empty, write what the clip should show. If one text is wired to both, wire an empty "
             "one to negative."
         )
-
-
-def _digest(value: Any, update: Callable[[bytes], None]) -> None:
-    if isinstance(value, Tensor):
-        update(f"{value.dtype}{tuple(value.shape)}".encode())
-        update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    elif isinstance(value, Mapping):
-        for key in sorted(set(value) - {PROMPT}, key=str):  # texts that encode alike are alike
-            update(f"{key}:".encode())
-            _digest(value[key], update)
-    elif isinstance(value, list | tuple):
-        update(f"{len(value)} of".encode())
-        for part in value:
-            _digest(part, update)
-    elif isinstance(value, str | int | float | bool | None):
-        update(repr(value).encode())
-    else:  # a control net, hooks, ...: the identity of the object
-        update(f"{type(value).__name__}{id(value)}".encode())

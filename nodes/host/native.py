@@ -5,12 +5,10 @@ Then it calls a sampler of ours, in which a whole loop runs. So all changes that
 have made to a MODEL also act here.
 """
 
-import hashlib
 import logging
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import comfy.model_patcher
@@ -26,6 +24,7 @@ from ...pipelines.models.process import Latents, Level, Tabled
 from ...pipelines.models.text import EncodedPrompt
 from .attention import layers_of, watched, with_graph
 from .conditioning import handle_of, key_of, prompt_of
+from .fingerprint import digest_of
 
 log = logging.getLogger("rescore")
 Result = TypeVar("Result")
@@ -42,6 +41,7 @@ SIDES = {
 REFUSED = {"COSMOS_RFLOW", "IMG_TO_IMG", "IMG_TO_IMG_FLOW", "V_PREDICTION_DDPM", "X0"}
 # Patches of guidance in a MODEL, which are not used: loops do the guidance themselves.
 GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
+_UNHEARD = {*GUIDANCE, "disable_cfg1_optimization"}  # options without which all is the same
 
 
 class NativeModel:
@@ -64,6 +64,8 @@ class NativeModel:
         check_model(patcher)
         _check_vae(vae, self._format, self.name)
         self.process = process_of(patcher)
+        # A short name of the weights, the levels, and all that nodes have set on the MODEL.
+        self.fingerprint = digest_of((patcher, self.process), without=_UNHEARD).hex()[:16]
         self._keys = {key_of(given): side for side, given in conditionings.items()}
         self._conds = {SIDES[side]: given for side, given in conditionings.items()}
         self.prompts = Prompts(**{side: handle_of(given) for side, given in conditionings.items()})
@@ -86,26 +88,6 @@ class NativeModel:
     def vae_stride(self) -> int:
         """Frames that each latent frame after the first stands for."""
         return 1 if self.by_frame else self.vae.temporal_compression_decode() or 1
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A short name of this model, its patches, its levels, and models added by other packs."""
-        digest = hashlib.sha256(self.name.encode())
-        digest.update(repr(self.patcher.model.model_config.unet_config).encode())
-        digest.update(repr(self.process).encode())
-        for name, weight in self.patcher.model.named_parameters():
-            digest.update(repr((name, tuple(weight.shape))).encode())
-        if self.patcher.patches:
-            digest.update(str(self.patcher.patches_uuid).encode())
-        first = next(self.patcher.model.diffusion_model.parameters()).flatten()[:64]
-        digest.update(repr(first.float().cpu().tolist()).encode())
-        for added in self.patcher.get_additional_models():  # such as motion modules
-            for name, weight in added.model.named_parameters():
-                piece = name, tuple(weight.shape), float(weight.flatten()[0])
-                digest.update(repr(piece).encode())
-            if added.patches:
-                digest.update(str(added.patches_uuid).encode())
-        return digest.hexdigest()[:16]
 
     def latents_in(self, unscaled: Latents) -> Latents:
         """Latents of the VAE as the model takes them."""

@@ -13,13 +13,14 @@ def pieces_of_weights(modules: Iterable[nn.Module]) -> Iterator[bytes]:
     """
     for module in modules:
         yield repr([(n, tuple(p.shape)) for n, p in module.named_parameters()]).encode()
-        samples = [_sample(parameter) for parameter in module.parameters()]
+        samples = [sample(parameter) for parameter in module.parameters()]
         yield torch.cat(samples).cpu().numpy().tobytes()
         sums = [_sum_of_bits(parameter).cpu() for parameter in module.parameters()]
         yield torch.stack(sums).numpy().tobytes()
 
 
-def _sample(parameter: Tensor) -> Tensor:
+def sample(parameter: Tensor) -> Tensor:
+    """Eight numbers of a weight, or all of a smaller one."""
     flat = parameter.detach().flatten()
     return flat[:: max(1, flat.numel() // 8)][:8].float()  # fp8 mixes with no other format
 
