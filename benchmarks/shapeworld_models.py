@@ -28,6 +28,7 @@ from measuring import (
     made,
     markdown,
     prompts_of,
+    shipped,
     whole_psnr,
     write_report,
 )
@@ -52,6 +53,12 @@ ATTRIBUTES = ("colour", "shape", "background", "motion")
 DIFFUSION = ("shapeworld-t2v", "shapeworld-sd", "shapeworld-animatediff")
 WAN, WAN_FRAMES = FOLDER.name, (9, 17)
 _WAN_LONGEST = 29  # that a scene has, of whole latents
+EDIT = Settings(
+    *(
+        shipped("delta_denoising", "ScoreDistillation", name)
+        for name in ("steps", "step_size", "cfg")
+    )
+)
 
 
 def fidelity(model: Backbone, clips: int) -> list[float]:
@@ -166,9 +173,8 @@ def measure(options: argparse.Namespace, folder: Path | None) -> dict[str, dict[
             note("VAE reconstruction, dB", values, began)
             continue
         if name == "edit":
-            settings = Settings(60, 0.1, 5.0)  # chosen on the split "tune"
             model = loaded("shapeworld-t2v")
-            values = masked_edit(model, options.edits, settings, strip("masked_edits"))
+            values = masked_edit(model, options.edits, EDIT, strip("masked_edits"))
             values["clips"] = options.edits
             note("masked colour edit, shapeworld-t2v", values, began)
             continue

@@ -17,7 +17,8 @@ def measuring(root) -> ModuleType:
 
         yield measuring
         for name in (
-            "measuring", "distillation", "videodirector_rows", "ei2", "memory", "flow_models_rows"
+            "measuring", "distillation", "videodirector_rows", "ei2", "memory", "flow_models_rows",
+            "shapeworld_models", "shapeworld_wan_rows",
         ):  # fmt: skip
             sys.modules.pop(name, None)
 
@@ -25,6 +26,7 @@ def measuring(root) -> ModuleType:
 def test_settings_come_from_the_graphs(measuring):
     import distillation
     import ei2
+    import shapeworld_models
     import videodirector_rows
 
     shipped = measuring.shipped
@@ -41,6 +43,9 @@ def test_settings_come_from_the_graphs(measuring):
         assert values == {getattr(run, name)}
     assert videodirector_rows.Run().steps == shipped("videodirector", "DDIMInversion", "steps")
     assert ei2.Run().cfg == shipped("ei2", "AttentionControlledSampling", "cfg")
+    for name in ("steps", "step_size", "cfg"):
+        found = getattr(shapeworld_models.EDIT, name)
+        assert found == shipped("delta_denoising", "ScoreDistillation", name), name
     for command in (distillation, videodirector_rows, ei2):
         assert all(isinstance(f.default, f.type) for f in fields(command.Run)), command
 
