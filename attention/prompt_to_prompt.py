@@ -79,7 +79,10 @@ def refine_mapper(source: Sequence[str], target: Sequence[str], length: int) -> 
 
     `source` and `target` are the tokens of the prompts, with start and end; their numbers may
     differ. They are aligned by their longest common subsequence (Needleman-Wunsch with match 1 and
-    no cost for gaps, so that mismatches never occur). Padding is mapped in order.
+    no cost for gaps, so that mismatches never occur).
+
+    Deviation: padding is mapped in order. In the authors' code it is mapped by its place in the
+    window, so that it gets the attention of words where the source prompt is longer.
     """
     mapper = torch.zeros(length, length, dtype=torch.float64)
     for i, j in _aligned(source, target):

@@ -10,10 +10,10 @@ from .widgets import FLOAT, SOCKET, STRING
 # The inputs after the weight, of all terms that compare attention keys.
 _LAYERS_AND_TIME = {
     "sites": STRING("decoder",
-        "Which self-attention layers are compared. decoder is the whole decoder, as in the paper, "
-        "late its blocks 1 and 2; or name patterns, separated by commas. If memory runs out, name "
-        "fewer: up_blocks.1.* costs least. A pattern that matches nothing is an error that lists "
-        "the layers.", advanced=True),
+        "Which self-attention layers are compared. decoder is the whole decoder, as in "
+        "DreamMotion, late its blocks 1 and 2; or name patterns, separated by commas. If memory "
+        "runs out, name fewer: up_blocks.1.* costs least. A pattern that matches nothing is an "
+        "error that lists the layers.", advanced=True),
     "start": START,
     "end": END,
 }  # fmt: skip

@@ -143,6 +143,7 @@ def parse_weights(text: str) -> dict[str, float]:
         ValueError: for any other text, and for a word that is given twice.
     """
     weights: dict[str, float] = {}
+    found = set()
     for entry in filter(str.strip, re.split(r"[,;\n]", text)):
         word, _, number = (part.strip() for part in entry.rpartition(":"))
         try:
@@ -154,7 +155,9 @@ def parse_weights(text: str) -> dict[str, float]:
                 f'"{entry.strip()}" is no weight of a word. Write the word, a colon and a number, '
                 'such as "white: 2", one on each line.'
             )
-        if word in weights:
+        letters = tuple(_folded(word)[0].split())
+        if letters in found:
             raise ValueError(f'"{word}" is given two weights. Keep one of them.')
+        found.add(letters)
         weights[word] = weight
     return weights

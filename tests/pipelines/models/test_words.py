@@ -233,3 +233,9 @@ def test_what_is_no_weight_is_told(text):
         parse_weights(text)
     with pytest.raises(ValueError, match="two weights"):
         parse_weights("white: 1, white: 2")
+
+
+@pytest.mark.parametrize("again", ["White", "white!", " WHITE", "wh\u00adite"])
+def test_a_word_is_told_to_have_two_weights_however_it_is_written(again):
+    with pytest.raises(ValueError, match=f'"{again.strip()}" is given two weights'):
+        parse_weights(f"white: 1\n{again}: 2")
