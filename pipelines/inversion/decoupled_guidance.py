@@ -174,7 +174,7 @@ def guidance_loss(
     settings: GuidanceSettings,
     maps: Mapping[str, tuple[Float[Tensor, "p h f k"], Float[Tensor, "p h f k"]]],
     keys: Mapping[str, tuple[Float[Tensor, "f n c"], Float[Tensor, "f n c"]]],
-    foreground: Mapping[int, Float[Tensor, "f n"]],
+    foreground: Mapping[int, Float[Tensor, "f _"]],
     weights: Mapping[str, float],
     pixels: int = PAPER_PIXELS,
 ) -> Float[Tensor, ""]:

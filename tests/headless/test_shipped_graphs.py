@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,9 +11,15 @@ import numpy as np
 import pytest
 import rescore
 from rescore.headless.runner import run_workflow
+from rescore.headless.video import VideoComponents
+from rescore.headless.video_write import encode_mp4
 from rescore.headless.workflow import read_workflow
+from rescore.nodes.masks import BoxMask
+from rescore.shapeworld.render import render
+from rescore.shapeworld.showcase import SHOWCASE
 from rescore.workflows.host_nodes import needs_host
 from tiny_models import write_tiny_t2v
+from torch.nn import functional
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 API = sorted((WORKFLOWS / "api").glob("*.json"))
@@ -258,6 +265,38 @@ def write_footage(file: Path, *, frames: int, width: int, height: int, rate: int
         sound.sample_rate, sound.pts = 44100, 0
         container.mux(audio.encode(sound))
         container.mux(audio.encode())
+
+
+# A cascade wants clips of certain sizes and lengths, as its own note says.
+MASKED = [
+    file
+    for file in GRAPHS
+    if "_mask.mp4" in file.read_text("utf-8") and file.stem != "dreammotion_cascade"
+]
+
+
+@pytest.mark.parametrize("file", MASKED, ids=lambda file: file.stem)
+def test_another_clip_is_edited_with_a_box_for_a_mask_as_the_note_says(file, tmp_path):
+    assert "*Box Mask*, which follows the clip's length and size" in notes_and_switches(file)[0]
+    scene = replace(SHOWCASE["red_circle"].source, frames=13)
+    pictures = functional.interpolate(render(scene).clip.permute(0, 3, 1, 2), (34, 46))
+    clip = VideoComponents(pictures.permute(0, 2, 3, 1).contiguous(), Fraction(30))
+    (tmp_path / "other.mp4").write_bytes(encode_mp4(clip))
+    graph = read_workflow(file)
+    titles = {node["_meta"]["title"]: key for key, node in graph.items()}
+    graph[titles["Clip to edit"]]["inputs"]["file"] = "other.mp4"
+    graph[titles["ThresholdMask"]] |= {
+        "class_type": "ReScoreBoxMask",
+        "inputs": {
+            name: options["default"] for name, (_, options) in BoxMask.REQUIRED.items()
+            if "default" in options
+        } | {"images": [titles["Frames"], 0]},
+    }  # fmt: skip
+    result = run_workflow(
+        graph, out=tmp_path / "out", inputs=[tmp_path], overrides=with_few_steps(graph)
+    )
+    for video in (path for path in result.saved if path.suffix == ".mp4"):
+        assert probe(video) == (46, 34, 13, Fraction(30), False)
 
 
 def test_footage_keeps_its_size_frames_rate_sound_and_background(tmp_path, monkeypatch):

@@ -94,5 +94,5 @@ def add_object() -> Graph:
     )
     return _edit(
         graph, "one_object", ALONE, TWO_OBJECTS,
-        steps=60, step_size=1.0, cfg=12.0, t_min=0.65, t_max=0.98,
+        steps=60, step_size=1.0, cfg=12.0, t_min=0.3, t_max=0.98,
     )  # fmt: skip
