@@ -23,6 +23,7 @@ from .decoupled_guidance import guided_step
 from .trajectory import NullText, Progress, Trajectory
 
 _UNCOND, _COND = ("target", "uncond"), ("target", "cond")  # the clips of the edit
+_UNUSED = {1: {_UNCOND}, 0: {_COND}}  # by the guidance
 
 
 @torch.no_grad()
@@ -59,7 +60,7 @@ def sample_edit(
     if null_text is not None:
         null_text.require(trajectory, cfg)
     held = RunControls(controls, denoiser, grid or ClipGrid.of(trajectory.latents[0]))
-    edited = {_COND} if cfg == 1 else {_UNCOND, _COND}
+    edited = {_UNCOND, _COND} - _UNUSED.get(cfg, set())
     frames = trajectory.latents.shape[3]
     spans = spans_of(windows, frames)
     z = trajectory.latents[-1]
@@ -88,7 +89,8 @@ def sample_edit(
         said = {
             row: blended_predictions([part[row] for part in parts], spans, frames) for row in edited
         }
-        prediction = guided(said.get(_UNCOND, said[_COND]), said[_COND], cfg)
+        cond = said.get(_COND, said.get(_UNCOND))
+        prediction = guided(said.get(_UNCOND, cond), cond, cfg)
         z = move(prediction, there)
         if drift is not None:
             z = guided_step(z, drift.to(z), here, there, null_text.strength)

@@ -80,7 +80,7 @@ def test_without_control_it_is_plain_sampling_bit_for_bit(cfg):
     assert torch.equal(sample_edit(path, model, given, cfg), plain(path, model, given, cfg))
 
 
-@pytest.mark.parametrize("cfg", [1.0, CFG])
+@pytest.mark.parametrize("cfg", [0.0, 1.0, CFG])
 def test_without_control_a_real_model_is_left_alone(path, prompts, cfg):
     """Also with controls that last for no step."""
     expected = plain(path, REAL, prompts, cfg)
@@ -123,6 +123,10 @@ def test_one_call_a_step_with_the_clips_it_needs(path, prompts):
     rows.clear()
     sample(path, prompts, ALL, model, cfg=1.0)
     assert rows == [2, 2, 2, 2, 2]
+    rows.clear()
+    # Without the prompt, nothing is left for the controls of the row with the prompt.
+    sample(path, prompts, ALL, model, cfg=0.0)
+    assert rows == [1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("slices", [1, 2, 3])
