@@ -57,9 +57,10 @@ class Layer(NamedTuple):
     samples for each clip, one clip after another. A sample is a frame, in temporal attention a
     position, and in attention over all frames the whole clip. `keys` are only given if the keys of
     the attention differ from the layer's plain keys, because they contain positions, belong to all
-    frames at once, or stand behind those of the text: then they are the plain keys (of the image),
-    with a sample for each frame. `attend` is the attention of the layer without changes. It also
-    reads what the layer reads beside the clip, such as a text, whatever keys and values it gets.
+    frames at once or to other frames, too, or stand behind those of the text: then they are the
+    plain keys (of the image), with a sample for each frame. `attend` is the attention of the layer
+    without changes. It also reads what the layer reads beside the clip, such as a text, whatever
+    keys and values it gets.
     """
 
     site: Site

@@ -77,7 +77,8 @@ class HeadsProcessor:
             q = attn.norm_q(q)
         if attn.norm_k is not None:
             k = attn.norm_k(k)
-        x = rearrange(self.attend(q, k, v), "b h n d -> b n (h d)").to(q.dtype)
+        keys = self._own_keys(attn, x) if context is not x and self.site.kind == "spatial" else None
+        x = rearrange(self.attend(q, k, v, keys), "b h n d -> b n (h d)").to(q.dtype)
 
         project, dropout = attn.to_out
         x = dropout(project(x))
@@ -86,6 +87,12 @@ class HeadsProcessor:
         if attn.residual_connection:
             x = x + hidden_states
         return x / attn.rescale_output_factor
+
+    @staticmethod
+    def _own_keys(attn: Attention, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b h n d"]:
+        """The keys of each frame, in an inflated layer, where the frames also read others."""
+        keys = rearrange(attn.to_k(x), "b n (h d) -> b h n d", h=attn.heads)
+        return keys if attn.norm_k is None else attn.norm_k(keys)
 
     def _joint(self, attn: Attention, image: Tensor, text: Tensor) -> Tensor:
         height = image.shape[2]

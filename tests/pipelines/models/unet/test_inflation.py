@@ -11,10 +11,15 @@ from diffusers import UNet2DConditionModel
 from einops import rearrange, repeat
 from rescore.attention import ffam
 from rescore.attention.layers import Entry
+from rescore.attention.recording import Recorder, forward_recorded
 from rescore.attention.unet.layers import UNetLayers
 from rescore.attention.unet.sites import attention_sites, find_sites
 from rescore.attention.unet.video_block import marked_of_read
 from rescore.pipelines.inversion.ddim_inversion import ddim_invert
+from rescore.pipelines.inversion.decoupled_guidance import GuidanceSettings
+from rescore.pipelines.inversion.drift import Drift, DriftGuidance
+from rescore.pipelines.models.denoiser import Denoiser
+from rescore.pipelines.models.process import VariancePreserving
 from rescore.pipelines.models.unet.inflation import (
     VARIANTS,
     Variant,
@@ -25,7 +30,15 @@ from rescore.pipelines.models.unet.inflation import (
     same_base,
 )
 from rescore.pipelines.models.unet.load import load_image, load_text_to_video
-from tiny_models import TEXT_WIDTH, eps_of, tiny_adapter, tiny_unet, write_tiny_sd, write_tiny_t2v
+from tiny_models import (
+    SCHEDULE,
+    TEXT_WIDTH,
+    eps_of,
+    tiny_adapter,
+    tiny_unet,
+    write_tiny_sd,
+    write_tiny_t2v,
+)
 from torch import Tensor, nn
 
 B, F, H, W, L = 2, 5, 7, 6, 3
@@ -46,6 +59,7 @@ def clip(frames: int = F, height: int = H, width: int = W) -> Tensor:
 
 TIMES = torch.tensor([3, 700])
 COND = draw(B, L, TEXT_WIDTH, seed=1)
+PROCESS = VariancePreserving.from_config(SCHEDULE)
 
 
 def frame_by_frame(unet: nn.Module, z: Tensor, cond: Tensor = COND) -> Tensor:
@@ -443,3 +457,50 @@ def test_marks_go_where_tokens_go(image):
         assert torch.equal(marked_of_read(model, site, marked, 4, 6), found.bool()), variant
     site = find_sites(image, kind="spatial")[0]
     assert torch.equal(marked_of_read(image, site, marked, 4, 6), marked)
+
+
+@pytest.mark.parametrize("variant", ["ei2", "tune-a-video", "full-space-time", "per-frame"])
+def test_the_keys_of_a_frame_are_its_own_whatever_frames_it_reads(image, variant):
+    """What terms on keys and decoupled guidance compare; in front of the context of a layer."""
+    model = moved(inflate(image, variant))
+    layers = UNetLayers(model)
+    sites = layers.find("decoder", "spatial")
+    seen = {}
+
+    def see(name, layer, given):
+        seen[name] = layer.to_k(given[0])  # from the tokens of each frame
+
+    hooks = [
+        model.get_submodule(site.name).register_forward_pre_hook(
+            lambda layer, given, name=site.name: see(name, layer, given)
+        )
+        for site in sites
+    ]
+    recorder = Recorder(sites, range(B))
+
+    def run(plan):
+        with layers.installed(plan, range(B)):
+            return model(clip(), TIMES, COND)
+
+    with torch.no_grad():
+        forward_recorded(run, [recorder])
+    for hook in hooks:
+        hook.remove()
+    for site in sites:
+        expected = rearrange(seen[site.name], "(b f) n c -> b f n c", b=B)
+        torch.testing.assert_close(recorder.at(site), expected)
+
+
+def test_decoupled_guidance_holds_the_look_of_an_inflated_model(image):
+    model = moved(inflate(image, "ei2"))
+
+    def output(z, t, cond):
+        return model(z, round(t), cond)
+
+    denoiser = Denoiser("ei2", PROCESS, "epsilon", output, layers=UNetLayers(model))
+    settings = GuidanceSettings(0.0, 0.0, 0.5, 0.5)
+    z, mask = clip()[:1], (draw(1, 3, 5, seed=6) > 0).float()
+    found = Drift(DriftGuidance(settings, mask), COND[:1], denoiser)
+    _, drift = found(z + 0.1 * draw(*z.shape, seed=7), z, PROCESS.level(300))
+    assert drift.shape == z.shape
+    assert drift.abs().max() > 0
