@@ -3,9 +3,11 @@
 from itertools import combinations, product
 
 import pytest
+from rescore.headless.workflow import read_workflow
 from rescore.tests.host.browser import RUN, open_front_end
+from rescore.tests.host.conftest import skip_if_too_old
 from rescore.tests.host.graph import running_nodes, widgets
-from rescore.tests.host.test_front_end import GRAPHS, graph
+from rescore.tests.host.test_front_end import GRAPHS, ROOT, graph
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
@@ -105,12 +107,13 @@ def places(page, vue: bool) -> dict:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_nodes_have_room(page, object_info, name):
+def test_nodes_have_room(page, comfyui, object_info, name):
     page.evaluate(RENDER, False)
     page.evaluate("(graph) => app.loadGraphData(graph)", brief(graph(name), object_info))
     page.evaluate(SEE_ALL)
     for vue in (False, True):
         assert crowded(places(page, vue)) == []
+    skip_if_too_old(comfyui, read_workflow(ROOT / "workflows" / "api" / f"{name}.json"))
     page.evaluate(RUN)
     page.wait_for_function("end", timeout=300_000)
     assert page.evaluate("end") == "execution_success"
