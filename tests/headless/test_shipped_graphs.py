@@ -299,6 +299,17 @@ def test_another_clip_is_edited_with_a_box_for_a_mask_as_the_note_says(file, tmp
         assert probe(video) == (46, 34, 13, Fraction(30), False)
 
 
+@pytest.mark.parametrize("name", ["delta_denoising", "dreammotion"])
+def test_a_black_mask_is_explained_once(name, tmp_path, caplog):
+    """By the loop; the nodes that take the mask say in a few words what it does there."""
+    write_mask(tmp_path / "red_circle_mask.mp4", [[0] * 32 for _ in range(32)], frames=8)
+    graph = read_workflow(WORKFLOWS / "api" / f"{name}.json")
+    folders = [tmp_path, WORKFLOWS / "input"]
+    run_workflow(graph, out=tmp_path, inputs=folders, overrides=with_few_steps(graph))
+    told = [line for line in caplog.messages if "black everywhere" in line]
+    assert len(told) == 2 and sum("Load Image gives a black mask" in line for line in told) == 1
+
+
 def test_footage_keeps_its_size_frames_rate_sound_and_background(tmp_path, monkeypatch):
     """The shipped graph on a camera-like clip and a model from the user's folders."""
     footage = tmp_path / "in"
