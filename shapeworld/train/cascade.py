@@ -1,6 +1,6 @@
 """Training the stages of the tiny cascade, each by itself, on clips that are rendered once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...pipelines.cascade.super_resolution import WINDOW, upsampled
 from ...pipelines.models.process import VariancePreserving, noised
-from ..cascade import FRAMES, KEYFRAMES, SCHEDULE, STAGES, build_unet, settings, shrunk
+from ..cascade import FRAMES, KEYFRAMES, SCHEDULE, STAGES, TOLD, build_unet, settings, shrunk
 from ..render import render
 from ..scene import caption
 from .captions import Captions, shipped_captions
@@ -26,18 +27,20 @@ from .vae import TRAINING_SEEDS
 from .velocity import velocity_loss
 
 NAME = "shapeworld-cascade"
-STEPS = {"keyframes": 1500, "interpolation": 500, "image-sr": 1200, "video-sr": 350}
+STEPS = {"keyframes": 1500, "interpolation": 1400, "image-sr": 1000, "video-sr": 1200}
 _SEEDS = TRAINING_SEEDS + (1 << 29)
 _CLIPS = {"keyframes": Source(demanding_scene, {KEYFRAMES: 6000}, _SEEDS)}
 _WHOLE = Source(demanding_scene, {FRAMES: 400}, _SEEDS + (1 << 20))  # of all other stages
 _DROPOUT = 0.1  # of captions
+_FAINT = 1e-5  # a squared error that nobody sees
 _PIPELINES = {
     "keyframes": "TextToVideoIFPipeline",
     "interpolation": "TextToVideoIFInterpPipeline",
     "image-sr": "IFSuperResolutionPipeline",
     "video-sr": "TextToVideoIFSuperResolutionPipeline_Cond",
 }
-_NOISIEST = 400  # timestep up to which the low-resolution clip is noised
+_BATCH = {"keyframes": 6, "interpolation": 6, "image-sr": 4, "video-sr": 1}
+_NOISIEST, _CLEAN = 250, 0.75  # of a low-resolution clip: the last timestep, and how often it is 0
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,16 @@ def recipe(stage: str, told: Told, steps: int | None = None) -> Recipe:
     }
 
     def loss(generator: torch.Generator) -> Tensor:
-        clips, text = _drawn(told, generator, 16 if stage == "image-sr" else 6)
+        clips, text = _drawn(told, generator, _BATCH[stage])
         z_0, beside, labels = batches[stage](clips, generator)
 
         def predict(z_t: Tensor, t: Tensor) -> Tensor:
             said = unet(torch.cat([z_t, *beside], dim=1), t, text, class_labels=labels)
             return getattr(said, "sample", said)[:, :3].float()
 
-        return velocity_loss(predict, z_0, SCHEDULE, generator)
+        if stage == "keyframes":
+            return velocity_loss(predict, z_0, SCHEDULE, generator)
+        return gain_loss(predict, z_0, beside[0], generator)
 
     return Recipe(
         f"{NAME}-{stage}",
@@ -117,6 +122,27 @@ def recipe(stage: str, told: Told, steps: int | None = None) -> Recipe:
         seed=20 + STAGES.index(stage),
         optimiser=Muon,
     )
+
+
+def gain_loss(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    z_0: Tensor,
+    plain: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """The logarithm of a prediction's squared error against that of the `plain` answer, the mean.
+
+    A clip of which little is unknown then counts as much as one of which much is: 0 is as good as
+    enlarging or blending linearly, and -0.23 is a decibel better.
+    """
+    process = VariancePreserving.from_config(TOLD)
+    t = (len(process) - 1) * torch.rand(len(z_0), generator=generator).sqrt()
+    t = t.round().long()
+    a_t = process.alphas_bar[t].float().view(-1, *[1] * (z_0.ndim - 1))
+    noise = torch.randn(z_0.shape, generator=generator)
+    made = predict(a_t.sqrt() * z_0 + (1 - a_t).sqrt() * noise, t)
+    errors = [(clip - z_0).square().flatten(1).mean(dim=1) for clip in (made, plain)]
+    return ((errors[0] + _FAINT) / (errors[1] + _FAINT)).log().mean()
 
 
 @torch.no_grad()
@@ -142,8 +168,8 @@ def say_what_is_told(unet: nn.Module) -> None:
     last.conv_shortcut.weight[path, passed + path] = last.output_scale_factor
     unet.conv_norm_out.weight[:8] = large * (2 * groups / width) ** 0.5  # what the norm takes out
     unet.conv_out.weight[:3], unet.conv_out.bias[:3] = 0, 0
-    unet.conv_out.weight[colours, colours, centre, centre] = -1  # v is -z_0 under much noise
-    unet.conv_out.weight[colours, 3 + colours, centre, centre] = 1
+    unet.conv_out.weight[colours, colours, centre, centre] = 1
+    unet.conv_out.weight[colours, 3 + colours, centre, centre] = -1
 
 
 # What is denoised, what is known beside it, and the level of its noise.
@@ -168,30 +194,36 @@ def interpolation_batch(clips: Tensor, generator: torch.Generator) -> Batch:
 
 
 def image_batch(clips: Tensor, generator: torch.Generator) -> Batch:
-    """A quarter of one frame, and the same of the frame at low resolution, noised."""
+    """One frame, and the same at low resolution, noised."""
     frame = int(torch.randint(clips.shape[2], (), generator=generator))
-    z_0, low, labels = _enlarged(clips[:, :, frame : frame + 1], generator)
+    z_0 = clips[:, :, frame : frame + 1]
+    low, labels = _enlarged(z_0, generator)
     return z_0[:, :, 0], (low[:, :, 0],), labels
 
 
 def video_batch(clips: Tensor, generator: torch.Generator) -> Batch:
-    """A quarter of four frames, of which the first is known."""
-    first = int(torch.randint(clips.shape[2] - 3, (), generator=generator))
-    z_0, low, labels = _enlarged(clips[:, :, first : first + 4], generator)
-    low = torch.cat([z_0[:, :, :1], low[:, :, 1:]], dim=2)
-    return z_0, (low,), labels
+    """A window of frames, of which the first is known, as sharp as a stage before may make it."""
+    first = int(torch.randint(clips.shape[2] - WINDOW + 1, (), generator=generator))
+    z_0 = clips[:, :, first : first + WINDOW]
+    low, labels = _enlarged(z_0, generator)
+    sharp = torch.rand((), generator=generator).sqrt()
+    known = torch.lerp(enlarged(shrunk(z_0[:, :, :1])), z_0[:, :, :1], sharp)
+    return z_0, (torch.cat([known, low[:, :, 1:]], dim=2),), labels
 
 
-def _enlarged(clips: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    size = (clips.shape[2], *clips.shape[3:])
-    low = functional.interpolate(shrunk(clips), size, mode="trilinear", align_corners=True)
-    y, x = torch.randint(clips.shape[-1] // 2 + 1, (2,), generator=generator).tolist()
-    part = (..., slice(y, y + size[1] // 2), slice(x, x + size[2] // 2))
-    clips, low = clips[part], low[part]
-    t = int(torch.randint(_NOISIEST, (), generator=generator))
-    level = VariancePreserving.from_config(SCHEDULE).level(t)
-    low = noised(low, torch.randn(low.shape, generator=generator), level)
-    return clips, low, torch.full((len(clips),), t)
+def enlarged(clips: Tensor) -> Tensor:
+    """Keyframes at full size, as the stage that enlarges them is told them."""
+    return upsampled(clips, 4 * clips.shape[-2], 4 * clips.shape[-1])
+
+
+def _enlarged(clips: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Whole frames: how far enlarging shifts a pixel depends on where in the frame it lies."""
+    low, t = enlarged(shrunk(clips)), 0
+    if torch.rand((), generator=generator) > _CLEAN:
+        t = int(torch.randint(_NOISIEST, (), generator=generator))
+        level = VariancePreserving.from_config(TOLD).level(t)
+        low = noised(low, torch.randn(low.shape, generator=generator), level)
+    return low, torch.full((len(clips),), t)
 
 
 def _drawn(told: Told, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
@@ -229,12 +261,13 @@ def train(
 
 def export_stage(folder: Path, stage: str, unet: nn.Module, curve: Curve) -> None:
     """Write a stage as it would be published, its weights in float16."""
-    config, scheduler = settings(stage), ["diffusers", SCHEDULE["_class_name"]]
+    schedule = SCHEDULE if stage == "keyframes" else TOLD
+    config, scheduler = settings(stage), ["diffusers", schedule["_class_name"]]
     weights = {name: value.half().contiguous() for name, value in unet.state_dict().items()}
     (folder / "unet").mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "unet" / "diffusion_pytorch_model.safetensors")
     write_json(folder / "unet" / "config.json", config)
-    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULE)
+    write_json(folder / "scheduler" / "scheduler_config.json", schedule)
     index = {
         "_class_name": _PIPELINES[stage],
         "unet": ["diffusers", config["_class_name"]],
@@ -244,6 +277,6 @@ def export_stage(folder: Path, stage: str, unet: nn.Module, curve: Curve) -> Non
     }
     if stage.endswith("sr"):
         index["image_noising_scheduler"] = scheduler
-        write_json(folder / "image_noising_scheduler" / "scheduler_config.json", SCHEDULE)
+        write_json(folder / "image_noising_scheduler" / "scheduler_config.json", schedule)
     write_json(folder / "model_index.json", index)
     write_json(folder / "loss_curve.json", curve)

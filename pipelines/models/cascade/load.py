@@ -29,7 +29,7 @@ from .stage import ROLES, Clipping, Stage
 from .video_unet import VideoUNet, picture_settings
 
 _KIND = "cascade"
-_PREDICTS = {"epsilon": "epsilon", "v_prediction": "v"}
+_PREDICTS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "denoised"}
 _VARIANCES = (
     "fixed_small",
     "fixed_small_log",
@@ -105,12 +105,12 @@ def load_stage(
     role = _role(settings, folder)
     check_numbers(UNet2DConditionModel, settings, _KIND, folder)
     schedule = read_json(folder / "scheduler" / "scheduler_config.json", _KIND, folder)
-    trained = trained_settings(schedule, _KIND, folder)
+    trained = trained_settings(schedule, _KIND, folder, _PREDICTS)
     _check_outputs(settings, schedule, folder)
     noising = None
     if role.endswith("sr"):
         file = folder / "image_noising_scheduler" / "scheduler_config.json"
-        noise = trained_settings(read_json(file, _KIND, folder), _KIND, folder)
+        noise = trained_settings(read_json(file, _KIND, folder), _KIND, folder, _PREDICTS)
         noising = VariancePreserving.from_config(noise)
     unet = build(
         lambda: _unet(role, settings),

@@ -1,7 +1,7 @@
 """The noise schedule that a model was trained with, from its scheduler configuration."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ _OF_BETAS = {
     )
 }
 _SHAPES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-_PREDICTIONS = ("epsilon", "v_prediction")
+PREDICTIONS = ("epsilon", "v_prediction")
 _MOST_TIMESTEPS = 100_000
 _EXPECTED = (
     "a model trained on discrete timesteps with betas, as Stable Diffusion 1.x, ModelScope and "
@@ -46,10 +46,13 @@ _EXPECTED = (
 )
 
 
-def trained_settings(config: Mapping[str, Any], kind: str, model: Path) -> dict[str, Any]:
+def trained_settings(
+    config: Mapping[str, Any], kind: str, model: Path, predictions: Iterable[str] = PREDICTIONS
+) -> dict[str, Any]:
     """Timesteps, betas and prediction type of a model, from its `scheduler_config.json`.
 
-    Missing entries are the defaults of diffusers' class of that scheduler.
+    Missing entries are the defaults of diffusers' class of that scheduler; the prediction type is
+    one of `predictions`.
 
     Raises:
         ModelError: if the model was trained with other noise (flow matching, EDM, an unknown one),
@@ -71,7 +74,7 @@ def trained_settings(config: Mapping[str, Any], kind: str, model: Path) -> dict[
             "prediction_type",
         )
     }
-    if wrong := _senseless(settings):
+    if wrong := _senseless(settings, predictions):
         found = f"has {wrong} = {settings[wrong]!r} in its scheduler_config.json."
         raise problem(kind, model, found, _EXPECTED)
     betas, steps = settings["trained_betas"], settings["num_train_timesteps"]
@@ -95,7 +98,7 @@ def _other_noise(name: str, config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _senseless(settings: Mapping[str, Any]) -> str | None:
+def _senseless(settings: Mapping[str, Any], predictions: Iterable[str]) -> str | None:
     """The name of the first setting that makes no sense; None if all do."""
     betas, steps = settings["trained_betas"], settings["num_train_timesteps"]
     if betas is None:
@@ -108,7 +111,7 @@ def _senseless(settings: Mapping[str, Any]) -> str | None:
     else:
         some = isinstance(betas, list) and 1 < len(betas) <= _MOST_TIMESTEPS
         fits = {"trained_betas": some and all(map(_is_beta, betas))}
-    fits["prediction_type"] = settings["prediction_type"] in _PREDICTIONS
+    fits["prediction_type"] = settings["prediction_type"] in predictions
     return next((name for name, right in fits.items() if not right), None)
 
 

@@ -164,6 +164,17 @@ def test_betas_and_prediction_are_the_schedulers_own(keyframes):
     assert keyframes.denoiser.kind == "epsilon"
 
 
+def test_a_stage_may_predict_the_frames_themselves(tmp_path):
+    folder = write_stage(tmp_path / "stage")
+    edit_json(folder / "scheduler" / "scheduler_config.json", prediction_type="sample")
+    stage = load_stage(folder)
+    level, text = stage.process.level(500), torch.randn(1, 7, TEXT_WIDTH)
+    z = torch.randn(1, 3, 2, 8, 12)
+    said = stage.denoiser()(z, level, text)
+    frames = stage.unet(z, torch.tensor([500]), text)[:, :3]
+    torch.testing.assert_close(said.z_0, frames)
+
+
 def test_clipping_is_that_of_diffusers(keyframes):
     z_0 = 1.3 * torch.randn(1, 3, 5, 8, 12)
     frames = z_0[0].transpose(0, 1)
