@@ -8,7 +8,7 @@ from typing import Any
 from . import host, layouts
 from .files import stamp_of_model
 from .load import CATEGORY, PRECISION
-from .running import BYTES, prepared
+from .running import prepared
 from .shared import NOISE_SEED, PROMPT_PAIR, WINDOWS
 from .sockets import MODEL, STAGE
 from .widgets import COMBO, FILES, FLOAT, INT, SOCKET, Node, outputs
@@ -16,7 +16,9 @@ from .widgets import COMBO, FILES, FLOAT, INT, SOCKET, Node, outputs
 log = logging.getLogger("rescore")
 
 AFTER = f"{host.CATEGORY}/latents"
-_WIDTH = 320  # channels of the UNets that `BYTES` holds for
+# What a call with guidance takes for each pixel of a frame and channel of the stage's width, in
+# float32: 134 bytes where counted, with two or three levels and one or two layers in each.
+_BYTES = 160
 _CUT = 0.02  # of a clip's width or height, that may be lost without a word
 
 
@@ -312,8 +314,8 @@ def _clip(images: Any) -> Any:
 
 
 def _memory(stage: Any, pixels: int) -> int:
-    """A rough upper bound of what a call with guidance takes, in bytes; see `BYTES`."""
-    return 2 * BYTES * pixels * stage.width // _WIDTH
+    """A rough upper bound of what a call with guidance takes, in bytes, on top of the weights."""
+    return _BYTES * pixels * stage.width
 
 
 def _shows(total: int):
