@@ -210,11 +210,14 @@ def attention_maps(
 # --- what all families share ----------------------------------------------------------------------
 
 
-_JOINT = (
-    " Where text and image share one attention, as in a cascade of pixels, there are no layers of "
-    "text alone: in Attention-Controlled Sampling set prompt_control to off, and in place of Mask "
-    "from Words paint a mask."
-)
+# What to do where a model has no layer of a kind.
+_WITHOUT = {
+    KINDS["cross"]: " Where text and image share one attention, as in a cascade of pixels, there "
+    "are no layers of text alone: in Attention-Controlled Sampling set prompt_control to off, and "
+    "in place of Mask from Words paint a mask.",
+    KINDS["temporal"]: " In Decoupled Guidance set motion_foreground and motion_background to 0, "
+    "and it holds the look alone.",
+}
 
 
 def matching(
@@ -233,7 +236,7 @@ def matching(
         if not named:
             raise ValueError(
                 f"The pattern {part!r} matches no {what} layer of this model. It has "
-                f"{_listed(there)}.{'' if there else _JOINT}"
+                f"{_listed(there)}.{'' if there else _WITHOUT.get(what, '')}"
             )
         found.update(named)
     return tuple(site for site in there if site in found)

@@ -112,7 +112,7 @@ def test_a_pattern_that_matches_nothing_lists_what_there_is(kind, pattern):
 
 
 def test_an_image_model_has_no_temporal_attention():
-    with pytest.raises(ValueError, match=r"matches no temporal self-attention .* It has none"):
+    with pytest.raises(ValueError, match=r"no temporal .* It has none. In Decoupled"):
         find_sites(unet("image"), kind="temporal")
 
 
