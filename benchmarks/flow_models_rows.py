@@ -26,13 +26,16 @@ GRID = ClipGrid((3, 8, 8), (64, 64), factor=8, stride=4)
 class Run:
     """The settings that the rows share, from the graph `wan_edit`.
 
-    The guidance of the target's prediction is the same in every row but FlowAlign's, where it acts
-    twice; the source's is the share of it that the method's authors take.
+    The guidance of both predictions is `cfg`. In the rows of other papers, which ask for more, that
+    of the target's is `papers_cfg`, and the source's is the share of it that the authors take. In
+    FlowAlign's it acts twice.
     """
 
     steps: int = shipped("wan_edit", "ScoreDistillation", "steps")
     cfg: float = shipped("wan_edit", "ScoreDistillation", "cfg")
+    eta: float = shipped("wan_edit", "DeltaDenoising", "eta")
     t_max: float = shipped("wan_edit", "ScoreDistillation", "t_max")
+    papers_cfg: float = shipped("wan_flowedit", "ScoreDistillation", "cfg")
     random_steps: int = 40  # of the row that draws its levels at random, as the papers on DDS do
     random_step: float = 0.4
     align_cfg: float = shipped("wan_flowalign", "ScoreDistillation", "cfg")
@@ -52,12 +55,12 @@ class Method:
 
 
 # Of the plot: how much of the edit is moved back, and whether that rises; how strong guidance is.
-ETAS = {"0": (0.0, False), "0.5": (0.5, False), "1": (1.0, False), "rising to 1": (1.0, True)}
-CFGS = (3.0, 6.0, 12.0)
+ETAS = {"0": (0.0, False), "0.25": (0.25, False), "1": (1.0, False), "rising to 1": (1.0, True)}
+CFGS = (2.0, 3.0, 6.0)
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 # The recommended loop; each of the last rows adds a part to it.
-DEFAULT = "delta denoising, eta 0"
+DEFAULT = "delta denoising, eta 0.25"
 ADDED = {
     DEFAULT: ("+ mask", "+ flow smoothing", "+ self-similarity", "+ source pull"),
     "weight eps": ("+ ASSD window",),
@@ -68,13 +71,14 @@ FLOWEDIT = replace(VELOCITY, eta=1.0)
 
 def methods_of(run: Run) -> dict[str, Method | None]:
     """By their names in the table; None edits nothing."""
-    drawn = Settings(run.random_steps, run.random_step, run.cfg)
+    drawn = Settings(run.random_steps, run.random_step, run.papers_cfg)
     falling = Settings(run.steps, 1.0, run.cfg, 0, 0.0, run.t_max, order="descending")
 
     def like(published_cfg: float, published_source_cfg: float, t_max: float) -> Settings:
-        source_cfg = run.cfg * published_source_cfg / published_cfg
-        return replace(falling, source_cfg=source_cfg, t_max=t_max)
+        source_cfg = run.papers_cfg * published_source_cfg / published_cfg
+        return replace(falling, cfg=run.papers_cfg, source_cfg=source_cfg, t_max=t_max)
 
+    default = replace(VELOCITY, eta=run.eta)
     director = replace(like(10.5, 3.5, 0.8), draws="best against worst", draw_count=4)
     dyna = replace(like(8.5, 4.5, 1.0), noise_memory=0.5, draws="weighted", draw_steps=3)
     align = replace(
@@ -83,7 +87,8 @@ def methods_of(run: Run) -> dict[str, Method | None]:
     return {
         "no edit": None,
         "DDS, random levels": Method(DeltaDenoising(), drawn),
-        DEFAULT: Method(VELOCITY, falling),
+        "eta 0": Method(VELOCITY, falling),
+        DEFAULT: Method(default, falling),
         "eta 0.5": Method(replace(VELOCITY, eta=0.5), falling),
         "eta 1": Method(FLOWEDIT, falling),
         "eta rising to 1": Method(replace(FLOWEDIT, rising=True), falling),
@@ -95,11 +100,11 @@ def methods_of(run: Run) -> dict[str, Method | None]:
         "DFVEdit": Method(replace(VELOCITY, weighting="bare velocity"), like(15.0, 5.0, 1.0)),
         "FlowDirector": Method(FLOWEDIT, director, ("direction",)),
         "DynaEdit": Method(FLOWEDIT, dyna),
-        "+ mask": Method(VELOCITY, falling, ("mask",)),
-        "+ flow smoothing": Method(VELOCITY, falling, ("smoothing",)),
-        "+ self-similarity": Method(VELOCITY, falling, ("similarity",)),
+        "+ mask": Method(default, falling, ("mask",)),
+        "+ flow smoothing": Method(default, falling, ("smoothing",)),
+        "+ self-similarity": Method(default, falling, ("similarity",)),
         "+ ASSD window": Method(AdaptiveSliding(tau=0.0), falling),
-        "+ source pull": Method(VELOCITY, falling, ("pull",)),
+        "+ source pull": Method(default, falling, ("pull",)),
     }
 
 

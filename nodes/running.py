@@ -42,15 +42,16 @@ class Run:
         """The windows in which the clip goes through the model; None if all frames go at once.
 
         `window` and `overlap` are in frames of the clip. A `window` of 0 means the most that the
-        model takes: all frames, or its `max_frames`.
+        model takes: all frames, or its `max_frames`, of which an anchor takes one latent frame.
         """
         from ..pipelines.windows import Windows
 
         frames = window or self.model.max_frames
         if not frames or self.grid.frames <= frames:
             return None
-        stride = self.grid.stride
-        return Windows(self.grid.latent_frames(frames), -(-overlap // stride), stride > 1)
+        stride, length = self.grid.stride, self.grid.latent_frames(frames)
+        anchored = stride > 1
+        return Windows(length - (anchored and not window), -(-overlap // stride), anchored)
 
     def latent(self, z: "Tensor") -> dict[str, Any]:
         """Model latents as a LATENT, with the size of the clip for Video VAE Decode."""

@@ -15,10 +15,10 @@ class EditStrength(Node):
     CATEGORY = f"{host.CATEGORY}/distillation"
     FUNCTION = "settings"
     RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = outputs(
-        cfg=("FLOAT", "Guidance: 3 to 8, 4.5 in the middle."),
+        cfg=("FLOAT", "Guidance: 2 to 6, 3 in the middle."),
         t_max=("FLOAT", "The highest level of noise, as a share of the clock: 0.7 to 0.9."),
         step_size=("FLOAT", "The step: from 0 to 1, from strength 0.5 on 1."),
-        eta=("FLOAT", "Eta of Delta Denoising: 0, from strength 0.5 on rising to 0.5."),
+        eta=("FLOAT", "Eta of Delta Denoising: 0 to 0.5."),
     )
     REQUIRED = {
         "strength": FLOAT(0.5, 0, 1, 0.01,
@@ -28,10 +28,10 @@ class EditStrength(Node):
 
     def settings(self, strength: float):
         return (
-            _between(strength, 3, 4.5, 8),
+            _between(strength, 2, 3, 6),
             _between(strength, 0.7, 0.8, 0.9),
             _between(strength, 0, 1, 1),
-            _between(strength, 0, 0, 0.5),
+            _between(strength, 0, 0.25, 0.5),
         )
 
 

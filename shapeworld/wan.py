@@ -36,6 +36,7 @@ TRANSFORMER_CONFIG: dict[str, Any] = {
     "ffn_dim": 400,
     "text_dim": 64,
 }
+MAX_FRAMES = 17  # of the clips that the transformer was trained on
 SCHEDULE = {
     "_class_name": "FlowMatchEulerDiscreteScheduler",
     "num_train_timesteps": 1000,
@@ -86,6 +87,7 @@ def load_wan(text_encoder: "nn.Module", tokenizer: Any) -> "WanModel":
         tokenizer,
         RectifiedFlow(SCHEDULE["shift"]),
         encode_prompt,
+        MAX_FRAMES,
     )
 
 

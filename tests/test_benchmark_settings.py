@@ -78,7 +78,7 @@ def test_a_graph_must_give_one_value(measuring):
 @pytest.mark.parametrize(
     ("graph", "row"),
     [
-        ("wan_edit", "delta denoising, eta 0"),
+        ("wan_edit", "delta denoising, eta 0.25"),
         ("wan_flowedit", "FlowEdit"),
         ("wan_drfs", "DRFS"),
         ("wan_flowalign", "FlowAlign"),

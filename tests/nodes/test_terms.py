@@ -174,6 +174,6 @@ def test_a_clip_of_one_frame_leaves_terms_in_time_without_effect(run, given, cli
 
 
 def test_one_number_sets_guidance_level_and_step(run):
-    assert run("ReScoreEditStrength", strength=0.0) == (3, 0.7, 0, 0)
-    assert run("ReScoreEditStrength", strength=0.5) == (4.5, 0.8, 1, 0)
-    assert run("ReScoreEditStrength", strength=1.0) == (8, 0.9, 1, 0.5)
+    assert run("ReScoreEditStrength", strength=0.0) == (2, 0.7, 0, 0)
+    assert run("ReScoreEditStrength", strength=0.5) == (3, 0.8, 1, 0.25)
+    assert run("ReScoreEditStrength", strength=1.0) == (6, 0.9, 1, 0.5)

@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from rescore.shapeworld.edits import edited, suite
+from rescore.shapeworld.score import psnr
+from rescore.shapeworld.showcase import SHOWCASE
 
 
 @pytest.fixture
@@ -70,6 +73,37 @@ def test_a_run_goes_on_and_windows_count_pictures(run, scene):
     assert not torch.equal(at_once["samples"], whole[0]["samples"])
 
 
+def test_the_shipped_model_edits_a_longer_clip_in_windows_that_it_knows(run):
+    """It knows 17 frames: 5 latent ones. A window of 4 and the first frame are as many."""
+    model = run("ReScoreLoadShapeWorldModel", model="shapeworld-wan")[0]
+    (longer,) = suite("colour", 1, frames=29, split="tune")
+    truth = edited(longer)
+    words = {"source_prompt": truth.source_prompt, "target_prompt": truth.target_prompt}
+    given = {
+        "model": model,
+        "prompts": run("ReScoreEncodePromptPair", model=model, **words)[0],
+        "latent": run("ReScoreVideoVAEEncode", model=model, images=truth.source.clip)[0],
+    }
+    terms = run("ReScoreDeltaDenoising", weighting="velocity")[0]
+    falling = {
+        "terms": terms, "order": "descending", "step_size": 1.0, "t_min": 0.0, "t_max": 0.8
+    }  # fmt: skip
+
+    def made(**window):
+        return edit(run, given, **falling, steps=10, **window)[0]
+
+    known, whole = made(), made(window=29)
+    assert torch.equal(known["samples"], made(window=13)["samples"])
+    inside = [
+        psnr(decoded(run, given, latent), truth.target.clip, truth.change)
+        for latent in (known, whole)
+    ]
+    assert inside[0] > 20 and inside[0] > inside[1] + 2, inside
+    short = given | {"latent": {"samples": given["latent"]["samples"][:, :, :5]}}
+    at_once, asked = (edit(run, short, **falling, steps=1, window=n)[0] for n in (0, 17))
+    assert torch.equal(at_once["samples"], asked["samples"])
+
+
 def test_what_needs_no_layers_runs_on_it(run, scene, clip):
     """Inspection, masks from gradients, flow smoothing, inversion and the way back."""
     given, frames = scene(6), 6
@@ -118,13 +152,53 @@ def test_layers_of_one_size_are_read_at_any_resolution(run, scene):
     assert torch.equal(few, run("ReScoreMaskFromWords", **scene(5), words="red", timesteps=1)[1])
 
 
-def test_controls_of_attention_act_when_sampling(run, scene):
-    given = inverted(run, scene(5))
+LAYOUT, BACKGROUND = {"layout_control": True}, {"background_control": True}
+
+
+@pytest.fixture
+def sampled(run):
+    """`sampled(target, ...)`: what a green triangle becomes, in two steps with these controls.
+
+    The model is the trained one: without training, attention reads everywhere alike.
+    """
+    model = run("ReScoreLoadShapeWorldModel", model="shapeworld-wan")[0]
+    scene = edited(SHOWCASE["green_triangle"]).source
+
+    def prompts(target):
+        words = {"source_prompt": scene.caption, "target_prompt": target}
+        return run("ReScoreEncodePromptPair", model=model, **words)[0]
+
+    given = {
+        "model": model,
+        "prompts": prompts(scene.caption),
+        "latent": run("ReScoreVideoVAEEncode", model=model, images=scene.clip[:5])[0],
+    }
+    path = inverted(run, given, refinements=5)
     off = {"layout_control": False, "background_control": False, "prompt_control": "off"}
-    plain = run("ReScoreAttentionControlledSampling", **given, **off)[0]["samples"]
-    for control in ({"layout_control": True, "tau_s": 0.5}, {"background_control": True}):
-        found = run("ReScoreAttentionControlledSampling", **given, **(off | control))[0]["samples"]
-        assert found.shape == plain.shape and not torch.equal(found, plain)
+
+    def sampled(target=scene.caption, **controls):
+        inputs = path | {"prompts": prompts(target)} | off | controls
+        return run("ReScoreAttentionControlledSampling", **inputs)[0]["samples"]
+
+    return sampled
+
+
+@pytest.mark.parametrize("control", [LAYOUT, BACKGROUND])
+def test_controls_of_attention_act_in_their_steps(sampled, control):
+    """SA-I until tau_s, SA-II from it on: in none, in one or in both of two steps."""
+    words = "a red circle moving right on a checker background"
+    plain = sampled(words)
+    early, middle, late = (sampled(words, **control, tau_s=share) for share in (0.0, 0.5, 1.0))
+    none, both = (early, late) if control is LAYOUT else (late, early)
+    torch.testing.assert_close(none, plain, rtol=0, atol=1e-5)
+    moved = [(found - plain).abs().max() for found in (middle, both)]
+    assert min(moved) > 1e-2 and (middle - both).abs().max() > 1e-2, moved
+
+
+@pytest.mark.parametrize("control", [LAYOUT | {"tau_s": 1.0}, BACKGROUND | {"tau_s": 0.0}])
+def test_an_edit_into_its_source_reads_itself(sampled, control):
+    """With the source's prompt and no guidance, the maps of the source are the edit's own."""
+    torch.testing.assert_close(sampled(cfg=1.0, **control), sampled(cfg=1.0), rtol=0, atol=1e-3)
 
 
 def test_what_needs_temporal_attention_says_so(run, scene):
@@ -137,8 +211,8 @@ def test_what_needs_temporal_attention_says_so(run, scene):
         )
 
 
-def inverted(run, given):
-    trajectory = run("ReScoreDDIMInversion", **given, steps=2)[0]
+def inverted(run, given, **settings):
+    trajectory = run("ReScoreDDIMInversion", **given, steps=2, **settings)[0]
     return {"model": given["model"], "prompts": given["prompts"], "trajectory": trajectory}
 
 

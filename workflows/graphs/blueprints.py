@@ -111,14 +111,12 @@ def flow_enhanced() -> Blueprint:
 
 
 def _inverted(whole: Blueprint, ends: Ends, model: Output, **settings: Any) -> Blueprint:
-    guidance = whole.add("ReScoreEditStrength", "Edit", strength=ends.strength)["cfg"]
     edit = whole.add(
         "ReScoreEditVideoByInversion",
         "Edit",
         model=model,
         video=ends.video,
         **ends.texts,
-        cfg=guidance,
         mask=ends.mask,
         strength=ends.strength,
         **settings,

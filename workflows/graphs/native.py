@@ -7,9 +7,10 @@ from graph import Graph, Node
 from host_nodes import WAN, WAN_VAE
 from rescore.shapeworld.scene import caption
 from rescore.shapeworld.showcase import SHOWCASE
+from rescore.shapeworld.wan import MAX_FRAMES
 
 from .start import Start, distil
-from .wan import CLIP, FALLING, REAL_STEPS, WAN_EDIT, real_loop
+from .wan import CLIP, ETA, FALLING, REAL_STEPS, UNEQUAL, WAN_EDIT, real_loop
 
 REAL = """**With a real model:** choose it in *Load Diffusion Model* and its VAE in *Load VAE*. \
 Replace the three *Shape-World Conditioning* by *CLIP Text Encode* behind a *Load CLIP* of type \
@@ -27,6 +28,9 @@ first from `t_max` to 0.5, the second from there to 0
 All are from huggingface.co/Comfy-Org. LTX-Video and HunyuanVideo go in the same way; LTX-2 does \
 not, for it makes sound with the picture. Clips of other lengths than 1 + 4 n are padded and cut \
 again. The tiny model needs ComfyUI 0.16 or later, real ones 0.8."""
+
+# A MODEL does not say how many frames it knows.
+KNOWN = {"window": MAX_FRAMES}
 
 _HUB = "https://huggingface.co/Comfy-Org"
 _WAN_1 = f"{_HUB}/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
@@ -78,6 +82,8 @@ class NativeStart(Start):
             side: add("ReScoreShapeWorldConditioning", "Describe", title, text=text)["conditioning"]
             for side, (title, text) in texts.items()
         }
+        for text in self.texts.values():
+            text.node.models = TEXT_ENCODERS  # of the nodes that replace it with a real model
         taken = add(
             "ReScoreNativeModel", "Describe", model=self.patcher, vae=self.vae, **self.texts
         )
@@ -89,7 +95,7 @@ class NativeStart(Start):
 
 def _graph(name: str, words: str, **real: float) -> Graph:
     graph = Graph(name, f"## {words}\n\n{REAL}")
-    graph.real["ReScoreScoreDistillation"] = real_loop(**real)
+    graph.real["ReScoreScoreDistillation"] = real_loop(**real, window=0)
     return graph
 
 
@@ -104,7 +110,7 @@ def wan_edit_native() -> Graph:
     mask = start.painted_mask(CLIP)
     strength = graph.add("ReScoreEditStrength", "Edit")
     term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=strength["eta"])
-    settings = FALLING | {name: strength[name] for name in ("cfg", "t_max", "step_size")}
+    settings = FALLING | KNOWN | {name: strength[name] for name in ("cfg", "t_max", "step_size")}
     start.finish(distil(start, term["terms"], mask=mask, **settings)["latent"], mask=mask)
 
     def node(kind: str, title: str) -> Node:
@@ -134,7 +140,7 @@ def wan_edit_sampler() -> Graph:
     guider = add(
         "ReScoreEditGuider", "Edit", model=start.patcher, cfg=FALLING["cfg"], **start.texts
     )
-    term = add("ReScoreDeltaDenoising", "Edit", weighting="velocity")
+    term = add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=ETA)
     sampler = add(
         "ReScoreDistillationSampler",
         "Edit",
@@ -169,7 +175,7 @@ def native_flowedit() -> Graph:
     )
     start = NativeStart(graph, CLIP)
     term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=1.0)
-    loop = {**FALLING, "t_max": 0.66, "source_cfg": 1.2}
+    loop = {**UNEQUAL, **KNOWN, "t_max": 0.66, "source_cfg": 1.2}
     start.finish(distil(start, term["terms"], **loop)["latent"], restore=True)
     return graph
 
@@ -181,11 +187,11 @@ def native_assd() -> Graph:
         "the prompts agree, and the edit also attends to its source in the last blocks of the "
         "transformer. A latent frame of Wan shows four pictures, so the window is narrow.",
     )
-    graph.real["ReScoreScoreDistillation"] = {"step_size": 0.1}  # ASSD's
+    graph.real["ReScoreScoreDistillation"] = {"step_size": 0.1, "window": 0}  # ASSD's
     start = NativeStart(graph, CLIP)
     terms = graph.add("ReScoreAdaptiveSliding", "Edit", window="0.1, 0.8, 0.1")["terms"]
     fusion = graph.add("ReScoreAttentionFusion", "Edit", layers=2, weight=0.8)["fusion"]
-    start.finish(distil(start, terms, step_size=0.4, fusion=fusion)["latent"])
+    start.finish(distil(start, terms, step_size=0.4, fusion=fusion, **KNOWN)["latent"])
     return graph
 
 
@@ -198,10 +204,10 @@ def native_dreammotion() -> Graph:
     )
     start = NativeStart(graph, CLIP)
     box = graph.add("ReScoreBoundingBoxMask", "Describe", mask=start.painted_mask(CLIP))
-    terms = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity")["terms"]
+    terms = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=ETA)["terms"]
     terms = graph.add("ReScoreGradientMask", "Edit", terms=terms, mask=box["mask"])["terms"]
     terms = graph.add("ReScoreSpatialSelfSimilarity", "Edit", terms=terms, weight=300.0)["terms"]
-    start.finish(distil(start, terms, **FALLING)["latent"], restore=True)
+    start.finish(distil(start, terms, **FALLING, **KNOWN)["latent"], restore=True)
     return graph
 
 
@@ -248,7 +254,7 @@ def edit_video_shapeworld() -> Blueprint:
         return node["conditioning"]
 
     edit = SHOWCASE[CLIP]
-    _edits(blueprint, patcher, vae, encode, (caption(edit.source), caption(edit.target)))
+    _edits(blueprint, patcher, vae, encode, (caption(edit.source), caption(edit.target)), **KNOWN)
     return blueprint
 
 

@@ -9,6 +9,12 @@ REAL = """**With a real model:** replace *Load Shape-World Model* by *Load Video
 with UMT5 and VAE, in `models/diffusers/`); 832 x 480, 17 to 81 frames (1 + 4 n; others are padded \
 and cut again)."""
 
+# Each with transformer, UMT5 and VAE, for `models/diffusers/`.
+FOLDERS = [
+    {"name": name, "url": f"https://huggingface.co/Wan-AI/{name}", "directory": "diffusers"}
+    for name in ("Wan2.1-T2V-1.3B-Diffusers", "Wan2.1-T2V-14B-Diffusers")
+]
+
 # On the other clip, of the red circle, the tiny Wan with eta 0 moves what it edits.
 CLIP = "green_triangle"
 
@@ -17,25 +23,34 @@ FALLING = {
     "order": "descending",
     "steps": 20,
     "step_size": 1.0,
-    "cfg": 4.5,
+    "cfg": 3.0,
     "t_min": 0.0,
     "t_max": 0.8,
 }
 REAL_STEPS = 50  # as many as Wan's authors sample with
+ETA = 0.25
+# Where papers ask for much more guidance of the target than of the source.
+UNEQUAL = {**FALLING, "cfg": 4.5}
 # FlowEdit on a real Wan, by the authors of FiVE-Bench.
 WAN_EDIT = {"steps": 35, "t_max": 0.7, "cfg": 12.0, "source_cfg": 5.0}
 
 
 def real_loop(**others: float) -> dict[str, float]:
-    """The loop's numbers for a real Wan: those of `FALLING` but for the steps, and for `others`."""
+    """The loop's numbers for a real Wan: those of `FALLING` but for some, and for `others`."""
     numbers = {key: value for key, value in FALLING.items() if key != "order"}
-    return {**numbers, "steps": REAL_STEPS, **others}
+    return {**numbers, "steps": REAL_STEPS, "cfg": 4.5, **others}
 
 
 def _graph(name: str, words: str, **real: float) -> Graph:
     graph = Graph(name, f"## {words}\n\n{REAL}")
     graph.real["ReScoreScoreDistillation"] = real_loop(**real)
     return graph
+
+
+def _start(graph: Graph) -> Start:
+    start = Start(graph, "shapeworld-wan", CLIP)
+    start.model.node.models = FOLDERS
+    return start
 
 
 def wan_edit() -> Graph:
@@ -46,8 +61,8 @@ def wan_edit() -> Graph:
         "edit every clip it keeps most. If the edit is too weak, raise *eta*. If the object "
         "wanders, as on red_circle.mp4 with the tiny Wan, take *eta* 0.5 and *cfg* 6.",
     )
-    start = Start(graph, "shapeworld-wan", CLIP)
-    term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity")
+    start = _start(graph)
+    term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=ETA)
     edit = distil(start, smoothed(start, term["terms"]), **FALLING)
     start.finish(edit["latent"], restore=True)
     return graph
@@ -61,9 +76,9 @@ def wan_flowedit() -> Graph:
         "FiVE-Bench.",
         **WAN_EDIT,
     )
-    start = Start(graph, "shapeworld-wan", CLIP)
+    start = _start(graph)
     term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=1.0)
-    loop = {**FALLING, "t_max": 0.66, "source_cfg": 1.2}
+    loop = {**UNEQUAL, "t_max": 0.66, "source_cfg": 1.2}
     start.finish(distil(start, term["terms"], **loop)["latent"], restore=True)
     return graph
 
@@ -75,9 +90,9 @@ def wan_drfs() -> Graph:
         "later (arXiv 2509.05342).",
         t_max=1.0, cfg=16.5, source_cfg=6.0,
     )  # fmt: skip
-    start = Start(graph, "shapeworld-wan", CLIP)
+    start = _start(graph)
     term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=1.0, eta_rises=True)
-    loop = {**FALLING, "t_max": 1.0, "source_cfg": 1.6}
+    loop = {**UNEQUAL, "t_max": 1.0, "source_cfg": 1.6}
     start.finish(distil(start, term["terms"], **loop)["latent"], restore=True)
     return graph
 
@@ -90,7 +105,7 @@ def wan_flowalign() -> Graph:
         "a step in place of four.",
         steps=33, t_max=0.7, cfg=19.5,
     )  # fmt: skip
-    start = Start(graph, "shapeworld-wan", CLIP)
+    start = _start(graph)
     terms = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=1.0)["terms"]
     terms = graph.add("ReScoreSourcePull", "Edit", terms=terms)["terms"]
     loop = {**FALLING, "t_max": 0.66, "cfg": 2.0, "guidance": "source as negative"}
@@ -105,9 +120,9 @@ def wan_dfvedit() -> Graph:
         "the source.",
         t_max=1.0, cfg=15.0, source_cfg=5.0,
     )  # fmt: skip
-    start = Start(graph, "shapeworld-wan", CLIP)
+    start = _start(graph)
     term = graph.add("ReScoreDeltaDenoising", "Edit", weighting="bare velocity")
-    loop = {**FALLING, "t_max": 1.0, "source_cfg": 1.5}
+    loop = {**UNEQUAL, "t_max": 1.0, "source_cfg": 1.5}
     start.finish(distil(start, term["terms"], **loop)["latent"], restore=True)
     return graph
 
@@ -120,11 +135,11 @@ def wan_flowdirector() -> Graph:
         "rules on this loop, so a mask belongs to it.",
         steps=40, t_max=0.8, cfg=10.5, source_cfg=3.5,
     )  # fmt: skip
-    start = Start(graph, "shapeworld-wan", CLIP)
+    start = _start(graph)
     mask = start.painted_mask(CLIP)
     terms = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=1.0)["terms"]
     terms = graph.add("ReScoreDirectionCorrection", "Edit", terms=terms)["terms"]
-    loop = {**FALLING, "source_cfg": 1.5, "draws": "best against worst"}
+    loop = {**UNEQUAL, "source_cfg": 1.5, "draws": "best against worst"}
     start.finish(distil(start, terms, mask=mask, **loop)["latent"], mask=mask)
     return graph
 
@@ -136,10 +151,10 @@ def wan_dreammotion() -> Graph:
         "of the keys of the later blocks, which holds shapes. Needs a card: gradients go through "
         "half of the transformer.",
     )
-    start = Start(graph, "shapeworld-wan", CLIP)
+    start = _start(graph)
     mask = start.painted_mask(CLIP)
     box = graph.add("ReScoreBoundingBoxMask", "Describe", mask=mask)["mask"]
-    terms = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity")["terms"]
+    terms = graph.add("ReScoreDeltaDenoising", "Edit", weighting="velocity", eta=ETA)["terms"]
     terms = graph.add("ReScoreGradientMask", "Edit", terms=terms, mask=box)["terms"]
     # The steps of this loop add up to 1, those of DreamMotion's own to 80.
     terms = graph.add("ReScoreSpatialSelfSimilarity", "Edit", terms=terms, weight=300.0)["terms"]

@@ -32,8 +32,8 @@ class WanModel(CodedModel):
     tokenizer: Any
     process: RectifiedFlow
     encode_text: EncodeText = encode_umt5
+    max_frames: int | None = None  # that it was trained on; longer clips go in windows
     kind: ClassVar[str] = "wan"
-    max_frames: ClassVar[None] = None
     by_frame: ClassVar[bool] = False  # a LATENT is one clip, not a batch of frames
     whole_clips: ClassVar[bool] = True  # the autoencoder takes a whole clip in one call
 
