@@ -30,6 +30,7 @@ from flow_models_rows import (
     MODEL,
     Method,
     Run,
+    Truth,
     methods_of,
     of_eta,
     of_strength,
@@ -90,13 +91,14 @@ class Counted:
 
 
 @torch.inference_mode()
-def outcome(edit: Edit, method: Method | None, run: Run) -> Outcome:
+def outcome(edit: Edit, method: Method | Truth | None, run: Run) -> Outcome:
     """What a method makes of an edit; without one, what the autoencoder alone does."""
     model, truth = loaded(MODEL), edited(edit)
-    clip = rearrange(truth.source.clip, "f h w c -> 1 c f h w")
+    begins = truth.target if isinstance(method, Truth) else truth.source
+    clip = rearrange(begins.clip, "f h w c -> 1 c f h w")
     z = model.latents_in(model.encode_clip(clip))
     counted, seconds = Counted(model.denoiser), 0.0
-    if method is not None:
+    if isinstance(method, Method):
         terms = terms_of(method, edit, run)
         began = time.process_time()
         z = distil(
@@ -116,9 +118,10 @@ def outcome(edit: Edit, method: Method | None, run: Run) -> Outcome:
     return Outcome(figures, made)
 
 
-def kept_outcome(edit: Edit, method: Method | None, run: Run) -> Outcome:
+def kept_outcome(edit: Edit, method: Method | Truth | None, run: Run) -> Outcome:
     """The same, from the disk where it has been made before."""
-    told = repr((edit, method, run if method and method.parts else None))
+    needs_run = isinstance(method, Method) and method.parts
+    told = repr((edit, method, run if needs_run else None))
     file = KEPT / f"{sha256(told.encode()).hexdigest()[:24]}.pt"
     if file.is_file():
         held = torch.load(file, weights_only=True)
@@ -132,7 +135,9 @@ def kept_outcome(edit: Edit, method: Method | None, run: Run) -> Outcome:
     return made
 
 
-def over_rows(edits: Sequence[Edit], methods: Mapping[str, Method | None], run: Run) -> Results:
+def over_rows(
+    edits: Sequence[Edit], methods: Mapping[str, Method | Truth | None], run: Run
+) -> Results:
     """All rows of all edits, one after the other."""
     results, began = Results(), time.monotonic()
     for number, edit in enumerate(edits, 1):
@@ -188,6 +193,17 @@ def gains(results: Results, base: str, rows: Sequence[str]) -> list[str]:
     return markdown(("change by", *(column.title for column in COLUMNS.values())), cells)
 
 
+def by_kind(results: Results, edits: Sequence[Edit]) -> list[str]:
+    """The PSNR inside for each kind of edit: what can be known of the truth differs."""
+    kinds = list(dict.fromkeys(edit.attribute for edit in edits))
+    rows = []
+    for row in results.figures:
+        values = list(zip(edits, results.values(row, "psnr_edit"), strict=True))
+        means = (mean(value for edit, value in values if edit.attribute == kind) for kind in kinds)
+        rows.append((row, *(f"{value:.1f}" for value in means)))
+    return markdown(("PSNR to the truth inside, dB", *kinds), rows)
+
+
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -216,6 +232,7 @@ def main() -> None:
         methods = {row: methods[row] for row in methods if row in (options.rows or methods)}
         results = over_rows(edits, methods, run)
         page += [*table_of(results, COLUMNS, {row: row for row in methods}), ""]
+        page += [*by_kind(results, edits), ""]
         for base, rows in ADDED.items():
             if {base, *rows} <= set(methods):
                 page += [*gains(results, base, rows), ""]

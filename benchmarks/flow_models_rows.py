@@ -54,6 +54,11 @@ class Method:
     parts: tuple[str, ...] = ()  # what is added to the term: see `terms_of`
 
 
+@dataclass(frozen=True)
+class Truth:
+    """The row of the true clip, encoded and decoded: as near as any edit can come to it."""
+
+
 # Of the plot: how much of the edit is moved back, and whether that rises; how strong guidance is.
 ETAS = {"0": (0.0, False), "0.25": (0.25, False), "1": (1.0, False), "rising to 1": (1.0, True)}
 CFGS = (2.0, 3.0, 6.0)
@@ -69,7 +74,7 @@ VELOCITY = DeltaDenoising(weighting="velocity")
 FLOWEDIT = replace(VELOCITY, eta=1.0)
 
 
-def methods_of(run: Run) -> dict[str, Method | None]:
+def methods_of(run: Run) -> dict[str, Method | Truth | None]:
     """By their names in the table; None edits nothing."""
     drawn = Settings(run.random_steps, run.random_step, run.papers_cfg)
     falling = Settings(run.steps, 1.0, run.cfg, 0, 0.0, run.t_max, order="descending")
@@ -86,6 +91,7 @@ def methods_of(run: Run) -> dict[str, Method | None]:
     )
     return {
         "no edit": None,
+        "the truth, through the autoencoder": Truth(),
         "DDS, random levels": Method(DeltaDenoising(), drawn),
         "eta 0": Method(VELOCITY, falling),
         DEFAULT: Method(default, falling),

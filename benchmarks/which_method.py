@@ -34,7 +34,10 @@ OBJECTS = {
 # By report: which of its settings a graph has, too, as node and input.
 SETTINGS = {
     "distillation": {name: ("ScoreDistillation", name) for name in ("steps", "step_size", "cfg")},
-    "flow_models": {name: ("ScoreDistillation", name) for name in ("steps", "cfg", "t_max")},
+    "flow_models": {
+        **{name: ("ScoreDistillation", name) for name in ("steps", "cfg", "t_max")},
+        "eta": ("DeltaDenoising", "eta"),
+    },
     "videodirector": {
         "steps": ("DDIMInversion", "steps"),
         "learning_rate": ("NullTextOptimisation", "learning_rate"),

@@ -173,6 +173,23 @@ def test_every_part_of_a_method_shows_at_the_weight_it_ships_with(name, tmp_path
         assert (without - whole).abs().mean() > 0.002, node
 
 
+@pytest.mark.parametrize(
+    "file",
+    [file for kind in ("wan", "native") for file in sorted(WORKFLOWS.glob(f"{kind}*.json"))],
+    ids=lambda file: file.stem,
+)
+def test_a_graph_on_wan_names_every_file_that_a_real_one_needs(file):
+    """Transformer, VAE and text encoder; of diffusers, the folder that holds all three."""
+    nodes = json.loads(file.read_text("utf-8"))["nodes"]
+    named = [model for node in nodes for model in node["properties"].get("models", ())]
+    for model in named:
+        assert model.keys() == {"name", "url", "directory"}
+        assert model["url"].startswith("https://huggingface.co/") and model["name"] in model["url"]
+    native = any(node["type"] == "UNETLoader" for node in nodes)
+    wanted = {"diffusion_models", "vae", "text_encoders"} if native else {"diffusers"}
+    assert {model["directory"] for model in named} == wanted
+
+
 @pytest.mark.parametrize("file", sorted(WORKFLOWS.glob("*.json")), ids=lambda file: file.stem)
 def test_app_mode_shows_a_graph_to_those_who_never_look_at_it(file):
     """The clip, both texts and a number in front, the saved video behind."""

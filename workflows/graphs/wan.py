@@ -15,7 +15,7 @@ FOLDERS = [
     for name in ("Wan2.1-T2V-1.3B-Diffusers", "Wan2.1-T2V-14B-Diffusers")
 ]
 
-# On the other clip, of the red circle, the tiny Wan with eta 0 moves what it edits.
+# On the other clip, of the red circle, the tiny Wan moves what it edits.
 CLIP = "green_triangle"
 
 # From t_max down to no noise; the steps add up to the whole way. Measured in flow_models_report.
