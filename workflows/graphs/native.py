@@ -131,9 +131,9 @@ def wan_edit_sampler() -> Graph:
     graph = _graph(
         "wan_edit_sampler",
         "Delta denoising in ComfyUI's own sampling node\n*Edit Guider* holds the prompts, "
-        "*Distillation Sampler* the loop; levels of noise are drawn from the scheduler's SIGMAS. The "
-        "tiny model knows 17 frames: for a longer clip put ComfyUI's *Wan Context Windows* with "
-        "17 frames between *Load Diffusion Model* and *Edit Guider*.",
+        "*Distillation Sampler* the loop; levels of noise are drawn from the scheduler's SIGMAS. "
+        "The tiny model knows 17 frames: for a longer clip put ComfyUI's *Wan Context Windows* "
+        "with 17 frames between *Load Diffusion Model* and *Edit Guider*.",
     )
     graph.real["ReScoreDistillationSampler"] = {"steps": 50, "step_size": 1.0}
     graph.real["BasicScheduler"] = {"steps": 100}  # two levels a step, as shipped

@@ -83,7 +83,11 @@ def test_gradients_reach_the_latents(wan):
         (torch.zeros(1, 4, 3, 4, 6), torch.zeros(1, 2, 24), "have 4 channels, tiny-wan takes 5"),
         (torch.zeros(1, 5, 3, 5, 6), torch.zeros(1, 2, 24), "takes them in blocks of 2 x 2"),
         (torch.zeros(1, 5, 3, 4, 6), torch.zeros(1, 2, 25), "25 wide, tiny-wan takes 24"),
-        (torch.zeros(1, 5, 3, 4, 6), torch.zeros(1, 3, 2, 24), "takes one embedding"),
+        (
+            torch.zeros(1, 5, 3, 4, 6),
+            torch.zeros(1, 3, 2, 24),
+            "takes one text embedding for a whole clip",
+        ),
         (torch.zeros(2, 5, 3, 4, 6), torch.zeros(1, 2, 24), "for each of the 2 clips"),
     ],
 )
