@@ -16,9 +16,9 @@ from .widgets import COMBO, FILES, FLOAT, INT, SOCKET, Node, outputs
 log = logging.getLogger("rescore")
 
 AFTER = f"{host.CATEGORY}/latents"
-# What a call with guidance takes for each pixel of a frame and channel of the stage's width, in
-# float32: 134 bytes where counted, with two or three levels and one or two layers in each.
-_BYTES = 160
+# The numbers that a call with guidance holds for each pixel and channel of the stage's width: 34
+# where counted, on stages with three levels of two layers.
+_NUMBERS = 40
 _CUT = 0.02  # of a clip's width or height, that may be lost without a word
 
 
@@ -315,7 +315,7 @@ def _clip(images: Any) -> Any:
 
 def _memory(stage: Any, pixels: int) -> int:
     """A rough upper bound of what a call with guidance takes, in bytes, on top of the weights."""
-    return _BYTES * pixels * stage.width
+    return _NUMBERS * stage.dtype.itemsize * pixels * stage.width
 
 
 def _shows(total: int):

@@ -6,7 +6,9 @@ import rescore.nodes.host as host
 import torch
 from live_memory import Watch
 from rescore.pipelines.models.cascade.stage import ROLES
-from tiny_cascade import write_stage
+from rescore.pipelines.models.denoiser import Denoiser
+from tiny_cascade import edit_json, write_stage
+from tiny_models import write_tiny_t2v
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +145,29 @@ def test_a_clip_is_resampled_as_far_as_its_strength_says(run, scene, strength):
     assert same == (strength == 0)
 
 
+def test_the_last_stage_of_show_1_goes_on_from_the_enlarged_clip(
+    run, scene, clip, tmp_path, monkeypatch
+):
+    """As the note of the graph says: scaled, encoded, resampled and decoded by show-1-sr2.
+
+    Its folder is that of any latent video model, under the name of its pipeline.
+    """
+    folder = write_tiny_t2v(tmp_path / "diffusers" / "show-1-sr2", seed=5)
+    edit_json(folder / "model_index.json", _class_name="VideoToVideoSDPipeline")
+    monkeypatch.setenv("RESCORE_MODELS", str(tmp_path))
+    model = run("ReScoreLoadVideoModel", folder="show-1-sr2")[0]
+    prompts = run("ReScoreEncodePromptPair", model=model)[0]
+    large = clip(9, 16, 32).movedim(-1, 1)
+    scaled = torch.nn.functional.interpolate(large, (40, 72), mode="bilinear").movedim(1, -1)
+    latent = run("ReScoreVideoVAEEncode", model=model, images=scaled)[0]
+    made = run("ReScoreResampleClip", model=model, prompts=prompts, latent=latent, steps=5)[0]
+    images = run("ReScoreVideoVAEDecode", model=model, latent=made)[0]
+    assert images.shape == (9, 40, 72, 3)
+    assert not torch.equal(made["samples"], latent["samples"])
+    with pytest.raises(ValueError, match=r"embeddings are .* wide, show-1-sr2 takes"):
+        run("ReScoreResampleClip", model=model, prompts=scene["prompts"], latent=latent, steps=5)
+
+
 def test_masks_of_keyframes_are_those_of_the_frames_that_were_picked(run, clip):
     masks = torch.arange(29.0)[:, None, None].expand(29, 40, 90) / 28
     _, picked = run(
@@ -221,6 +246,36 @@ def test_every_step_shows_a_picture_of_the_middle_frame(
     call()
     size = (16, 8) if which == 0 else (32, 16)
     assert shown == [(step, steps, size) for step in range(1, steps + 1)]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_room_is_made_for_what_a_call_takes_and_not_for_much_more(
+    run, cascade, scene, clip, monkeypatch, which, benchmarks_on_the_path
+):
+    """What a stage's pass with guidance holds at most, in float32, against the room made for it."""
+    from memory import Storages
+
+    call, _, _ = loops(run, cascade, scene, clip)[which]
+    rooms, found = [], []
+    load, guided = host.load, Denoiser.guided
+
+    def noted(model, part, *, memory=0):
+        load(model, part, memory=memory)
+        rooms.append(memory)
+
+    def counted(self, z, *inputs):
+        with Storages() as storages:
+            said = guided(self, z, *inputs)
+        if z.shape[2] in (1, 5, 8):  # whole windows
+            found.append((len(rooms), storages.peak))
+        return said
+
+    monkeypatch.setattr(host, "load", noted)
+    monkeypatch.setattr(Denoiser, "guided", counted)
+    call()
+    assert len(found) == 2
+    for at, peak in found:
+        assert 0.5 * rooms[at - 1] < peak < rooms[at - 1]
 
 
 def test_one_stages_weights_are_on_the_device_at_a_time(run, cascade, scene, clip, monkeypatch):

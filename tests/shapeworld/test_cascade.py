@@ -79,6 +79,29 @@ def test_an_edit_of_colour_comes_nearer_to_the_truth_where_the_object_is(model, 
         assert torch.equal(z[outside.expand_as(z)], source[outside.expand_as(z)])
 
 
+def test_a_box_as_the_papers_mask_repaints_the_object_and_nothing_outside_it(model):
+    """A box is wider than the object: what it holds of the background may change, no more."""
+    (edit,) = suite("colour", 1)
+    clips = edited(edit)
+    source, truth = (
+        shrunk(rearrange(side.clip, "f h w c -> 1 c f h w")) * 2 - 1
+        for side in (clips.source, clips.target)
+    )
+    box = torch.zeros(clips.paint.shape)
+    for frame, painted in zip(box, clips.paint, strict=True):
+        rows, columns = (torch.cat([at.min()[None], at.max()[None]]) for at in painted.nonzero().T)
+        frame[rows[0] : rows[1] + 1, columns[0] : columns[1] + 1] = 1
+    texts = (clips.source_prompt, clips.target_prompt, "")
+    embeddings = Prompts(*(model.encode_prompt(text).embedding for text in texts))
+    settings = Settings(steps=30, step_size=0.1, cfg=5.0, seed=1)
+    terms = [Weighted(DeltaDenoising(), masks=(box,))]
+    z = distil(source, terms, model.denoiser, embeddings, settings).z
+    covered = torch.nn.functional.avg_pool2d(box[:, None], 4)[:, 0].expand_as(source)
+    assert torch.equal(z[covered == 0], source[covered == 0])
+    inside = covered > 0.5
+    assert mse_loss(z[inside], truth[inside]) < 0.5 * mse_loss(source[inside], truth[inside])
+
+
 def test_keyframes_and_frames_between_fill_a_clip():
     assert FRAMES == KEYFRAMES + BETWEEN * (KEYFRAMES - 1) == 29
 
