@@ -53,8 +53,8 @@ class ScoreDistillation(Node):
             "White may change; where it is black the latents stay exactly the source's. One mask "
             "for the clip or one per frame, at any resolution."),
         "state": SOCKET(STATE,
-            "A state to go on from: 70 steps and then 50 more equal 120 at once. The seed is then "
-            "the state's."),
+            "A state to go on from: 70 steps and then 50 more equal 120 at once, in random order "
+            "and if no term starts late or ends early. The seed is then the state's."),
         "fusion": SOCKET(FUSION,
             "Controls, from Attention Fusion: the edit also attends to the source."),
         **WINDOWS,
