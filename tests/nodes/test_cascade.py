@@ -111,6 +111,17 @@ def test_where_the_mask_is_black_keyframes_stay_bit_for_bit(run, scene):
     assert int(changed.sum()) == 20
 
 
+@pytest.mark.parametrize(("width", "height"), [(64, 40), (128, 80)])
+def test_keyframes_of_both_sizes_of_the_paper_are_edited(run, scene, clip, width, height):
+    small = run("ReScorePickKeyframes", images=clip(5, 160, 256), frames=2, width=width,
+        height=height)[0]  # fmt: skip
+    latent = run("ReScoreVideoVAEEncode", model=scene["model"], images=small)[0]
+    terms = ["ReScoreSpatialSelfSimilarity", "ReScoreTemporalSelfSimilarity"]
+    made = edit(run, scene | {"latent": latent}, *terms, steps=1)[0]
+    back = run("ReScoreVideoVAEDecode", model=scene["model"], latent=made)[0]
+    assert back.shape == (2, height, width, 3) and not torch.equal(back, small)
+
+
 def test_longer_clips_go_in_windows_of_eight(run, cascade, clip, scene):
     model = scene["model"]
     latent = run("ReScoreVideoVAEEncode", model=model, images=clip(13, 12, 16))[0]
