@@ -82,7 +82,7 @@ def rendered(source: Source, captions: Captions, file: Path, small: bool) -> Tol
 
 
 def recipe(stage: str, told: Told, steps: int | None = None) -> Recipe:
-    """One stage: velocities, by Muon, under the cosine schedule."""
+    """One stage, by Muon, under the cosine schedule: velocities of keyframes, else the frames."""
     torch.manual_seed(20 + STAGES.index(stage))
     unet = build_unet(stage)
     if stage != "keyframes":

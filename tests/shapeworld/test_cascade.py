@@ -33,7 +33,13 @@ from rescore.shapeworld.render import render
 from rescore.shapeworld.scene import caption as scene_caption
 from rescore.shapeworld.tokenizer import load_tokenizer
 from rescore.shapeworld.train.captions import Captions
-from rescore.shapeworld.train.cascade import gain_loss, rendered, say_what_is_told
+from rescore.shapeworld.train.cascade import (
+    Told,
+    gain_loss,
+    recipe,
+    rendered,
+    say_what_is_told,
+)
 from rescore.shapeworld.train.data import Source, demanding_scene
 from torch.nn.functional import interpolate as interpolated
 from torch.nn.functional import mse_loss
@@ -138,6 +144,14 @@ def test_the_loss_of_a_told_stage_is_its_error_against_that_of_the_plain_answer(
         lambda z_t, t: z_0 + share * error, z_0, z_0 + error, torch.Generator().manual_seed(1)
     )
     assert loss.exp().item() == pytest.approx(gain, abs=1e-3)
+
+
+@pytest.mark.parametrize("stage", ["interpolation", "image-sr", "video-sr"])
+def test_a_training_begins_at_the_plain_answer(stage):
+    clips = torch.rand(3, 3, FRAMES, 64, 64).mul(255).byte()
+    told = Told(clips, torch.randn(2, 5, 64), torch.tensor([1, 0, 1]))
+    loss = recipe(stage, told).loss(torch.Generator().manual_seed(4))
+    assert abs(loss.item()) < 0.05
 
 
 def psnr(clip, truth):
