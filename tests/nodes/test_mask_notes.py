@@ -120,6 +120,10 @@ def test_guidance_under_a_black_mask(run, inverted, told):
             "ReScoreNullTextOptimisation", **given, guidance=guidance, cfg=3.0, inner_steps=1
         )[3]
         assert told() == sentence and sentence in report
+    for masks in ({}, {"mask": 1 - BLACK}):
+        guidance = run("ReScoreDecoupledGuidance", **masks)[0]
+        run("ReScoreNullTextOptimisation", **given, guidance=guidance, cfg=3.0, inner_steps=1)
+        assert told() == ""
 
 
 @pytest.mark.parametrize(
