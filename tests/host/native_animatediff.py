@@ -9,11 +9,8 @@ what went wrong, or nothing.
 """
 
 import importlib.util
-import json
-import logging
 import sys
 import tempfile
-import traceback
 from functools import cache, partial
 from pathlib import Path
 
@@ -31,10 +28,15 @@ import comfy.sample
 import comfy.samplers
 import comfy.sd
 import folder_paths
-import native_checks as checks  # beside this file
+import native_start as checks  # beside this file
 import torch
 from comfy_extras import nodes_custom_sampler
 from rescore.nodes import layouts
+from rescore.nodes.distillation import ScoreDistillation
+from rescore.nodes.latents import VideoVAEEncode
+from rescore.nodes.native import EditGuider, NativeModel
+from rescore.nodes.similarity import SpatialSelfSimilarity
+from rescore.nodes.terms import DeltaDenoising
 from safetensors.torch import save_file
 
 NAME = "ComfyUI-AnimateDiff-Evolved"
@@ -143,13 +145,13 @@ def texts() -> dict:
 
 
 def taken(patcher, **changed):
-    return checks.NativeModel().take(patcher, checks.image_vae(), **(texts() | changed))
+    return NativeModel().take(patcher, checks.image_vae(), **(texts() | changed))
 
 
 @cache
 def latent() -> dict:
     model, _ = taken(stable_diffusion())
-    return checks.VideoVAEEncode().encode(model, CLIP, 8, "mean", 0)[0]
+    return VideoVAEEncode().encode(model, CLIP, 8, "mean", 0)[0]
 
 
 # --- predictions --------------------------------------------------------------------------------
@@ -217,13 +219,13 @@ def check_a_frame_hears_the_others():
 def edit(patcher, steps: int = 1, terms=None, samples=None, **changed):
     model, prompts = taken(patcher, **changed)
     if terms is None:
-        (terms,) = checks.DeltaDenoising().build(1.0, 0.0, 1.0)
+        (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0)
     run = (model, prompts, samples or latent(), terms, steps, 0.4, 5.0, 7, 0.0, 1.0, "sgd")
-    return checks.ScoreDistillation().run(*run)[0]["samples"]
+    return ScoreDistillation().run(*run)[0]["samples"]
 
 
 def edit_by_sampler(patcher, terms=None, **changed):
-    guider = checks.EditGuider().guide(patcher, **(texts() | changed), cfg=5.0)[0]
+    guider = EditGuider().guide(patcher, **(texts() | changed), cfg=5.0)[0]
     sigmas = patcher.get_model_object("model_sampling").sigmas.flip(0)
     sampler = checks.distilling(1, terms)
     return checks.sampled_by_the_host(sampler, sigmas, latent(), guider, 7)
@@ -247,8 +249,8 @@ def check_equal_prompts_change_nothing():
 
 
 def check_no_term_looks_into_it():
-    settings = checks.default_inputs(checks.SpatialSelfSimilarity)
-    (terms,) = checks.SpatialSelfSimilarity().build(**settings)
+    settings = checks.default_inputs(SpatialSelfSimilarity)
+    (terms,) = SpatialSelfSimilarity().build(**settings)
     checks.refused("nothing can look", edit, moving(), terms=terms)
     checks.refused("nothing can look", edit_by_sampler, moving(), terms=terms)
 
@@ -306,15 +308,4 @@ def check_a_run_leaves_the_fingerprint_as_it_was():
 
 if __name__ == "__main__":
     checks.arguments = [arguments[0], "", ""]
-    file, _, only = arguments[1].partition(":")
-    found = {}
-    for name, check in list(globals().items()):
-        if name.startswith("check_") and only in name:
-            try:
-                with torch.inference_mode():
-                    check()
-                found[name] = ""
-            except Exception:
-                found[name] = traceback.format_exc()
-    logging.shutdown()
-    Path(file).write_text(json.dumps(found), "utf-8")
+    checks.run_checks(globals(), arguments[1])

@@ -9,10 +9,9 @@ run for each family; FOUND becomes a JSON file that says of each what went wrong
 
 import json
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -39,6 +38,7 @@ import comfy.supported_models
 import comfy.taesd.taehv
 import torch
 from comfy_extras import nodes_custom_sampler
+from native_start import refused, run_checks  # beside this file
 from rescore.attention.layers import Entry
 from rescore.attention.recording import Recorder, forward_recorded
 from rescore.nodes.assd import AttentionFusion
@@ -695,27 +695,13 @@ def check_nothing_stays_on_the_model(family):
     )
 
 
-def refused(sentence: str, work, *arguments, **named) -> None:
-    """Holds that a piece of work is refused with this sentence, of which some words are given."""
-    try:
-        work(*arguments, **named)
-    except ValueError as error:
-        assert sentence in str(error), error
-    else:
-        raise AssertionError(f"nothing was raised that says {sentence!r}")
-
-
 if __name__ == "__main__":
-    file, _, only = arguments[1].partition(":")
-    found = {}
-    for name, check in list(globals().items()):
-        for family in FAMILIES.values() if name.startswith("check") else ():
-            if only and only not in f"{name}[{family.name}]":
-                continue
-            try:
-                with torch.inference_mode():
-                    check(family)
-                found[f"{name}[{family.name}]"] = ""
-            except Exception:
-                found[f"{name}[{family.name}]"] = traceback.format_exc()
-    Path(file).write_text(json.dumps(found), "utf-8")
+    every = [(name, check) for name, check in globals().items() if name.startswith("check_")]
+    run_checks(
+        {
+            f"{name}[{family.name}]": partial(check, family)
+            for name, check in every
+            for family in FAMILIES.values()
+        },
+        arguments[1],
+    )

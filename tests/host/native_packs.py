@@ -7,11 +7,8 @@ FOUND becomes a JSON file that says of each what went wrong, nothing, or "lacks"
 """
 
 import importlib.util
-import json
-import logging
 import sys
 import tempfile
-import traceback
 from functools import cache
 from pathlib import Path
 
@@ -25,12 +22,10 @@ if __name__ == "__main__":
 
 import comfy.utils
 import folder_paths
-import native_checks as checks  # beside this file
+import native_start as checks  # beside this file
 import torch
-
-
-class LackingError(Exception):
-    """What a check needs is not there."""
+from rescore.nodes.assd import AttentionFusion
+from rescore.nodes.similarity import SpatialSelfSimilarity
 
 
 @cache
@@ -38,7 +33,7 @@ def pack(name: str):
     """The module of a pack in the host's custom_nodes, imported as the host does it."""
     file = Path(arguments[0]) / "custom_nodes" / name / "__init__.py"
     if not file.is_file():
-        raise LackingError(f"lacks {name} in custom_nodes")
+        raise checks.LackingError(f"lacks {name} in custom_nodes")
     spec = importlib.util.spec_from_file_location(
         name.replace("-", "_"), file, submodule_search_locations=[str(file.parent)]
     )
@@ -51,8 +46,11 @@ def pack(name: str):
 @cache
 def quantised():
     """The tiny Wan in Q8_0, by the loader of ComfyUI-GGUF."""
-    nodes = pack("ComfyUI-GGUF").NODE_CLASS_MAPPINGS
-    import gguf
+    try:
+        nodes = pack("ComfyUI-GGUF").NODE_CLASS_MAPPINGS
+        import gguf
+    except ImportError as missing:
+        raise checks.LackingError(f"lacks {missing.name}, which the pack needs") from missing
 
     folder = Path(tempfile.mkdtemp())
     writer = gguf.GGUFWriter(folder / "tiny.gguf", "wan")
@@ -88,15 +86,15 @@ def check_a_gguf_file_edits_as_the_weights_it_was_made_of():
 
 
 def check_words_and_fusion_look_into_a_gguf_file():
-    (half,) = checks.AttentionFusion().build(3, 0.5)
+    (half,) = AttentionFusion().build(3, 0.5)
     plain = checks.edit(2, quantised())[0]["samples"]
     fused = checks.edit(2, quantised(), fusion=half)[0]["samples"]
     assert not torch.allclose(plain, fused, atol=1e-3)
 
 
 def check_no_gradient_goes_through_a_gguf_file():
-    settings = checks.default_inputs(checks.SpatialSelfSimilarity)
-    (terms,) = checks.SpatialSelfSimilarity().build(**settings)
+    settings = checks.default_inputs(SpatialSelfSimilarity)
+    (terms,) = SpatialSelfSimilarity().build(**settings)
     quantised()
     if checks.compares_keys():
         checks.refused("are quantised", checks.edit, 1, quantised(), terms=terms)
@@ -115,19 +113,4 @@ def check_a_lora_on_a_gguf_file_acts_and_leaves_it_as_it_was():
 
 if __name__ == "__main__":
     checks.arguments = arguments
-    file, _, only = arguments[3].partition(":")
-    found = {}
-    for name, check in list(globals().items()):
-        if name.startswith("check_") and only in name:
-            try:
-                with torch.inference_mode():
-                    check()
-                found[name] = ""
-            except LackingError as lacking:
-                found[name] = str(lacking)
-            except ImportError as missing:
-                found[name] = f"lacks {missing.name}, which the pack needs"
-            except Exception:
-                found[name] = traceback.format_exc()
-    logging.shutdown()
-    Path(file).write_text(json.dumps(found), "utf-8")
+    checks.run_checks(globals(), arguments[3])

@@ -9,7 +9,6 @@ wire carries what it carries with them.
 
 import json
 import sys
-import traceback
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -29,6 +28,7 @@ import comfy.text_encoders.sam3_clip as sam3_text
 import torch
 from comfy_api.latest import InputImpl, Types
 from comfy_extras import nodes_sam3, nodes_video
+from native_start import run_checks  # beside this file
 from rescore.nodes.video import EditedVideo
 from rescore.shapeworld.edits import edited
 from rescore.shapeworld.showcase import SHOWCASE
@@ -88,7 +88,8 @@ def mask(threshold: float) -> torch.Tensor:
     """The mask of the blueprint: every node inside it runs, along its own wires."""
     (whole,) = json.loads(BLUEPRINT.read_text("utf-8"))["definitions"]["subgraphs"]
     made = {-10: (video(FRAMES), "the red circle")}
-    for node in sorted(whole["nodes"], key=lambda node: node["order"]):
+    nodes = (node for node in whole["nodes"] if node["type"] != "MarkdownNote")
+    for node in sorted(nodes, key=lambda node: node["order"]):
         links = [link for link in whole["links"] if link["target_id"] == node["id"]]
         given = {
             node["inputs"][link["target_slot"]]["name"]: made[link["origin_id"]][
@@ -147,18 +148,5 @@ def check_the_mask_of_a_picture_does_for_all_frames() -> None:
     assert images.shape == FRAMES.shape
 
 
-def main() -> None:
-    checks = [value for name, value in globals().items() if name.startswith("check_")]
-    answers = {}
-    for check in checks:
-        try:
-            with torch.inference_mode():
-                check()
-            answers[check.__name__] = ""
-        except Exception:
-            answers[check.__name__] = traceback.format_exc()
-    Path(found).write_text(json.dumps(answers), "utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    run_checks(globals(), found)
