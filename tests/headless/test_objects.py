@@ -13,7 +13,7 @@ from rescore.shapeworld.showcase import TWO_OBJECTS
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 
 
-@pytest.mark.parametrize(("name", "gain"), [("remove_object", 6), ("add_object", 1)])
+@pytest.mark.parametrize(("name", "gain"), [("remove_object", 15), ("add_object", 4)])
 def test_the_clip_comes_nearer_to_the_truth_and_stays_itself_elsewhere(name, gain, tmp_path):
     graph = read_workflow(WORKFLOWS / "api" / f"{name}.json")
     clip = next(key for key, node in graph.items() if node["class_type"] == "GetVideoComponents")

@@ -60,7 +60,8 @@ def of_the_loop(name: str) -> set[str]:
     """A graph's step size that the authors use or that goes the whole way; its range of noise."""
     if name in ("assd", "flow_enhanced", "mixed_terms"):
         return {"step_size"}
-    return {"step_size", "cfg", "t_max"} if "wan" in name or "native" in name else set()
+    on_wan = "wan" in name or "native" in name or name in ("remove_object", "add_object")
+    return {"step_size", "cfg", "t_max"} if on_wan else set()
 
 
 def notes_and_switches(file: Path) -> tuple[str, list[dict]]:
