@@ -10,17 +10,22 @@ import importlib
 import sys
 from pathlib import Path
 
-arguments = sys.argv[1:5]
-sys.path.insert(0, str(Path(arguments[0]).resolve()))
-del sys.argv[1:5]  # what is left is for the host, which reads the command line on import
-import comfy.options  # noqa: E402
 
-comfy.options.enable_args_parsing()
+def main() -> None:
+    arguments = sys.argv[1:5]
+    sys.path.insert(0, str(Path(arguments[0]).resolve()))
+    del sys.argv[1:5]  # what is left is for the host, which reads the command line on import
+    import comfy.options
 
-import native_start  # noqa: E402
+    comfy.options.enable_args_parsing()
+    import native_start  # beside this file
 
-native_start.arguments = arguments
-checks = {}
-for file in sorted(Path(__file__).parent.glob("native_checks_*.py")):
-    checks |= vars(importlib.import_module(file.stem))
-native_start.run_checks(checks, arguments[3])
+    native_start.arguments = arguments
+    checks = {}
+    for file in sorted(Path(__file__).parent.glob("native_checks_*.py")):
+        checks |= vars(importlib.import_module(file.stem))
+    native_start.run_checks(checks, arguments[3])
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ from native_start import (
     compares_keys,
     default_inputs,
     edit,
+    gradient_held_to_slopes,
     keys_of,
     latent,
     noise_like,
@@ -69,7 +70,6 @@ def check_the_gradient_of_keys_is_that_of_finite_differences():
     z = model.latents_in(latent()["samples"])
     level = model.process.at(0.5)
     z_t = level.signal * z + level.noise * noise_like(z)
-    direction = noise_like(z, 5)
 
     def work(denoiser):
         (site,) = denoiser.layers.find("blocks.7.*", "spatial")
@@ -78,15 +78,9 @@ def check_the_gradient_of_keys_is_that_of_finite_differences():
             keys, _ = keys_of(denoiser, z_t, level, prompts.embeddings.target, site, False)
             return keys.double().square().sum()
 
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = z_t.clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(loss(leaf), leaf)
-        step = 1e-2
-        return gradient, (loss(z_t + step * direction) - loss(z_t - step * direction)) / (2 * step)
+        gradient_held_to_slopes(loss, z_t, 1e-2)
 
-    gradient, expected = model.run(z, work)
-    found = (gradient * direction).sum()
-    assert abs(float(found / expected) - 1) < 5e-3, (found, expected)
+    model.run(z, work)
     weights = [*patcher().model.diffusion_model.parameters()]
     assert all(weight.is_inference() for weight in weights)
     assert comfy.model_management.in_training is False

@@ -26,9 +26,11 @@ from native_start import (
     refused,
     sampled_by_both,
     sampled_by_the_host,
+    sigma_of,
     taken,
     taken_image,
     texts,
+    watched,
 )
 from rescore.nodes import layouts
 from rescore.nodes.assd import AttentionFusion
@@ -132,22 +134,16 @@ def check_prompts_of_different_lengths():
 
 
 def check_without_guidance_each_clip_is_asked_once():
-    watched, calls = counted()
-    edit(2, watched, cfg=1.0)
+    counting, calls = counted()
+    edit(2, counting, cfg=1.0)
     assert calls == [1] * 4
 
 
 def check_a_model_distilled_to_few_steps_is_asked_at_its_own_sigmas():
     """As LoRAs of four steps want it: cfg 1, and only their levels, from the highest."""
     asked = []
-
-    def watch(apply, args):
-        asked.append(round(float(args["timestep"][0]), 4))
-        return apply(args["input"], args["timestep"], **args["c"])
-
-    watched = patcher().clone()
-    watched.set_model_unet_function_wrapper(watch)
-    guider = EditGuider().guide(watched, **texts(), cfg=1.0)[0]
+    noting = watched(lambda args: asked.append(round(sigma_of(args), 4)))
+    guider = EditGuider().guide(noting, **texts(), cfg=1.0)[0]
     (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0, weighting="velocity")
     sampler = distilling(4, terms, step_size=1.0, order="descending")
     sigmas = torch.tensor([1.0, 0.9375, 0.8333, 0.625, 0.0])
@@ -178,12 +174,7 @@ def check_two_experts_share_one_run():
     asked = {"high": set(), "low": set()}
 
     def expert(name: str):
-        def watch(apply, args):
-            asked[name].add(float(args["timestep"][0]))
-            return apply(args["input"], args["timestep"], **args["c"])
-
-        other = patcher().clone()
-        other.set_model_unet_function_wrapper(watch)
+        other = watched(lambda args: asked[name].add(sigma_of(args)))
         return taken(other)
 
     (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0)
@@ -202,12 +193,7 @@ def check_two_experts_in_falling_order_swap_once():
     asked = []
 
     def expert(name: str):
-        def watch(apply, args):
-            asked.append((name, float(args["timestep"][0])))
-            return apply(args["input"], args["timestep"], **args["c"])
-
-        other = patcher().clone()
-        other.set_model_unet_function_wrapper(watch)
+        other = watched(lambda args: asked.append((name, sigma_of(args))))
         return taken(other)
 
     (terms,) = DeltaDenoising().build(1.0, 0.0, 1.0, weighting="velocity")
@@ -225,22 +211,16 @@ def check_two_experts_in_falling_order_swap_once():
 
 def check_guidance_away_from_the_source_asks_three_times():
     """FlowAlign: the source once, unguided, and the edit under both prompts; no negative one."""
-    watched, calls = counted()
-    edit(2, watched, guidance="source as negative")
+    counting, calls = counted()
+    edit(2, counting, guidance="source as negative")
     assert calls == [1] * 6
 
 
 def check_windows_begin_with_the_first_frame():
     """Of 16 pictures in windows of 9: three latent frames, and later ones with the clip's first."""
     lengths = []
-
-    def watch(apply, args):
-        lengths.append(args["input"].shape[2])
-        return apply(args["input"], args["timestep"], **args["c"])
-
-    watched = patcher().clone()
-    watched.set_model_unet_function_wrapper(watch)
-    edit(1, watched, cfg=1.0, window=9, overlap=4)
+    noting = watched(lambda args: lengths.append(args["input"].shape[2]))
+    edit(1, noting, cfg=1.0, window=9, overlap=4)
     assert sorted(set(lengths)) == [3, 4] and lengths[0] == 3
 
 
@@ -273,8 +253,8 @@ def check_cancel_at_any_call_of_the_sampler_leaves_nothing_behind():
         (terms,) = SpatialSelfSimilarity().build(**settings, terms=terms)
     sampler, sigmas = distilling(2, terms), all_sigmas()
     expected = sampled_by_the_host(sampler, sigmas)
-    watched, calls = counted()
-    sampled_by_the_host(sampler, sigmas, guider=EditGuider().guide(watched, **texts(), cfg=5.0)[0])
+    counting, calls = counted()
+    sampled_by_the_host(sampler, sigmas, guider=EditGuider().guide(counting, **texts(), cfg=5.0)[0])
     cancelled, before = comfy.model_management.InterruptProcessingException, alive()
     assert len(calls) >= 8
     for call in range(len(calls)):

@@ -10,8 +10,10 @@ from native_start import (
     latent,
     patcher,
     sampled_by_the_host,
+    sigma_of,
     taken,
     texts,
+    watched,
 )
 from rescore.nodes.distillation import ScoreDistillation
 from rescore.nodes.native import (
@@ -64,14 +66,8 @@ def check_a_noise_mask_confines_the_edit():
 
 def check_levels_are_drawn_from_the_sigmas():
     asked = set()
-
-    def watch(apply, args):
-        asked.add(round(float(args["timestep"][0]), 6))
-        return apply(args["input"], args["timestep"], **args["c"])
-
-    watched = patcher().clone()
-    watched.set_model_unet_function_wrapper(watch)
-    guider = EditGuider().guide(watched, **texts(), cfg=5.0)[0]
+    noting = watched(lambda args: asked.add(round(sigma_of(args), 6)))
+    guider = EditGuider().guide(noting, **texts(), cfg=5.0)[0]
     sigmas = torch.tensor([0.9, 0.6, 0.3, 0.0])
     sampled_by_the_host(distilling(12), sigmas, guider=guider)
     assert asked == {0.9, 0.6, 0.3}

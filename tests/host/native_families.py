@@ -38,9 +38,16 @@ import comfy.supported_models
 import comfy.taesd.taehv
 import torch
 from comfy_extras import nodes_custom_sampler
-from native_start import refused, run_checks  # beside this file
+from native_start import (  # beside this file
+    default_inputs,
+    gradient_held_to_slopes,
+    gradient_of,
+    keys_of,
+    noise_like,
+    refused,
+    run_checks,
+)
 from rescore.attention.layers import Entry
-from rescore.attention.recording import Recorder, forward_recorded
 from rescore.nodes.assd import AttentionFusion
 from rescore.nodes.attention_sampling import AttentionControlledSampling
 from rescore.nodes.distillation import ScoreDistillation
@@ -290,18 +297,6 @@ FAMILIES = {
 # --- checks -------------------------------------------------------------------------------------
 
 
-def noise_like(samples, seed: int = 0):
-    return torch.randn(samples.shape, generator=torch.Generator().manual_seed(seed))
-
-
-def defaults(node) -> dict:
-    return {
-        name: options["default"]
-        for name, (_, options) in node.INPUT_TYPES()["required"].items()
-        if "default" in options
-    }
-
-
 def delta_denoising():
     return DeltaDenoising().build(1.0, 0.0, 1.0)[0]
 
@@ -389,7 +384,7 @@ def check_a_mask_of_pictures_confines_the_edit_by_either_node(family):
 def check_latents_are_inverted_and_come_back(family):
     model, prompts = family.taken()
     inverted, noise = DDIMInversion().invert(model, prompts, family.latent, 20, 1.0, 2)
-    settings = defaults(AttentionControlledSampling) | {
+    settings = default_inputs(AttentionControlledSampling) | {
         "cfg": 1.0, "layout_control": False, "background_control": False, "prompt_control": "off",
     }  # fmt: skip
     same, equal = family.taken(target=family.texts["source"])
@@ -405,7 +400,7 @@ def check_gradients_and_masks_are_shown_on_the_clips_pictures(family):
     terms = delta_denoising()
     energy, mask, _ = InspectGradient().inspect(model, prompts, family.latent, terms, 0.5, 5.0, 0)
     assert energy.shape == (*family.clip_shape, 3) and mask.shape == family.clip_shape
-    settings = defaults(MaskFromGradient) | {"timesteps": 1, "draws": 1}
+    settings = default_inputs(MaskFromGradient) | {"timesteps": 1, "draws": 1}
     made = MaskFromGradient().make(model, prompts, family.latent, terms, **settings)
     assert made[0].shape == family.clip_shape
     assert 0 < made[0].mean() < 1
@@ -440,14 +435,14 @@ def check_words_are_seen_where_the_attention_to_the_text_is(family):
     torch.testing.assert_close(seen_at(places), torch.ones(3, 4, 6), rtol=0, atol=1e-5)
     one = seen_at(places[1:2])
     assert abs(float(one.mean()) - 1) < 1e-5 and float(one.std()) > 1e-4
-    settings = defaults(MaskFromWords) | {"words": "b, d"}
+    settings = default_inputs(MaskFromWords) | {"words": "b, d"}
     mask, *_ = MaskFromWords().make(model, prompts, family.latent, **settings)
     assert mask.shape == family.clip_shape and 0 < mask.mean() < 1
 
 
 def check_words_of_a_conditioning_that_does_not_tell_them_are_not_found(family):
     model, prompts = family.taken()
-    settings = defaults(MaskFromWords)
+    settings = default_inputs(MaskFromWords)
     refused("Encode Native Prompt", MaskFromWords().make, model, prompts, family.latent, **settings)
     several = [*with_words(family), *with_words(family)]
     model, prompts = family.taken(source=several)
@@ -467,7 +462,7 @@ def check_words_keep_their_places_under_prompt_control(family):
     off = {"cfg": 1.0, "layout_control": False, "background_control": False, "tau_c": 1.0}
 
     def sampled(**changed):
-        settings = defaults(AttentionControlledSampling) | off | changed
+        settings = default_inputs(AttentionControlledSampling) | off | changed
         sampling = AttentionControlledSampling()
         return sampling.sample(model, prompts, inverted, **settings)[0]["samples"]
 
@@ -550,12 +545,6 @@ def check_a_plan_that_changes_nothing_changes_nothing(family):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def keys_of(denoiser, z_t, level, cond, site):
-    recorder = Recorder([site], [0])
-    forward_recorded(lambda plan: denoiser(z_t, level, cond, plan=plan), [recorder], output=False)
-    return recorder.at(site)
-
-
 def check_the_gradient_of_keys_is_that_of_finite_differences(family):
     if not family.looks_inside or not compares_keys(family):
         return
@@ -563,32 +552,22 @@ def check_the_gradient_of_keys_is_that_of_finite_differences(family):
     z = model.latents_in(family.latent["samples"])
     level = model.process.at(0.5)
     z_t = level.signal * z + level.noise * noise_like(z)
-    direction = noise_like(z, 5)
 
     def work(denoiser):
         (site,) = denoiser.layers.last(1)
 
         def loss(z_t):
-            keys = keys_of(denoiser, z_t, level, prompts.embeddings.target, site)
+            keys, _ = keys_of(denoiser, z_t, level, prompts.embeddings.target, site, output=False)
             assert keys.shape[1:3] == (3, 2 * 3 if family.pixels != 32 else 4 * 6)
             # Keys are normed: their squares would be the same anywhere.
             return (keys * noise_like(keys, 9)).double().sum()
 
-        found = []
-        for on in (False, True):
-            with (
-                torch.inference_mode(False),
-                torch.enable_grad(),
-                denoiser.checkpointed(on),
-            ):
-                leaf = z_t.clone().requires_grad_()
-                found += torch.autograd.grad(loss(leaf), leaf)
-        step = 1e-2
-        return found, (loss(z_t + step * direction) - loss(z_t - step * direction)) / (2 * step)
+        with denoiser.checkpointed(False):
+            gradient = gradient_held_to_slopes(loss, z_t, 1e-2)
+        with denoiser.checkpointed(True):
+            return gradient, gradient_of(loss, z_t)
 
-    (gradient, again), expected = model.run(z, work)
-    found = (gradient * direction).sum()
-    assert abs(float(found / expected) - 1) < 5e-3, (found, expected)
+    gradient, again = model.run(z, work)
     torch.testing.assert_close(again, gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
     assert comfy.model_management.in_training is False
 
@@ -602,7 +581,7 @@ def compares_keys(family) -> bool:
 
 
 def similarity():
-    return SpatialSelfSimilarity().build(**defaults(SpatialSelfSimilarity))[0]
+    return SpatialSelfSimilarity().build(**default_inputs(SpatialSelfSimilarity))[0]
 
 
 def check_self_similarity_acts_or_tells(family):
@@ -612,7 +591,7 @@ def check_self_similarity_acts_or_tells(family):
     if not compares_keys(family):
         return
     (terms,) = SpatialSelfSimilarity().build(
-        **(defaults(SpatialSelfSimilarity) | {"weight": 1.0}), terms=delta_denoising()
+        **(default_inputs(SpatialSelfSimilarity) | {"weight": 1.0}), terms=delta_denoising()
     )
     found, _, losses = edit(family, terms)
     assert all(loss > 0 for loss in losses["loss"])
@@ -641,7 +620,7 @@ def check_the_source_is_read_by_both_controls_or_it_is_told(family):
     def sampled(layout: bool, background: bool, same: bool = False):
         changed = {"target": family.texts["source"]} if same else {}
         model, prompts = family.taken(**changed)
-        settings = defaults(AttentionControlledSampling) | {
+        settings = default_inputs(AttentionControlledSampling) | {
             "cfg": 3.0, "layout_control": layout, "background_control": background,
             "prompt_control": "off",
         }  # fmt: skip

@@ -6,7 +6,6 @@ The packs lie in the custom_nodes of the host. Each function whose name begins w
 FOUND becomes a JSON file that says of each what went wrong, nothing, or "lacks" and what is absent.
 """
 
-import importlib.util
 import sys
 import tempfile
 from functools import cache
@@ -29,25 +28,10 @@ from rescore.nodes.similarity import SpatialSelfSimilarity
 
 
 @cache
-def pack(name: str):
-    """The module of a pack in the host's custom_nodes, imported as the host does it."""
-    file = Path(arguments[0]) / "custom_nodes" / name / "__init__.py"
-    if not file.is_file():
-        raise checks.LackingError(f"lacks {name} in custom_nodes")
-    spec = importlib.util.spec_from_file_location(
-        name.replace("-", "_"), file, submodule_search_locations=[str(file.parent)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@cache
 def quantised():
     """The tiny Wan in Q8_0, by the loader of ComfyUI-GGUF."""
     try:
-        nodes = pack("ComfyUI-GGUF").NODE_CLASS_MAPPINGS
+        nodes = checks.pack("ComfyUI-GGUF").NODE_CLASS_MAPPINGS
         import gguf
     except ImportError as missing:
         raise checks.LackingError(f"lacks {missing.name}, which the pack needs") from missing

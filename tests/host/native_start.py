@@ -3,8 +3,10 @@
 To be imported once the host has read its command line, which it does on import.
 """
 
+import importlib.util
 import json
 import logging
+import sys
 import traceback
 from dataclasses import replace
 from functools import cache
@@ -65,6 +67,21 @@ def run_checks(checks: dict[str, object], asked: str) -> None:
                 found[name] = traceback.format_exc()
     logging.shutdown()
     Path(file).write_text(json.dumps(found), "utf-8")
+
+
+@cache
+def pack(name: str):
+    """The module of a pack in the host's custom_nodes, imported as the host does it."""
+    file = Path(arguments[0]) / "custom_nodes" / name / "__init__.py"
+    if not file.is_file():
+        raise LackingError(f"lacks {name} in custom_nodes")
+    spec = importlib.util.spec_from_file_location(
+        name.replace("-", "_"), file, submodule_search_locations=[str(file.parent)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 SHORT = SHOWCASE["red_circle"]
@@ -215,17 +232,27 @@ def all_sigmas():
     return patcher().get_model_object("model_sampling").sigmas.flip(0)
 
 
+def watched(note):
+    """A MODEL that shows `note` what each of its calls gets, before the call."""
+
+    def watch(apply, args):
+        note(args)
+        return apply(args["input"], args["timestep"], **args["c"])
+
+    other = patcher().clone()
+    other.set_model_unet_function_wrapper(watch)
+    return other
+
+
 def counted():
     """A MODEL, and the number of clips in each of its calls so far."""
     calls = []
+    return watched(lambda args: calls.append(len(args["input"]))), calls
 
-    def watch(apply, args):
-        calls.append(len(args["input"]))
-        return apply(args["input"], args["timestep"], **args["c"])
 
-    watched = patcher().clone()
-    watched.set_model_unet_function_wrapper(watch)
-    return watched, calls
+def sigma_of(args) -> float:
+    """The sigma of a call that `watched` shows."""
+    return float(args["timestep"][0])
 
 
 def lora_of(strength: float):
@@ -243,14 +270,11 @@ class Broken(RuntimeError):
 def failing_at(call: int, error: BaseException):
     calls = iter(range(1000))
 
-    def fail(apply, args):
+    def fail(_):
         if next(calls) == call:
             raise error
-        return apply(args["input"], args["timestep"], **args["c"])
 
-    other = patcher().clone()
-    other.set_model_unet_function_wrapper(fail)
-    return other
+    return watched(fail)
 
 
 @cache
@@ -295,6 +319,21 @@ def keys_of(denoiser, z_t, level, cond, site, output: bool = True):
 
     said = forward_recorded(call, [recorder], output=output)
     return recorder.at(site), said
+
+
+def gradient_of(loss, z_t):
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = z_t.clone().requires_grad_()
+        return torch.autograd.grad(loss(leaf), leaf)[0]
+
+
+def gradient_held_to_slopes(loss, z_t, step: float):
+    """The gradient of a loss, which must be that of finite differences along one direction."""
+    direction, gradient = noise_like(z_t, 5), gradient_of(loss, z_t)
+    expected = (loss(z_t + step * direction) - loss(z_t - step * direction)) / (2 * step)
+    found = (gradient * direction).sum()
+    assert abs(float(found / expected) - 1) < 5e-3, (found, expected)
+    return gradient
 
 
 def compares_keys() -> bool:
