@@ -18,6 +18,7 @@ from statistics import median
 
 import torch
 from einops import rearrange
+from kept import RUNS
 from measuring import (
     Column,
     Outcome,
@@ -283,7 +284,9 @@ def main() -> None:
     spent = markdown(COSTS, costs(options.rows, run))
     print("\n".join(spent), flush=True)
     edits, results = suite("edits", options.clips, split=options.split), Results()
-    work = over_clips(all_rows, edits, options.rows, run, jobs=options.jobs, keep=REPORT)
+    work = over_clips(
+        all_rows, edits, options.rows, run, jobs=options.jobs, keep=RUNS / "distillation"
+    )
     for edit, outcomes in work:
         results.add(edit, outcomes)
     tables = [

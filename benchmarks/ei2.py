@@ -20,6 +20,7 @@ from statistics import mean, median
 
 import torch
 from einops import rearrange
+from kept import RUNS
 from measuring import (
     Column,
     Outcome,
@@ -275,7 +276,7 @@ def main() -> None:
     costs = {row: cost(row, run) for row in options.rows if row != UNTUNED}
     print("\n".join(table_of_costs(costs)), flush=True)
     edits, results = suite("edits", options.clips, split=options.split), Results()
-    work = over_clips(all_rows, edits, options.rows, run, jobs=options.jobs, keep=REPORT)
+    work = over_clips(all_rows, edits, options.rows, run, jobs=options.jobs, keep=RUNS / "ei2")
     for edit, outcomes in work:
         results.add(edit, outcomes)
     tables = [

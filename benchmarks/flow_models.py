@@ -15,12 +15,10 @@ import argparse
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from statistics import mean
 
 import torch
-from einops import rearrange
 from flow_models_rows import (
     ADDED,
     CFGS,
@@ -36,11 +34,14 @@ from flow_models_rows import (
     of_strength,
     terms_of,
 )
+from kept import RUNS, named, on_disk
 from measuring import (
     Column,
     Outcome,
     Results,
     change,
+    clip_of,
+    latents_of,
     loaded,
     markdown,
     opening,
@@ -57,7 +58,7 @@ from torch import Tensor
 
 REPORT = Path(__file__).resolve().parent / "flow_models_report"
 PARTS = ("table", "eta", "strength")
-KEPT = Path(__file__).resolve().parents[1] / "runs" / "flow_models"
+KEPT = RUNS / "flow_models"
 COLUMNS = {
     "hit": Column("target read, %", 0, 100),
     "psnr_edit": Column("PSNR to the truth inside, dB", 1),
@@ -95,8 +96,7 @@ def outcome(edit: Edit, method: Method | Truth | None, run: Run) -> Outcome:
     """What a method makes of an edit; without one, what the autoencoder alone does."""
     model, truth = loaded(MODEL), edited(edit)
     begins = truth.target if isinstance(method, Truth) else truth.source
-    clip = rearrange(begins.clip, "f h w c -> 1 c f h w")
-    z = model.latents_in(model.encode_clip(clip))
+    z = latents_of(model, begins.clip)
     counted, seconds = Counted(model.denoiser), 0.0
     if isinstance(method, Method):
         terms = terms_of(method, edit, run)
@@ -111,9 +111,7 @@ def outcome(edit: Edit, method: Method | Truth | None, run: Run) -> Outcome:
             grid=GRID,
         ).z
         seconds = time.process_time() - began
-    size = tuple(clip.shape[-2:])
-    pixels = model.decode_clip(model.latents_out(z), size=size, frames=FRAMES)
-    made = rearrange(pixels, "1 c f h w -> f h w c")
+    made = clip_of(model, z)
     figures = Figures(**vars(score(made, edit)), calls=counted.clips, seconds=seconds)
     return Outcome(figures, made)
 
@@ -121,18 +119,8 @@ def outcome(edit: Edit, method: Method | Truth | None, run: Run) -> Outcome:
 def kept_outcome(edit: Edit, method: Method | Truth | None, run: Run) -> Outcome:
     """The same, from the disk where it has been made before."""
     needs_run = isinstance(method, Method) and method.parts
-    told = repr((edit, method, run if needs_run else None))
-    file = KEPT / f"{sha256(told.encode()).hexdigest()[:24]}.pt"
-    if file.is_file():
-        held = torch.load(file, weights_only=True)
-        return Outcome(Figures(**held["figures"]), held["clip"].float() / 255)
-    made = outcome(edit, method, run)
-    KEPT.mkdir(parents=True, exist_ok=True)
-    clip = (made.clip * 255).round().to(torch.uint8)
-    part = file.with_suffix(".part")
-    torch.save({"figures": asdict(made.figures), "clip": clip}, part)
-    part.replace(file)  # so that a file that was begun and not finished is not taken for one
-    return made
+    file = KEPT / f"{named(edit, method, run if needs_run else None)}.pt"
+    return on_disk(file, lambda: outcome(edit, method, run))
 
 
 def over_rows(

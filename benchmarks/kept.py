@@ -6,11 +6,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from hashlib import blake2b
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+
+RUNS = Path(__file__).resolve().parents[1] / "runs"  # of what a command has made so far
 
 
 class Kept:
@@ -60,6 +63,21 @@ def processes(jobs: int) -> ProcessPoolExecutor:
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(10**9))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(4 * 10**9))
     return ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,))
+
+
+def named(*told: object) -> str:
+    """A short name, alike for what is told alike."""
+    return blake2b(repr(told).encode(), digest_size=12).hexdigest()
+
+
+def on_disk(file: Path, make: Callable[[], Any]) -> Any:
+    """What `make` gives, from the file where it was made before; the file is whole or not there."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        begun = file.with_suffix(".part")
+        torch.save(make(), begun)
+        begun.replace(file)
+    return torch.load(file, weights_only=False)
 
 
 def asking(doc: str | None, *, clips: int, of: str = "") -> argparse.ArgumentParser:

@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import date
-from functools import cache
-from hashlib import blake2b
+from functools import cache, partial
 from itertools import repeat
 from os import cpu_count
 from pathlib import Path
@@ -19,10 +18,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from einops import rearrange
-from kept import processes
+from kept import named, on_disk, processes
 from rescore.headless.demo import save_strip
 from rescore.pipelines.models.codec import decode_video, encode_video
 from rescore.pipelines.models.denoiser import Prompts
+from rescore.pipelines.models.process import Latents
 from rescore.pipelines.models.unet.backbone import Backbone
 from rescore.shapeworld.edits import SPLITS, Edit, edited
 from rescore.shapeworld.models import load_shapeworld
@@ -62,15 +62,21 @@ def shipped(graph: str, node: str, name: str) -> Any:
 loaded = cache(load_shapeworld)  # a model, once a process
 
 
-def latents_of(model: Backbone, clip: Tensor) -> Tensor:
-    """A clip `[f, h, w, 3]` in 0..1 as the model's scaled latents, `[1, c, f, h, w]`."""
+def latents_of(model: Any, clip: Tensor) -> Latents:
+    """A clip `[f, h, w, 3]` in 0..1 as the model's latents."""
     pixels = rearrange(clip, "f h w c -> 1 c f h w")
-    return encode_video(pixels, model.encode_frames, model.vae_factor) * model.scaling_factor
+    if model.whole_clips:
+        return model.latents_in(model.encode_clip(pixels))
+    return model.latents_in(encode_video(pixels, model.encode_frames, model.vae_factor))
 
 
-def clip_of(model: Backbone, z: Tensor) -> Tensor:
-    """The way back."""
-    clip = decode_video(z / model.scaling_factor, model.decode_frames)
+def clip_of(model: Any, z: Latents, frames: int | None = None) -> Tensor:
+    """The way back; `frames` of the clip, where the model has padded it."""
+    unscaled = model.latents_out(z)
+    if model.whole_clips:
+        clip = model.decode_clip(unscaled, size=None, frames=frames)
+    else:
+        clip = decode_video(unscaled, model.decode_frames)
     return rearrange(clip, "1 c f h w -> f h w c").cpu()
 
 
@@ -150,25 +156,16 @@ def over_clips(
     same command is called again: what was stopped goes on. The folder's name tells the settings
     `rest`, not the code: remove it when that changed.
     """
-    folder = keep / ".kept" / _named(work.__name__, *rest)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{_named(edit)}.pt" for edit in edits]
-    missing = {file: edit for edit, file in zip(edits, files, strict=True) if not file.exists()}
-    began = time.monotonic()
+    folder, began = keep / named(work.__name__, *rest), time.monotonic()
+    files = {edit: folder / f"{named(edit)}.pt" for edit in edits}
+    missing = [edit for edit, file in files.items() if not file.exists()]
     with processes(jobs) as pool:
-        done = pool.map(work, missing.values(), *map(repeat, rest))
-        for number, (edit, file) in enumerate(zip(edits, files, strict=True), 1):
-            if not file.exists():
-                whole = file.with_suffix(".part")
-                torch.save(next(done), whole)
-                whole.replace(file)
+        done = pool.map(work, missing, *map(repeat, rest))
+        for number, edit in enumerate(edits, 1):
+            result = on_disk(files[edit], partial(next, done))
             seconds = time.monotonic() - began
             print(f"{number}/{len(edits)} {edit.attribute}, after {seconds:.0f} s", flush=True)
-            yield edit, torch.load(file, weights_only=False)
-
-
-def _named(*values: object) -> str:
-    return blake2b(repr(values).encode(), digest_size=6).hexdigest()
+            yield edit, result
 
 
 @dataclass(frozen=True)

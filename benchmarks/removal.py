@@ -8,16 +8,18 @@ eight scenes that come after those that are reported.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from einops import rearrange
 from measuring import (
     Column,
     Outcome,
     Results,
+    clip_of,
+    latents_of,
     loaded,
     made,
     prompts_of,
@@ -32,7 +34,6 @@ from rescore.pipelines.distillation.terms import Weighted
 from rescore.pipelines.masks.restoration import kept_outside
 from rescore.pipelines.masks.shapes import grow
 from rescore.pipelines.models.grid import ClipGrid
-from rescore.pipelines.models.wan.model import WanModel
 from rescore.shapeworld.edits import prompts, second_object
 from rescore.shapeworld.scene import Scene, caption
 from rescore.shapeworld.score import flicker, psnr
@@ -41,6 +42,7 @@ REPORT = Path(__file__).resolve().parent / "removal_report"
 MODEL = "shapeworld-wan"
 GRAPHS = {"remove": "remove_object", "add": "add_object"}
 _SETTINGS = ("steps", "step_size", "cfg", "t_min", "t_max", "order")
+_OF_THE_TERM = ("weighting", "eta")
 
 
 @dataclass(frozen=True)
@@ -80,16 +82,9 @@ class Figures:
     flicker: float
 
 
-def settings_of(task: str) -> Settings:
-    """Those of the shipped graph."""
-    named = {name: shipped(GRAPHS[task], "ScoreDistillation", name) for name in _SETTINGS}
-    return Settings(**named)
-
-
-def term_of(task: str) -> DeltaDenoising:
-    """That of the shipped graph."""
-    named = {name: shipped(GRAPHS[task], "DeltaDenoising", name) for name in ("weighting", "eta")}
-    return DeltaDenoising(**named)
+def _shipped(task: str, node: str, names: Sequence[str]) -> dict[str, Any]:
+    """What a node of a task's graph has in these inputs."""
+    return {name: shipped(GRAPHS[task], node, name) for name in names}
 
 
 @torch.inference_mode()
@@ -103,21 +98,21 @@ def _one(scene: Scene, row: Row) -> Outcome:
     source, target = both.present, both.absent
     if row.task == "add":
         source, target = target, source
-    size = tuple(source.clip.shape[1:3])
-    z = model.latents_in(model.encode_clip(rearrange(source.clip, "f h w c -> 1 c f h w")))
+    frames, *size = source.clip.shape[:3]
+    z = latents_of(model, source.clip)
     mask = (grow(both.change.float(), 3) > 0).float() if row.masked else None
     edited = distil(
         z,
-        [Weighted(term_of(row.settings))],
+        [Weighted(DeltaDenoising(**_shipped(row.settings, "DeltaDenoising", _OF_THE_TERM)))],
         model.denoiser,
         prompts_of(model, source.caption, target.caption),
-        settings_of(row.settings),
+        Settings(**_shipped(row.settings, "ScoreDistillation", _SETTINGS)),
         mask=mask,
         grid=ClipGrid(
-            tuple(z.shape[2:]), size, model.vae_factor, model.vae_stride, pictures=len(source.clip)
+            tuple(z.shape[2:]), tuple(size), model.vae_factor, model.vae_stride, pictures=frames
         ),
     ).z
-    clip, before = (_decoded(model, latents, source.clip) for latents in (edited, z))
+    clip, before = (clip_of(model, latents, frames) for latents in (edited, z))
     if mask is not None:
         clip, before = (_outside(made, source.clip, mask) for made in (clip, before))
     where, keep = both.change, ~both.change
@@ -130,13 +125,6 @@ def _one(scene: Scene, row: Row) -> Outcome:
         flicker=flicker(clip, target),
     )
     return Outcome(figures, clip)
-
-
-def _decoded(model: WanModel, z: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    """The clip of latents, at the size of the source's."""
-    frames, *size = source.shape[:3]
-    clip = model.decode_clip(model.latents_out(z), size=tuple(size), frames=frames)
-    return rearrange(clip, "1 c f h w -> f h w c")
 
 
 def _outside(clip: torch.Tensor, source: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -173,7 +161,6 @@ def main() -> None:
     print("\n".join(table))
     if not options.report:
         return
-    used = {name: settings_of(name) for name in GRAPHS}
     page = [
         "# Removing an object and adding one",
         "",
@@ -191,7 +178,9 @@ def main() -> None:
         "![strips](strips.png)",
     ]
     settings = {
-        task: {name: getattr(value, name) for name in _SETTINGS} for task, value in used.items()
+        task: _shipped(task, "ScoreDistillation", _SETTINGS)
+        | _shipped(task, "DeltaDenoising", _OF_THE_TERM)
+        for task in GRAPHS
     }
     write_report(REPORT, page, {"settings": settings, "edits": results.as_dict()})
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import mean
 
 import torch
+from kept import RUNS
 from measuring import (
     Column,
     Results,
@@ -163,7 +164,7 @@ def main() -> None:
     edits = suite("edits", options.clips, frames=run.frames, split=options.split)
     found: dict[str, list[float]] = {name: [] for name in (*LADDER, VAE)}
     results = Results()
-    work = over_clips(all_rows, edits, run, jobs=options.jobs, keep=REPORT)
+    work = over_clips(all_rows, edits, run, jobs=options.jobs, keep=RUNS / "videodirector")
     for edit, (decibels, outcomes) in work:
         results.add(edit, outcomes)
         for name, value in decibels.items():
