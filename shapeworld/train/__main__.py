@@ -28,7 +28,7 @@ TRAININGS: dict[str, Callable[[Order], None]] = {
     unet_models.IMAGE: unet_models.train_image_model,
     unet_models.VIDEO: unet_models.train_video_model,
     unet_models.MOTION: unet_models.train_motion,
-    cascade.NAME: cascade.train_all,
+    cascade.NAME: cascade.train,
     wan_models.AUTOENCODER: wan_models.train_vae,
     wan_models.NAME: wan_models.train_transformer,
 }

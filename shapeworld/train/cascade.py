@@ -20,7 +20,7 @@ from ..scene import caption
 from .captions import Captions, shipped_captions
 from .data import Source, demanding_scene
 from .export import write_json
-from .loop import Curve, Recipe, fit
+from .loop import CURVE, Curve, Recipe, write_curve
 from .optimisers import Muon
 from .order import Order
 from .vae import TRAINING_SEEDS
@@ -233,30 +233,16 @@ def _drawn(told: Told, generator: torch.Generator, count: int) -> tuple[Tensor, 
     return told.clips[chosen].float() / 127.5 - 1, text
 
 
-def train_all(order: Order) -> None:
-    """Train all stages, as a command asks for it."""
-    how = {"steps": order.steps, "clips": order.clips, "bfloat16": order.bfloat16}
-    train(order.runs, order.weights, **how)
-
-
-def train(
-    runs: Path,
-    weights: Path,
-    stages: Sequence[str] = STAGES,
-    *,
-    steps: int | None = None,
-    clips: int | None = None,
-    bfloat16: bool = False,
-) -> None:
+def train(order: Order, stages: Sequence[str] = STAGES) -> None:
     """Train stages to the end of their recipes, or on from their checkpoints, and ship them."""
     captions = shipped_captions()
     for stage in stages:
-        source = _CLIPS.get(stage, _WHOLE).of(clips)
+        source = _CLIPS.get(stage, _WHOLE).of(order.clips)
         small = stage == "keyframes"
-        file = runs / f"cascade-{'small' if small else 'whole'}.safetensors"
-        made = recipe(stage, rendered(source, captions, file, small), steps)
-        points = fit(made, runs / made.name, bfloat16=bfloat16, checkpoint_every=50)
-        export_stage(weights / NAME / stage, stage, made.trained, {made.name: points})
+        file = order.runs / f"cascade-{'small' if small else 'whole'}.safetensors"
+        made = recipe(stage, rendered(source, captions, file, small), order.steps)
+        points = order.fit(made, checkpoint_every=50)
+        export_stage(order.weights / NAME / stage, stage, made.trained, {made.name: points})
 
 
 def export_stage(folder: Path, stage: str, unet: nn.Module, curve: Curve) -> None:
@@ -279,4 +265,4 @@ def export_stage(folder: Path, stage: str, unet: nn.Module, curve: Curve) -> Non
         index["image_noising_scheduler"] = scheduler
         write_json(folder / "image_noising_scheduler" / "scheduler_config.json", schedule)
     write_json(folder / "model_index.json", index)
-    write_json(folder / "loss_curve.json", curve)
+    write_curve(folder / CURVE, curve)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .optimisers import Optimiser, adamw, learning_parameters
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, CURVE = "checkpoint.pt", "loss_curve.json"
 
 # Recipe -> (step since the very beginning, mean loss); losses of two recipes do not compare.
 Curve: TypeAlias = dict[str, list[tuple[int, float]]]
@@ -94,6 +94,12 @@ def read_curve(file: Path) -> Curve:
     """A curve that was written as JSON."""
     stages = json.loads(file.read_text("utf-8"))
     return {name: [(step, loss) for step, loss in points] for name, points in stages.items()}
+
+
+def write_curve(file: Path, curve: Curve) -> None:
+    """Write a curve as JSON."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(curve), "utf-8")
 
 
 def joined(curve: Curve, name: str, points: list[tuple[int, float]]) -> Curve:

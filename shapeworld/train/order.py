@@ -23,10 +23,10 @@ class Order:
     device: str = "cpu"
     workers: int = 0
 
-    def fit(self, recipe: Recipe) -> list[tuple[int, float]]:
+    def fit(self, recipe: Recipe, **settings: int) -> list[tuple[int, float]]:
         """Train to the end of a recipe, or on from its checkpoint; (step, mean loss) pairs."""
         how = {"bfloat16": self.bfloat16, "device": self.device}
-        return fit(recipe, self.runs / recipe.name, **how)
+        return fit(recipe, self.runs / recipe.name, **how, **settings)
 
     @classmethod
     def of(cls, arguments: object) -> "Order":

@@ -3,7 +3,6 @@
 Each stands on the ones before: on what this folder of runs has of them, or else on what ships.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from . import diffusion, vae
 from .captions import Captions
 from .data import CLIPS, LESSONS, Pools, Source, encode_pools, latent_scale, load_pools
 from .export import export_adapter, export_pipeline
-from .loop import Curve, Recipe, joined, read_curve
+from .loop import CURVE, Curve, Recipe, joined, read_curve, write_curve
 from .order import Order
 
 IMAGE, VIDEO, MOTION = "shapeworld-sd", "shapeworld-t2v", "shapeworld-animatediff"
@@ -43,7 +42,7 @@ def train_image_model(order: Order) -> None:
     encoder.eval().save_pretrained(final / "text_encoder")
     moving[-1].trained["moving"].save_motion_modules(final / "adapter")
     ground.ship(IMAGE, "StableDiffusionPipeline", unet, encoder)
-    write_curve(order, IMAGE, curve)
+    write_curve(order.weights / IMAGE / CURVE, curve)
 
 
 def train_video_model(order: Order) -> None:
@@ -55,7 +54,7 @@ def train_video_model(order: Order) -> None:
     )
     curve = fit_all(order, VIDEO, recipes)
     ground.ship(VIDEO, "TextToVideoSDPipeline", recipes[-1].trained.eval(), captions.encoder)
-    write_curve(order, VIDEO, curve)
+    write_curve(order.weights / VIDEO / CURVE, curve)
 
 
 def train_motion(order: Order) -> None:
@@ -70,7 +69,7 @@ def train_motion(order: Order) -> None:
     final = order.runs / MOTION / "final"
     recipe.trained.save_motion_modules(final)
     export_adapter(order.weights / MOTION, diffusion.load_adapter(final))
-    write_curve(order, MOTION, curve)
+    write_curve(order.weights / MOTION / CURVE, curve)
 
 
 class Ground:
@@ -126,14 +125,10 @@ def fit_all(order: Order, name: str, recipes: Sequence[Recipe]) -> Curve:
         for recipe in recipes:
             diffusion.load_shipped(recipe, order.weights / name)
         recipes = recipes[-1:]
-        curve = read_curve(order.weights / name / "loss_curve.json")
+        curve = read_curve(order.weights / name / CURVE)
     for recipe in recipes:
         curve = joined(curve, recipe.name, order.fit(recipe))
     return curve
-
-
-def write_curve(order: Order, name: str, curve: Curve) -> None:
-    (order.weights / name / "loss_curve.json").write_text(json.dumps(curve), "utf-8")
 
 
 def _there(folder: Path) -> Path | None:

@@ -6,8 +6,6 @@ padding. These commands do the same sums one after another, with other random dr
 learned from long clips afterwards, in 20 minutes on a CPU (`wan-vae --further 1200 --bfloat16`).
 """
 
-import json
-
 import torch
 from diffusers import AutoencoderKLWan
 
@@ -15,7 +13,7 @@ from ..wan import FOLDER, SCHEDULE, TRANSFORMER, VAE, load_transformer, load_vae
 from . import wan_transformer, wan_vae
 from .captions import shipped_captions
 from .export import write_json
-from .loop import Curve, joined, read_curve
+from .loop import CURVE, Curve, joined, read_curve, write_curve
 from .native import save_single_file
 from .order import Order
 from .rendering import scene_rows
@@ -34,7 +32,7 @@ def train_vae(order: Order) -> None:
         vae, curve = _new_vae(order)
     else:
         vae = load_vae(finished).to(order.device)
-        curve = read_curve(finished / "loss_curve.json")
+        curve = read_curve(finished / CURVE)
     long = wan_vae.LONG_CLIPS.of(order.clips)
     (frames,) = long.lengths
     rows, _ = scene_rows(long, frames, workers=order.workers)
@@ -43,10 +41,10 @@ def train_vae(order: Order) -> None:
     curve = joined(curve, recipe.name, order.fit(recipe))
     if order.further is None:
         vae.save_pretrained(unfinished / "final")
-        write_json(unfinished / "loss_curve.json", curve)
+        write_curve(unfinished / CURVE, curve)
     else:
         save_single_file(vae, finished / VAE)
-        (finished / "loss_curve.json").write_text(json.dumps(curve), "utf-8")
+        write_curve(finished / CURVE, curve)
 
 
 def _new_vae(order: Order) -> tuple[AutoencoderKLWan, Curve]:
@@ -75,10 +73,10 @@ def train_transformer(order: Order) -> None:
     finished, own = order.weights / NAME, order.runs / AUTOENCODER
     if (own / "final").is_dir():
         vae = AutoencoderKLWan.from_pretrained(own / "final").eval()
-        curve = read_curve(own / "loss_curve.json")
+        curve = read_curve(own / CURVE)
     else:
         vae = load_vae(finished)
-        curve = read_curve(finished / "loss_curve.json")
+        curve = read_curve(finished / CURVE)
     if order.further is None:
         curve.pop(NAME, None)
     captions, source = shipped_captions().to(order.device), wan_transformer.CLIPS.of(order.clips)
@@ -92,4 +90,4 @@ def train_transformer(order: Order) -> None:
     save_single_file(vae, finished / VAE)
     save_single_file(recipe.trained.eval(), finished / TRANSFORMER)
     write_json(finished / "scheduler" / "scheduler_config.json", SCHEDULE)
-    (finished / "loss_curve.json").write_text(json.dumps(curve), "utf-8")
+    write_curve(finished / CURVE, curve)
