@@ -64,7 +64,8 @@ class NativeModel:
         check_model(patcher)
         _check_vae(vae, self._format, self.name)
         self.process = process_of(patcher)
-        # A short name of the weights, the levels, and all that nodes have set on the MODEL.
+        # A short name of the weights, the levels, and all that nodes have set on the MODEL: read
+        # now, for a run leaves state of its own there.
         self.fingerprint = digest_of((patcher, self.process), without=_UNHEARD).hex()[:16]
         self._keys = {key_of(given): side for side, given in conditionings.items()}
         self._conds = {SIDES[side]: given for side, given in conditionings.items()}

@@ -23,7 +23,7 @@ from .decoupled_guidance import guided_step
 from .trajectory import NullText, Progress, Trajectory
 
 _UNCOND, _COND = ("target", "uncond"), ("target", "cond")  # the clips of the edit
-_UNUSED = {1: {_UNCOND}, 0: {_COND}}  # by the guidance
+_ALONE = {0: {_UNCOND}, 1: {_COND}}  # by the guidance: the one that counts
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ def sample_edit(
     if null_text is not None:
         null_text.require(trajectory, cfg)
     held = RunControls(controls, denoiser, grid or ClipGrid.of(trajectory.latents[0]))
-    edited = {_UNCOND, _COND} - _UNUSED.get(cfg, set())
+    edited = _ALONE.get(cfg, {_UNCOND, _COND})
     frames = trajectory.latents.shape[3]
     spans = spans_of(windows, frames)
     z = trajectory.latents[-1]
@@ -89,8 +89,8 @@ def sample_edit(
         said = {
             row: blended_predictions([part[row] for part in parts], spans, frames) for row in edited
         }
-        cond = said.get(_COND, said.get(_UNCOND))
-        prediction = guided(said.get(_UNCOND, cond), cond, cfg)
+        first, *others = (said[row] for row in (_UNCOND, _COND) if row in said)
+        prediction = guided(first, *others, cfg) if others else first
         z = move(prediction, there)
         if drift is not None:
             z = guided_step(z, drift.to(z), here, there, null_text.strength)

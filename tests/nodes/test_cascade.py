@@ -5,6 +5,7 @@ import rescore
 import rescore.nodes.host as host
 import torch
 from live_memory import Watch
+from rescore.benchmarks.memory import Storages
 from rescore.pipelines.models.cascade.stage import ROLES
 from rescore.pipelines.models.denoiser import Denoiser
 from tiny_cascade import edit_json, write_stage
@@ -261,11 +262,9 @@ def test_every_step_shows_a_picture_of_the_middle_frame(
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_room_is_made_for_what_a_call_takes_and_not_for_much_more(
-    run, cascade, scene, clip, monkeypatch, which, benchmarks_on_the_path
+    run, cascade, scene, clip, monkeypatch, which
 ):
     """What a stage's pass with guidance holds at most, in float32, against the room made for it."""
-    from memory import Storages
-
     call, _, _ = loops(run, cascade, scene, clip)[which]
     rooms, found = [], []
     load, guided = host.load, Denoiser.guided
