@@ -20,10 +20,12 @@ import torch
 from einops import rearrange
 from kept import RUNS
 from measuring import (
+    BOLD,
     Column,
     Outcome,
     Results,
     change,
+    changed,
     clip_of,
     latents_of,
     loaded,
@@ -33,11 +35,11 @@ from measuring import (
     parse,
     prompts_of,
     shipped,
-    shown,
     still_prompts_of,
     table_of,
     write_report,
 )
+from remembering import remembering
 from rescore.attention.fusion import Fusion
 from rescore.pipelines.distillation.adaptive_sliding import AdaptiveSliding
 from rescore.pipelines.distillation.consistency import GlobalConsistency
@@ -89,6 +91,7 @@ GROUPS = {
 }
 LESS = "full without "  # the last rung of a group's ladder, but for one part
 ROWS = {name: parts for rows in GROUPS.values() for name, parts in rows.items()}
+INSIDE = {"fusion", "spatial", "temporal", "consistency"}  # what reads or changes the model inside
 COLUMNS = {
     "hit": Column("target read, %", 0, 100),
     "psnr_edit": Column("PSNR to the truth inside, dB", 1),
@@ -191,7 +194,10 @@ def edit_once(
 @torch.inference_mode()
 def all_rows(edit: Edit, rows: Sequence[str], run: Run) -> dict[str, Outcome]:
     """Every row's figures of one edit, and its clip."""
-    clips = {row: clip_of(loaded(MODEL), edit_once(ROWS[row], edit, run)) for row in rows}
+    model, clips = remembering(loaded(MODEL).denoiser), {}
+    for row in rows:
+        video = model if INSIDE.isdisjoint(ROWS[row]) else None
+        clips[row] = clip_of(loaded(MODEL), edit_once(ROWS[row], edit, run, video=video))
     return {row: Outcome(score(clip, edit), clip) for row, clip in clips.items()}
 
 
@@ -267,10 +273,13 @@ def gains(results: Results, group: str) -> list[str]:
     }
     cells = []
     for title, pair in pairs.items():
-        changes = {
-            figure: change(*(results.values(row, figure) for row in pair)) for figure in COLUMNS
-        }
-        cells.append((title, *(shown(changes[f], c.digits, c.factor) for f, c in COLUMNS.items())))
+        changes = (
+            changed(
+                change(*(results.values(row, figure) for row in pair)), column.digits, column.factor
+            )
+            for figure, column in COLUMNS.items()
+        )
+        cells.append((title, *changes))
     return markdown(("change by", *(column.title for column in COLUMNS.values())), cells)
 
 
@@ -304,6 +313,7 @@ def main() -> None:
         return
     page = [
         *opening("Score distillation, part by part", edits, options.split, run),
+        BOLD,
         "",
         *tables,
         "What a step costs, on one thread. Its calls alone are repeated right after it, with a "

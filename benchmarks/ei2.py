@@ -22,10 +22,12 @@ import torch
 from einops import rearrange
 from kept import RUNS
 from measuring import (
+    BOLD,
     Column,
     Outcome,
     Results,
     change,
+    changed,
     clip_of,
     latents_of,
     loaded,
@@ -34,7 +36,6 @@ from measuring import (
     over_clips,
     parse,
     shipped,
-    shown,
     still_prompts_of,
     table_of,
     write_report,
@@ -242,7 +243,7 @@ def table_of_claims(results: Results, costs: Mapping[str, tuple[float, float]]) 
             title, digits, factor = COLUMNS[figure]
             gain = change(results.values(before, figure), results.values(after, figure))
             rows = f"{ROWS[before]} to {ROWS[after]}"
-            cells.append([claim, f"{title}: {shown(gain, digits, factor)}", rows])
+            cells.append([claim, f"{title}: {changed(gain, digits, factor)}", rows])
     for claim, before, after in CLAIMED_COSTS:
         if before in costs and after in costs:
             ratios = [b / a for a, b in zip(costs[before], costs[after], strict=True)]
@@ -289,6 +290,7 @@ def main() -> None:
         return
     page = [
         *opening("EI2, part by part", edits, options.split, run),
+        BOLD,
         "The oracle decides whether the target is read and the motion kept, where the paper has",
         "CLIP scores. Frame consistency is the cosine similarity of consecutive frames about the",
         "clip's mean, where it has embeddings.",

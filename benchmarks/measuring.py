@@ -28,6 +28,7 @@ from rescore.shapeworld.edits import SPLITS, Edit, edited
 from rescore.shapeworld.models import load_shapeworld
 from rescore.shapeworld.scene import caption
 from rescore.shapeworld.score import Estimate, estimate, psnr
+from scipy.stats import t as student
 from torch import Tensor
 
 Run = TypeVar("Run")
@@ -35,6 +36,7 @@ Result = TypeVar("Result")
 
 FIGURES = "figures.json"  # of a report, beside its page
 CONCLUSIONS = "CONCLUSIONS.md"  # written by hand, beside the page, which ends with it
+BOLD = "Changes in bold are beyond chance (Student's t, 95 %)."
 SHOWN = 3  # edits whose clips a report shows
 
 # --- settings -----------------------------------------------------------------------------------
@@ -106,11 +108,13 @@ def parse(
     clips: int,
     quick: Mapping[str, int],
     rows: Iterable[str] = (),
+    switches: Mapping[str, str] = {},
     arguments: Sequence[str] | None = None,
 ) -> tuple[argparse.Namespace, Run]:
     """The options of a command that measures rows on clips, and the settings among them.
 
-    `clips` is the default; `quick` are other defaults, of clips and settings, for --quick.
+    `clips` is the default; `quick` are other defaults, of clips and settings, for --quick;
+    `switches` are options of its own, with what they say in the help.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
     few = " and ".join(f"{value} {name}" for name, value in quick.items())
@@ -121,6 +125,8 @@ def parse(
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--jobs", "--workers", type=int, default=cpu_count(), help="processes")
     parser.add_argument("--report", action="store_true", help=f"write {report.name}")
+    for name, said in switches.items():
+        parser.add_argument(f"--{name}", action="store_true", help=said)
     add_settings(parser, run)
     if parser.parse_args(arguments).quick:
         parser.set_defaults(**quick)
@@ -235,6 +241,17 @@ def shown(value: Estimate, digits: int, factor: float = 1.0) -> str:
 def change(before: Sequence[float], after: Sequence[float]) -> Estimate:
     """The mean change from one row to another, clip by clip."""
     return estimate([b - a for a, b in zip(before, after, strict=True)])
+
+
+def beyond_chance(found: Estimate) -> bool:
+    """Whether a mean is told from 0: by Student's t, in 19 cases out of 20."""
+    return abs(found.mean) > student.ppf(0.975, found.count - 1) * found.error
+
+
+def changed(found: Estimate, digits: int, factor: float = 1.0) -> str:
+    """A change as a table shows it: in bold where it is `beyond_chance`."""
+    told = shown(found, digits, factor)
+    return f"**{told}**" if beyond_chance(found) else told
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -18,10 +18,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from distillation import COLUMNS, GROUPS, MODEL, Run, edit_once
+from distillation import COLUMNS, GROUPS, INSIDE, MODEL, Run, edit_once
 from kept import Kept, asking, compute
 from measuring import (
+    BOLD,
     change,
+    changed,
     clip_of,
     loaded,
     made,
@@ -78,17 +80,14 @@ def read_off(name: str, clip: int) -> dict[int, dict[str, float]]:
     """The figures of one row on one clip, by the number of steps."""
     group, row = name.split(": ")
     parts, edit = GROUPS[group][row], suite("edits", clip + 1)[clip]
-    # What is read or changed inside the model is not remembered.
-    plain = {"fusion", "spatial", "temporal", "consistency"}.isdisjoint(parts)
+    video = model_for(clip) if INSIDE.isdisjoint(parts) else None
     found = {}
 
     def look(progress: Progress) -> None:
         if progress.step in READ_AT:
             found[progress.step] = figures_of(progress.z, edit)
 
-    z = edit_once(
-        parts, edit, REGIMES[group], video=model_for(clip) if plain else None, on_step=look
-    )
+    z = edit_once(parts, edit, REGIMES[group], video=video, on_step=look)
     return found or dict.fromkeys(READ_AT, figures_of(z, edit))
 
 
@@ -130,7 +129,7 @@ def claims(kept: Kept, groups: Mapping[str, Sequence[str]]) -> list[str]:
         column, cell = COLUMNS[figure], [claim, COLUMNS[figure].title, str(len(clips))]
         for steps in (30, 200):
             both = (values(kept, name, clips, steps, figure) for name in names)
-            cell.append(shown(change(*both), column.digits, column.factor))
+            cell.append(changed(change(*both), column.digits, column.factor))
         cells.append(cell)
     return markdown(("the paper", "figure", "clips", "change, 30 steps", "200 steps"), cells)
 
@@ -194,6 +193,7 @@ def report(kept: Kept) -> list[str]:
         "",
         made("python benchmarks/papers_regime.py"),
         "Means with their standard errors over clips of 8 frames of the split test.",
+        BOLD,
         "",
         "![figures against steps](curves.png)",
         "",

@@ -44,9 +44,10 @@ LADDER = {
 }
 SA_I, SA_II, WORDS = "SA-I", "SA-II", "cross-attention control"
 CONTROLS = SA_I, SA_II, WORDS
+FULL = "full"
 # Name of an edit -> its controls, and the reconstruction it builds on.
 EDITS = {
-    "full": (CONTROLS, "both"),
+    FULL: (CONTROLS, "both"),
     "without null-text": (CONTROLS, "+ STDG, no null-text"),
     "without STDG": (CONTROLS, "+ multi-frame null-text"),
     "shared null-text": (CONTROLS, "both, shared null-text"),
@@ -133,13 +134,20 @@ class Clip:
         return whole_psnr(clip_of(self.model, z), self.truth.source.clip)
 
 
-def all_rows(edit: Edit, run: Run) -> tuple[dict[str, float], dict[str, Outcome]]:
-    """How close every reconstruction comes to the clip, in dB, and every edit."""
+def all_rows(
+    edit: Edit, rows: Sequence[str], run: Run
+) -> tuple[dict[str, float], dict[str, Outcome]]:
+    """How close the reconstructions come to the clip, in dB, and the edits.
+
+    `rows` are of `LADDER` and `EDITS`; what an edit builds on is reconstructed, too.
+    """
     clip = Clip(edit, run)
-    null_texts = {name: clip.null_text(*parts) for name, parts in LADDER.items()}
+    wanted = {row: EDITS[row] for row in rows if row in EDITS}
+    bases = {base for _, base in wanted.values()}.union(rows)
+    null_texts = {name: clip.null_text(*LADDER[name]) for name in LADDER if name in bases}
     found = {name: clip.found_back(null_text.z) for name, null_text in null_texts.items()}
     found[VAE] = clip.found_back(clip.path.latents[0])
-    edits = {row: clip.edited(names, null_texts[base]) for row, (names, base) in EDITS.items()}
+    edits = {row: clip.edited(names, null_texts[base]) for row, (names, base) in wanted.items()}
     return found, {row: Outcome(score(video, edit), video) for row, video in edits.items()}
 
 

@@ -24,6 +24,7 @@ import videodirector_rows
 from kept import Kept, asking, compute
 from measuring import (
     Column,
+    beyond_chance,
     change,
     made,
     markdown,
@@ -35,7 +36,6 @@ from rescore.shapeworld.edits import Edit, edited
 from rescore.shapeworld.oracle import read
 from rescore.shapeworld.scene import Scene, path
 from rescore.shapeworld.score import Estimate, estimate, score
-from scipy.stats import t as student
 from torch import Tensor
 from worlds_rows import WORLDS, directed, distilled, edit_of, inflated
 
@@ -168,15 +168,14 @@ def gain(kept: Kept, claim: Claim, world: str) -> Estimate | None:
 
 
 def verdict(found: Estimate | None, figure: str) -> str:
-    """Whether a claim holds: where Student's t has chance out of 19 cases in 20."""
+    """Whether a claim holds, where it is judged at all."""
     if found is None:
         return "not measured"
     if found.count < ENOUGH:
         return "too few clips"
-    better = -found.mean if figure in LESS_IS_BETTER else found.mean
-    if abs(better) <= student.ppf(0.975, found.count - 1) * found.error:
+    if not beyond_chance(found):
         return "within chance"
-    return "holds" if better > 0 else "the contrary"
+    return "holds" if (found.mean < 0) == (figure in LESS_IS_BETTER) else "the contrary"
 
 
 def summary(verdicts: Mapping[str, str]) -> str:

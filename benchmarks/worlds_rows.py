@@ -104,8 +104,8 @@ def model_for(world: str, clip: int) -> Denoiser:
 
 def distilled(row: str, world: str, clip: int) -> Tensor:
     parts = PARTS[row]
-    inside = {"fusion", "spatial", "temporal", "consistency"}.intersection(parts)
-    video = video_model(WORLDS[world].damage) if inside else model_for(world, clip)
+    plain = distillation.INSIDE.isdisjoint(parts)
+    video = model_for(world, clip) if plain else video_model(WORLDS[world].damage)
     with torch.inference_mode():
         z = distillation.edit_once(parts, edit_of(world, clip), distillation.Run(), video=video)
         return clip_of(loaded(distillation.MODEL), z)
