@@ -101,7 +101,7 @@ def videodirector(edit: Edit, _: Run) -> Tensor:
 def tuned(row: str, edit: Edit, _: Run) -> Tensor:
     run, (z_0, prompts) = ei2.Run(), ei2.given(edit)
     with torch.enable_grad():
-        model = ei2.tuned(ei2.inflated(row), z_0, prompts, run)
+        (model,) = ei2.tuned(ei2.inflated(row), z_0, prompts, run, (run.steps,))
     settings = {"steps": run.sampling, "cfg": run.cfg, "describe": True}
     return clip_of(model, invert_and_edit(z_0, model.denoiser, prompts, **settings))
 

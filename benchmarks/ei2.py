@@ -1,7 +1,8 @@
 """EI2 against Tune-A-Video, part by part: alignment, consistency, motion, time and memory.
 
     python benchmarks/ei2.py              16 clips; each variant is tuned as the graph does
-    python benchmarks/ei2.py --quick      4 clips, 100 steps: below 30 minutes on 2 cores
+    python benchmarks/ei2.py --quick      4 clips: below 30 minutes on 2 cores
+    python benchmarks/ei2.py --long       also 200 steps, as the same runs go on
     python benchmarks/ei2.py --report     also writes benchmarks/ei2_report
     python benchmarks/ei2.py --split tune --rows ei2 tune-a-video --learning-rate 3e-4
 
@@ -12,7 +13,7 @@ split "test".
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -57,6 +58,7 @@ from torch.nn import functional
 REPORT = Path(__file__).resolve().parent / "ei2_report"
 MODEL = "shapeworld-sd"
 UNTUNED, BARE = "untuned", "no-norm"
+LONG = 200  # steps
 # Name of a row -> title in the tables. All but UNTUNED, which is EI2, and BARE are variants of
 # inflation that a user can choose.
 ROWS = {
@@ -151,11 +153,23 @@ def given(edit: Edit) -> tuple[Tensor, Prompts]:
     return latents_of(loaded(MODEL), source), still_prompts_of(loaded(MODEL), edit)
 
 
-def tuned(model: Backbone, z_0: Tensor, prompts: Prompts, run: Run) -> Backbone:
-    """The model after it has learned the clip."""
-    settings = Settings(run.steps, run.learning_rate, seed=run.seed)
-    state = tune(model.unet, z_0, prompts.source, model.process, settings, predicts=model.predicts)
-    return replace(model, unet=model.unet.with_tuned(state.weights, state.tuning))
+def tuned(
+    model: Backbone, z_0: Tensor, prompts: Prompts, run: Run, counts: Sequence[int]
+) -> Iterator[Backbone]:
+    """The model after it has learned the clip in as many steps, from count to count."""
+    state = None
+    for steps in counts:
+        settings = Settings(steps, run.learning_rate, seed=run.seed)
+        state = tune(
+            model.unet,
+            z_0,
+            prompts.source,
+            model.process,
+            settings,
+            predicts=model.predicts,
+            state=state,
+        )
+        yield replace(model, unet=model.unet.with_tuned(state.weights, state.tuning))
 
 
 def frame_consistency(clip: Tensor) -> float:
@@ -173,10 +187,8 @@ def shifts_of(model: Backbone, z_0: Tensor, prompts: Prompts) -> tuple[LayerShif
     return covariate_shift(layers, model.denoiser, z_0, prompts.source, levels)
 
 
-def edit_once(row: str, edit: Edit, run: Run) -> TunedOutcome:
-    z_0, prompts = given(edit)
-    run = replace(run, steps=0) if row == UNTUNED else run
-    model = tuned(inflated(row), z_0, prompts, run)
+def outcome(model: Backbone, z_0: Tensor, prompts: Prompts, edit: Edit, run: Run) -> TunedOutcome:
+    """What comes of an edit with a tuned model."""
     z = invert_and_edit(
         z_0,
         model.denoiser,
@@ -203,9 +215,17 @@ def edit_once(row: str, edit: Edit, run: Run) -> TunedOutcome:
     return TunedOutcome(figures, clip, shifts)
 
 
-def all_rows(edit: Edit, rows: Sequence[str], run: Run) -> dict[str, TunedOutcome]:
-    """What came of one edit in every row."""
-    return {row: edit_once(row, edit, run) for row in rows}
+def all_rows(
+    edit: Edit, rows: Sequence[str], run: Run, counts: Sequence[int]
+) -> list[dict[str, TunedOutcome]]:
+    """What came of one edit in every row, by how many steps it was tuned."""
+    z_0, prompts = given(edit)
+    found: list[dict[str, TunedOutcome]] = [{} for _ in counts]
+    for row in rows:
+        models = tuned(inflated(row), z_0, prompts, run, (0,) if row == UNTUNED else counts)
+        for outcomes, model in zip(found, models, strict=False):  # not tuned, there is but one
+            outcomes[row] = outcome(model, z_0, prompts, edit, run)
+    return found
 
 
 def cost(row: str, run: Run, steps: int = 8) -> tuple[float, float]:
@@ -235,21 +255,31 @@ def table_of_costs(costs: Mapping[str, tuple[float, float]]) -> list[str]:
     return markdown(COSTS, [[ROWS[row], f"{s:.0f}", f"{m:.1f}"] for row, (s, m) in costs.items()])
 
 
-def table_of_claims(results: Results, costs: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The paper's claims beside ours: the change from row to row, clip by clip."""
+def table_of_claims(
+    by_count: Mapping[int, Results], costs: Mapping[str, tuple[float, float]]
+) -> list[str]:
+    """The paper's claims beside ours: the change from row to row, clip by clip, by steps."""
     cells = []
     for claim, figure, before, after in CLAIMS:
-        if before in results.figures and after in results.figures:
-            title, digits, factor = COLUMNS[figure]
-            gain = change(results.values(before, figure), results.values(after, figure))
-            rows = f"{ROWS[before]} to {ROWS[after]}"
-            cells.append([claim, f"{title}: {changed(gain, digits, factor)}", rows])
+        title, digits, factor = COLUMNS[figure]
+        gains = [
+            changed(
+                change(results.values(before, figure), results.values(after, figure)),
+                digits,
+                factor,
+            )
+            for results in by_count.values()
+            if {before, after} <= results.figures.keys()
+        ]
+        if gains:
+            cells.append([claim, f"{ROWS[before]} to {ROWS[after]}", title, *gains])
     for claim, before, after in CLAIMED_COSTS:
         if before in costs and after in costs:
             ratios = [b / a for a, b in zip(costs[before], costs[after], strict=True)]
             here = f"{ratios[0]:.2f} times the time, {ratios[1]:.2f} times the memory"
-            cells.append([claim, here, f"{ROWS[before]} to {ROWS[after]}"])
-    return markdown(("the paper", "here, the change", "from, to"), cells)
+            cells.append([claim, f"{ROWS[before]} to {ROWS[after]}", "", *[here] * len(by_count)])
+    heads = (f"change, {steps} steps" for steps in by_count)
+    return markdown(("the paper", "from, to", "figure", *heads), cells)
 
 
 def save_charts(shifts: Mapping[str, Sequence[LayerShift]], file: Path) -> None:
@@ -271,20 +301,37 @@ def save_charts(shifts: Mapping[str, Sequence[LayerShift]], file: Path) -> None:
 
 
 def main() -> None:
-    quick = {"clips": 4, "steps": 100}
-    options, run = parse(__doc__, Run, REPORT, clips=16, quick=quick, rows=ROWS)
+    options, run = parse(
+        __doc__,
+        Run,
+        REPORT,
+        clips=16,
+        quick={"clips": 4},
+        rows=ROWS,
+        switches={"long": f"also {LONG} steps"},
+    )
+    counts = (run.steps, LONG) if options.long else (run.steps,)
     torch.set_num_threads(1)
     costs = {row: cost(row, run) for row in options.rows if row != UNTUNED}
     print("\n".join(table_of_costs(costs)), flush=True)
-    edits, results = suite("edits", options.clips, split=options.split), Results()
-    work = over_clips(all_rows, edits, options.rows, run, jobs=options.jobs, keep=RUNS / "ei2")
-    for edit, outcomes in work:
-        results.add(edit, outcomes)
+    edits = suite("edits", options.clips, split=options.split)
+    by_count = {steps: Results() for steps in counts}
+    work = over_clips(
+        all_rows, edits, options.rows, run, counts, jobs=options.jobs, keep=RUNS / "ei2"
+    )
+    for edit, found in work:
+        for results, outcomes in zip(by_count.values(), found, strict=True):
+            results.add(edit, outcomes)
+    results = by_count[run.steps]
     tables = [
         table_of(results, COLUMNS, ROWS, "variant"),
         table_of_costs(costs),
-        table_of_claims(results, costs),
+        table_of_claims(by_count, costs),
     ]
+    longer = []
+    if options.long:
+        tables.append(table_of(by_count[LONG], COLUMNS, ROWS, f"{LONG} steps"))
+        longer = [f"## After {LONG} steps", "", *tables[-1], ""]
     print("\n\n".join("\n".join(table) for table in tables))
     if not options.report:
         return
@@ -305,6 +352,7 @@ def main() -> None:
         "",
         *tables[2],
         "",
+        *longer,
         "## Pictures",
         "",
         *results.save_strips(REPORT),
@@ -315,9 +363,10 @@ def main() -> None:
     ]
     _, first = results.first[0]
     save_charts({row: first[row].shifts for row in CHARTED if row in first}, REPORT / "shift.png")
-    write_report(
-        REPORT, page, {"settings": asdict(run), "edits": results.as_dict(), "costs": costs}
-    )
+    figures = {"settings": asdict(run), "edits": results.as_dict(), "costs": costs}
+    if options.long:
+        figures["long"] = {"steps": LONG, "edits": by_count[LONG].as_dict()}
+    write_report(REPORT, page, figures)
 
 
 if __name__ == "__main__":
