@@ -41,7 +41,7 @@ from rescore.pipelines.models.codec import decode_video
 from rescore.pipelines.models.grid import latent_mask
 from rescore.pipelines.models.unet.backbone import Backbone
 from rescore.shapeworld.edits import edited, prompts, suite
-from rescore.shapeworld.models import WEIGHTS
+from rescore.shapeworld.finished import WEIGHTS
 from rescore.shapeworld.oracle import read
 from rescore.shapeworld.render import render
 from rescore.shapeworld.scene import Scene, caption

@@ -64,7 +64,7 @@ class LoadCascadeStage(Node):
     @staticmethod
     def roots() -> list[Path]:
         """The host's folders, and that of the tiny models that come with the pack."""
-        from ..shapeworld.models import WEIGHTS
+        from ..shapeworld.finished import WEIGHTS
 
         return [*host.roots("diffusers"), WEIGHTS]
 

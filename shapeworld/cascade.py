@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from .models import WEIGHTS
+from .finished import WEIGHTS, require
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,16 +96,12 @@ def shrunk(clips: Float[Tensor, "b c f H W"]) -> Float[Tensor, "b c f h w"]:
     return functional.avg_pool3d(clips, (1, 4, 4))
 
 
-def load_keyframes() -> "KeyframeModel":
+def load_keyframes(text_encoder: "nn.Module", tokenizer: Any) -> "KeyframeModel":
     """The finished keyframe stage as the pack's loops use it, with the text encoder of all."""
     from ..pipelines.models.cascade.model import KeyframeModel
     from ..pipelines.models.text import encode_prompt
-    from .models import load_shapeworld
 
-    shared = load_shapeworld("shapeworld-sd")
-    return KeyframeModel(
-        load_stage("keyframes"), shared.text_encoder, shared.tokenizer, encode_prompt
-    )
+    return KeyframeModel(load_stage("keyframes"), text_encoder, tokenizer, encode_prompt)
 
 
 def load_stage(role: str) -> "Stage":
@@ -116,8 +112,4 @@ def load_stage(role: str) -> "Stage":
     """
     from ..pipelines.models.cascade.load import load_stage
 
-    if not (FOLDER / role).is_dir():
-        raise FileNotFoundError(
-            f"{FOLDER / role} is missing. It comes with the pack: install the pack again, whole."
-        )
-    return load_stage(FOLDER / role)
+    return load_stage(require(FOLDER / role))

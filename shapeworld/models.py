@@ -4,9 +4,9 @@ They are built as their big relatives are: Stable Diffusion's and ModelScope's b
 scaled-linear noise schedule, AnimateDiff's linear one, one autoencoder and one text encoder shared.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .finished import WEIGHTS, require
 from .tokenizer import WINDOW
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ..pipelines.models.unet.backbone import Backbone
     from ..pipelines.models.wan.model import WanModel
 
-WEIGHTS = Path(__file__).parent / "weights"
 NAMES = (
     "shapeworld-t2v",
     "shapeworld-sd",
@@ -139,21 +138,15 @@ def load_shapeworld(name: str) -> "Backbone | KeyframeModel | WanModel":
 
     if name not in NAMES:
         raise ValueError(f"There is no shape-world model {name!r}; there are {', '.join(NAMES)}.")
-    if not (WEIGHTS / name).is_dir():
-        raise FileNotFoundError(
-            f"{WEIGHTS / name} is missing. It comes with the pack: install the pack again, whole."
-        )
+    folder = require(WEIGHTS / name)
     if name == "shapeworld-t2v":
-        return load_text_to_video(WEIGHTS / name)
-    if name == "shapeworld-cascade":
-        from .cascade import load_keyframes
-
-        return load_keyframes()
+        return load_text_to_video(folder)
     image = load_image(WEIGHTS / "shapeworld-sd")
     if name == "shapeworld-sd":
         return image
-    if name == "shapeworld-wan":
-        from .wan import load_wan
+    if name == "shapeworld-animatediff":
+        return load_animatediff(image, folder, schedule_config=ANIMATEDIFF_SCHEDULE)
+    from . import cascade, wan
 
-        return load_wan(image.text_encoder, image.tokenizer)
-    return load_animatediff(image, WEIGHTS / name, schedule_config=ANIMATEDIFF_SCHEDULE)
+    load = cascade.load_keyframes if name == "shapeworld-cascade" else wan.load_wan
+    return load(image.text_encoder, image.tokenizer)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .models import WEIGHTS
+from .finished import WEIGHTS, require
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -92,11 +92,8 @@ def load_wan(text_encoder: "nn.Module", tokenizer: Any) -> "WanModel":
 
 
 def _loaded(kind: type, file: Path):
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file} is missing. It comes with the pack: install the pack again, whole."
-        )
-    model = kind.from_single_file(str(file), config=str(file.parent), local_files_only=True)
+    config = str(file.parent)
+    model = kind.from_single_file(str(require(file)), config=config, local_files_only=True)
     return model.float().eval()
 
 

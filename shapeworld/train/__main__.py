@@ -19,7 +19,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from ..models import WEIGHTS
+from ..finished import WEIGHTS
 from . import cascade, unet_models, wan_models
 from .order import Order
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextModel
 
-from ..models import WEIGHTS
+from ..finished import WEIGHTS
 from ..scene import BACKGROUNDS, COLOURS, MOTIONS, RADII, SHAPES
 from ..tokenizer import load_tokenizer
 

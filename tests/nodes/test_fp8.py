@@ -7,7 +7,7 @@ from rescore.pipelines.models.process import noised
 from rescore.pipelines.models.storage import store_in_fp8
 from rescore.pipelines.models.unet.load import load_text_to_video
 from rescore.shapeworld.edits import edited
-from rescore.shapeworld.models import WEIGHTS
+from rescore.shapeworld.finished import WEIGHTS
 from rescore.shapeworld.showcase import SHOWCASE
 from torch import nn
 from torch.nn import functional

@@ -28,7 +28,8 @@ from rescore.shapeworld.cascade import (
     shrunk,
 )
 from rescore.shapeworld.edits import edited, prompts, suite
-from rescore.shapeworld.models import WEIGHTS, load_shapeworld
+from rescore.shapeworld.finished import WEIGHTS
+from rescore.shapeworld.models import load_shapeworld
 from rescore.shapeworld.render import render
 from rescore.shapeworld.scene import caption as scene_caption
 from rescore.shapeworld.tokenizer import load_tokenizer

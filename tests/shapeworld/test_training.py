@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from rescore.shapeworld.finished import WEIGHTS
 from rescore.shapeworld.models import (
     ANIMATEDIFF_SCHEDULE,
     SCHEDULE,
-    WEIGHTS,
     build_image_unet,
     build_motion_adapter,
     build_text_encoder,

@@ -8,7 +8,8 @@ import torch
 from diffusers import DDIMScheduler
 from rescore.shapeworld import models
 from rescore.shapeworld.cascade import FOLDER as CASCADE
-from rescore.shapeworld.models import NAMES, WEIGHTS
+from rescore.shapeworld.finished import WEIGHTS
+from rescore.shapeworld.models import NAMES
 from rescore.shapeworld.train.captions import WordReader
 from rescore.shapeworld.wan import FOLDER
 
