@@ -212,12 +212,12 @@ class Results:
             clips[f"{i} source"] = edited(edit).source.clip
             clips |= {f"{i} {row}": outcome.clip for row, outcome in outcomes.items()}
         folder.mkdir(parents=True, exist_ok=True)
-        save_strip(clips, folder / "strips.png", zoom=1)
+        save_strip(clips, folder / "strips.jpg", zoom=1)
         return [
             f"Source of each of the first {len(self.first)} edits, and each row's result, in the "
             "order of the tables:",
             "",
-            "![strips](strips.png)",
+            "![strips](strips.jpg)",
         ]
 
 

@@ -137,7 +137,7 @@ def _strips(scene: Scene, outcomes: Mapping[str, Outcome]) -> None:
     both = second_object(scene)
     clips = {"with": both.present.clip, "without": both.absent.clip}
     REPORT.mkdir(exist_ok=True)
-    save_strip(clips | {row: one.clip for row, one in outcomes.items()}, REPORT / "strips.png")
+    save_strip(clips | {row: one.clip for row, one in outcomes.items()}, REPORT / "strips.jpg")
 
 
 def main() -> None:
@@ -175,7 +175,7 @@ def main() -> None:
         "",
         "The clip with the object, without it, and the rows in the order of the table:",
         "",
-        "![strips](strips.png)",
+        "![strips](strips.jpg)",
     ]
     settings = {
         task: _shipped(task, "ScoreDistillation", _SETTINGS)

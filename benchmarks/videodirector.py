@@ -211,11 +211,11 @@ def clips_shown(results: Results) -> list[str]:
         truth = edited(edit)
         rows = {"source": truth.source.clip, "truth": truth.target.clip}
         rows |= {row: outcome.clip for row, outcome in outcomes.items()}
-        save_strip(rows, REPORT / f"strip_{i}.png", zoom=1)
+        save_strip(rows, REPORT / f"strip_{i}.jpg", zoom=1)
         lines += [
             f'"{truth.source_prompt}" to "{truth.target_prompt}"; from above: {", ".join(rows)}.',
             "",
-            f"![strip](strip_{i}.png)",
+            f"![strip](strip_{i}.jpg)",
             "",
         ]
     return lines

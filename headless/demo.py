@@ -35,9 +35,9 @@ def save_strip(clips: dict[str, object], file: Path, *, zoom: int = 2) -> None:
     rows = [rearrange(clip.numpy(), "f h w c -> h (f w) c") for clip in clips.values()]
     pixels = (np.concatenate(rows).clip(0, 1) * 255).round().astype(np.uint8)
     picture = Image.fromarray(pixels)
-    picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(
-        file
-    )
+    size = picture.width * zoom, picture.height * zoom
+    picture = picture.resize(size, Image.Resampling.NEAREST)
+    picture.save(file, quality=90)  # of JPEG
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -88,10 +88,10 @@ def test_what_the_tiny_models_can_do_is_what_their_report_says(first_page):
     [
         (r"STDG in one pass is ([\d.]+) times as fast", "videodirector",
          r"STDG in one pass is ([\d.]+) times as fast"),
-        (r"on (\d+) held-out clips, 30 steps of 0\.2", "distillation", r"(?m)^(\d+) clips of"),
+        (r"on (\d+) held-out clips, 60 steps of 0\.1", "distillation", r"(?m)^(\d+) clips of"),
         (r"on (\d+) held-out clips, 10 steps", "videodirector", r"(?m)^(\d+) clips of"),
         (r"on (\d+) held-out clips, 100 steps of tuning", "ei2", r"(?m)^(\d+) clips of"),
-        (r"held-out clips, (\d+) steps of 0\.2", "distillation", r"; steps (\d+), step size 0\.2"),
+        (r"held-out clips, (\d+) steps of 0\.1", "distillation", r"; steps (\d+), step size 0\.1"),
         (r"held-out clips, (\d+) steps \(", "videodirector", r"frames 8, steps (\d+),"),
         (r"held-out clips, (\d+) steps of tuning", "ei2", r"; steps (\d+),"),
         (r"on (\d+) clips of the split on which", "papers_regime", r"(\d+) clips, measured when"),
