@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import date
-from functools import cache, partial
+from functools import cache
 from itertools import repeat
 from os import cpu_count
 from pathlib import Path
@@ -168,7 +168,8 @@ def over_clips(
     with processes(jobs) as pool:
         done = pool.map(work, missing, *map(repeat, rest))
         for number, edit in enumerate(edits, 1):
-            result = on_disk(files[edit], partial(next, done))
+            made = next(done) if edit in missing else None  # also if it has come there meanwhile
+            result = on_disk(files[edit], lambda made=made: made)
             seconds = time.monotonic() - began
             print(f"{number}/{len(edits)} {edit.attribute}, after {seconds:.0f} s", flush=True)
             yield edit, result

@@ -149,6 +149,19 @@ def test_a_table_by_clips_goes_on_where_it_was_stopped(tmp_path):
     assert not list(tmp_path.rglob("*.part"))  # nothing half-written
 
 
+def test_two_commands_at_once_do_not_mix_up_clips(tmp_path):
+    from measuring import over_clips
+
+    edits = suite("colour", 3, frames=3)
+    results = over_clips(asdict, edits, jobs=1, keep=tmp_path)
+    next(results)
+    (file,) = tmp_path.rglob("*.pt")
+    other = over_clips(asdict, edits[1:2], jobs=1, keep=tmp_path)
+    assert list(other) == [(edits[1], asdict(edits[1]))]
+    assert list(results) == [(edit, asdict(edit)) for edit in edits[1:]]
+    assert len(list(file.parent.iterdir())) == 3
+
+
 def test_what_a_methods_own_report_holds_is_taken_from_there(tmp_path):
     import against_peers
     from kept import Kept
