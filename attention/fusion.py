@@ -4,31 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float
 from torch import Tensor
 
 from .counterparts import Counterparts, Parts
-from .layers import Clip, Entry, Held, Layer, Layers, attend, check_times
-
-
-def fused_attention(
-    q: Float[Tensor, "b h n d"],
-    k: Float[Tensor, "b h m d"],
-    v: Float[Tensor, "b h m d"],
-    k_reference: Float[Tensor, "b h l d"],
-    v_reference: Float[Tensor, "b h l d"],
-    weight: float | int,
-) -> Float[Tensor, "b h n d"]:
-    """weight * self-attention + (1 - weight) * attention to a reference.
-
-    Implements Eq. 11 to 13 of ASSD (Zhu et al., 2024); `weight` is lambda there. Weight 1 is plain
-    self-attention, bit for bit.
-    """
-    return _fuse(attend(q, k, v), lambda: attend(q, k_reference, v_reference), weight)
-
-
-def _fuse(own: Tensor, reference: Callable[[], Tensor], weight: float | int) -> Tensor:
-    return own if weight == 1 else weight * own + (1 - weight) * reference()
+from .layers import Clip, Entry, Held, Layer, Layers, check_times
 
 
 @dataclass(frozen=True)
@@ -61,7 +40,9 @@ class Fusion:
 class AttentionFusion(Counterparts):
     """The change: edited clips also read their references; all other clips attend as usual.
 
-    `pairs` maps each edited clip to its reference. No gradient goes to references.
+    weight * self-attention + (1 - weight) * attention to the reference: Eq. 11 to 13 of ASSD (Zhu
+    et al., 2024), where `weight` is lambda. Weight 1 is plain self-attention, bit for bit. `pairs`
+    maps each edited clip to its reference. No gradient goes to references.
 
     Raises:
         ValueError: for a weight outside 0..1; when called, if an edited clip comes before its
@@ -76,8 +57,10 @@ class AttentionFusion(Counterparts):
     def _fused(
         self, layer: Layer, own: Parts, reference: Parts, unchanged: Callable[[], Tensor]
     ) -> Tensor:
+        if self.weight == 1:
+            return unchanged()
         k, v = (part.detach() for part in reference[1:])
-        return _fuse(unchanged(), lambda: layer.attend(own[0], k, v), self.weight)
+        return self.weight * unchanged() + (1 - self.weight) * layer.attend(own[0], k, v)
 
 
 def _check_weight(weight: float | int) -> None:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ..models.process import Latents, Level
@@ -84,45 +84,18 @@ _COEFFICIENTS = (
 )
 
 
-def top_frames(
-    reference: Float[Tensor, "p h f f"], top_k: int
-) -> tuple[Float[Tensor, "p h f k"], Int[Tensor, "p h f k"]]:
-    """The `top_k` largest weights of each query frame, and the frames that they belong to.
-
-    The map is `[position, head, query, key]`.
-
-    Raises:
-        ValueError: unless 1 <= top_k.
-    """
-    if top_k < 1:
-        raise ValueError(f"top k is {top_k}; at least 1 frame is compared.")
-    # Of a clip with fewer frames, all are compared.
-    return reference.topk(min(top_k, reference.shape[-1]), dim=-1)
-
-
 def temporal_map_loss(
-    reference: Float[Tensor, "p h f f"],
-    current: Float[Tensor, "p h f f"],
-    mask: Shaped[Tensor, "f p"],
-    top_k: int,
-) -> Float[Tensor, ""]:
-    """The mean squared difference of temporal attention where the reference attends most.
-
-    Implements L_T (VideoDirector, Wang et al., 2025, Eq. 2). Maps are `[position, head, query,
-    key]`. For each query frame only the `top_k` keys with the largest weights in the reference
-    count, and only the positions that the mask selects. Mask values between 0 and 1 are weights. If
-    the mask selects nothing, the loss is exactly 0, with a zero gradient.
-    """
-    kept, frames = top_frames(reference, top_k)
-    return picked_map_loss(kept, current.gather(-1, frames), mask)
-
-
-def picked_map_loss(
     reference: Float[Tensor, "p h f k"],
     current: Float[Tensor, "p h f k"],
     mask: Shaped[Tensor, "f p"],
 ) -> Float[Tensor, ""]:
-    """`temporal_map_loss`, from the weights that its top-K has already selected."""
+    """The mean squared difference of temporal attention where the reference attends most.
+
+    Implements L_T (VideoDirector, Wang et al., 2025, Eq. 2), from weights `[position, head, query,
+    key]` at the k keys of each query frame that are largest in the reference (see `observe`). Only
+    the positions that the mask selects count. Mask values between 0 and 1 are weights. If the mask
+    selects nothing, the loss is exactly 0, with a zero gradient.
+    """
     return _masked_mean((current - reference).square(), rearrange(mask, "f p -> p 1 f 1"))
 
 
@@ -190,7 +163,7 @@ def guidance_loss(
     """
     parts = []
     for kind, loss, layers in (
-        ("temporal", picked_map_loss, maps),
+        ("temporal", temporal_map_loss, maps),
         ("keys", LOOKS[settings.look], keys),
     ):
         for name, (reference, current) in layers.items():

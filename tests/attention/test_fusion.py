@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from rescore.attention.fusion import AttentionFusion, fused_attention
-from rescore.attention.layers import Entry
+from rescore.attention.fusion import AttentionFusion
+from rescore.attention.layers import Entry, Layer, Site, attend
 from rescore.attention.unet.layers import UNetLayers
 from rescore.attention.unet.sites import find_sites
 from tiny_unets import KINDS, call, inputs, unet
@@ -23,21 +23,25 @@ def explicit(q, k, v):
     return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(dim=-1) @ v
 
 
+def fused_attention(q, k, v, k_reference, v_reference, weight):
+    """A layer of two clips, of which the second reads the first, too."""
+    layer = Layer(Site("a layer", "spatial"), (0, 1))
+    parts = (torch.cat(both) for both in ((q, q), (k_reference, k), (v_reference, v)))
+    return AttentionFusion({1: 0}, weight)(layer, *parts, attend)[len(q) :]
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_it_is_equation_13(weight):
-    b, h, n, m, length, d = 2, 3, 5, 7, 11, 13
-    q, k, v = heads(b, h, n, d), heads(b, h, m, d, seed=1), heads(b, h, m, d, seed=2)
-    k_ref, v_ref = heads(b, h, length, d, seed=3), heads(b, h, length, d, seed=4)
+    q, (k, v, k_ref, v_ref) = heads(2, 3, 5, 11), heads(4, 2, 3, 7, 11, seed=1)
     expected = weight * explicit(q, k, v) + (1 - weight) * explicit(q, k_ref, v_ref)
     torch.testing.assert_close(fused_attention(q, k, v, k_ref, v_ref, weight), expected)
 
 
 def test_a_case_by_hand():
-    """One query sees two equal keys, so it reads their mean 2; its reference holds one value, 8."""
-    q = torch.ones(1, 1, 1, 1)
-    k, v = torch.ones(1, 1, 2, 1), torch.tensor([1.0, 3.0]).view(1, 1, 2, 1)
-    k_ref, v_ref = torch.full((1, 1, 1, 1), 5.0), torch.full((1, 1, 1, 1), 8.0)
-    assert fused_attention(q, k, v, k_ref, v_ref, 0.75).item() == 0.75 * 2 + 0.25 * 8
+    """One query sees two equal keys, so it reads their mean: 2 of its own, 8 of its reference."""
+    q, k = torch.ones(1, 1, 1, 1), torch.ones(1, 1, 2, 1)
+    v, v_ref = (torch.tensor(values).view(1, 1, 2, 1) for values in ([1.0, 3.0], [7.0, 9.0]))
+    assert fused_attention(q, k, v, k, v_ref, 0.75).item() == 0.75 * 2 + 0.25 * 8
 
 
 def test_a_reference_that_is_the_clip_itself_changes_nothing():
@@ -45,9 +49,12 @@ def test_a_reference_that_is_the_clip_itself_changes_nothing():
     torch.testing.assert_close(fused_attention(q, k, v, k, v, 0.3), explicit(q, k, v))
 
 
-def test_its_gradient():
-    tensors = [heads(2, 2, 3, 5, seed=seed).requires_grad_() for seed in range(5)]
-    assert torch.autograd.gradcheck(lambda *t: fused_attention(*t, 0.3), tensors)
+def test_no_gradient_goes_to_the_reference():
+    own = [heads(2, 2, 3, 5, seed=seed).requires_grad_() for seed in range(3)]
+    reference = [heads(2, 2, 3, 5, seed=seed).requires_grad_() for seed in (3, 4)]
+    assert torch.autograd.gradcheck(lambda *t: fused_attention(*t, *reference, 0.3), own)
+    fused_attention(*own, *reference, 0.3).sum().backward()
+    assert all(part.grad is None for part in reference)
 
 
 @pytest.fixture(params=KINDS)

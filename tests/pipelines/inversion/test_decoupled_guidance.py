@@ -14,10 +14,8 @@ from rescore.pipelines.inversion.decoupled_guidance import (
     frame_loss,
     guidance_loss,
     guided_step,
-    picked_map_loss,
     temporal_map_loss,
     token_loss,
-    top_frames,
 )
 from rescore.pipelines.models.process import Level, move, split
 
@@ -38,13 +36,20 @@ def mask(seed: int = 2, share: float = 0.4):
     return torch.rand(F, P, generator=torch.Generator().manual_seed(seed)) < share
 
 
+def picked(reference, current, top_k: int):
+    """The largest weights of the reference, and those of the current map in the same places."""
+    kept, frames = reference.topk(min(top_k, reference.shape[-1]), dim=-1)
+    return kept, current.gather(-1, frames)
+
+
 def test_temporal_loss_by_hand():
     reference = torch.tensor([[[[1.0, 2.0], [4.0, 3.0]]], [[[5.0, 6.0], [8.0, 7.0]]]])
     current = torch.zeros(2, 1, 2, 2)
     # Of frame 0 position 1 counts (largest: 6), of frame 1 position 0 (4).
     chosen = torch.tensor([[False, True], [True, False]])
-    assert temporal_map_loss(reference, current, chosen, 1) == (36 + 16) / 2
-    assert temporal_map_loss(reference, current, chosen, 2) == (36 + 25 + 16 + 9) / 4
+    assert temporal_map_loss(*picked(reference, current, 1), chosen) == (36 + 16) / 2
+    both = temporal_map_loss(*picked(reference, current, 2), chosen)
+    assert both == (36 + 25 + 16 + 9) / 4
 
 
 @pytest.mark.parametrize("top_k", [1, 3, F, F + 2])
@@ -54,16 +59,7 @@ def test_temporal_loss_is_the_mean_over_what_is_selected(top_k):
     squares = (reference - current).square()
     selected = (reference >= threshold) & chosen.T[:, None, :, None]
     torch.testing.assert_close(
-        temporal_map_loss(reference, current, chosen, top_k), squares[selected].mean()
-    )
-
-
-def test_the_frames_are_picked_by_the_reference_alone():
-    reference = maps(0)
-    kept, frames = top_frames(reference, 2)
-    torch.testing.assert_close(
-        temporal_map_loss(reference, maps(1), mask(), 2),
-        picked_map_loss(kept, maps(1).gather(-1, frames), mask()),
+        temporal_map_loss(*picked(reference, current, top_k), chosen), squares[selected].mean()
     )
 
 
@@ -112,7 +108,7 @@ def test_shares_weigh():
 
 
 LOSSES = {
-    "temporal": lambda current, chosen: temporal_map_loss(maps(0), current, chosen, 2),
+    "temporal": lambda current, chosen: temporal_map_loss(*picked(maps(0), current, 2), chosen),
     "frame means": lambda current, chosen: frame_loss(keys(0), current, chosen),
     "token by token": lambda current, chosen: token_loss(keys(0), current, chosen),
 }
@@ -145,8 +141,7 @@ def test_no_drift_no_loss_and_no_gradient(kind):
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_all_four_parts_add_up(look):
-    kept, frames = top_frames(maps(0), 1)
-    layers = {"a": (kept, maps(1).gather(-1, frames)), "b": (kept, maps(2).gather(-1, frames))}
+    layers = {"a": picked(maps(0), maps(1), 1), "b": picked(maps(0), maps(2), 1)}
     tokens = {"c": (keys(0), keys(1))}
     shares = mask().double()
     held = GuidanceSettings(0.2, 0.3, 0.5, 0.7, look=look)
@@ -154,7 +149,7 @@ def test_all_four_parts_add_up(look):
     found = guidance_loss(held, layers, tokens, {P: shares}, weights)
     expected = 0.0
     for weight, chosen in ((0.2, shares), (0.3, 1 - shares)):
-        one, two = (temporal_map_loss(maps(0), maps(i), chosen, 1) for i in (1, 2))
+        one, two = (temporal_map_loss(*layers[name], chosen) for name in "ab")
         expected += weight * (3 * one + 5 * two) / 2
     for weight, chosen in ((0.5, shares), (0.7, 1 - shares)):
         expected += weight * 7 * LOOKS[look](keys(0), keys(1), chosen)
@@ -180,8 +175,7 @@ def test_a_coefficient_of_zero_is_left_out():
     chosen = {N: torch.ones(F, N, dtype=torch.float64)}
     held = GuidanceSettings(0.0, 0.0, 0.0, 0.5)
     assert not torch.isfinite(guidance_loss(held, {}, broken, chosen, {"a": 1.0}))
-    kept, frames = top_frames(maps(0), 1)
-    layers = {"a": (kept, maps(1).gather(-1, frames))}
+    layers = {"a": picked(maps(0), maps(1), 1)}
     only = GuidanceSettings(0.5, 0.5, 0.0, 0.0)
     assert torch.isfinite(guidance_loss(only, layers, {}, chosen, {"a": 1.0}))
     assert not GuidanceSettings(0.0, 0.0, 0.0, 0.0).temporal
