@@ -15,6 +15,7 @@ from rescore.headless.video import VideoComponents
 from rescore.headless.video_write import encode_mp4
 from rescore.headless.workflow import read_workflow
 from rescore.nodes.masks import BoxMask
+from rescore.nodes.strength import of_random_levels
 from rescore.shapeworld.render import render
 from rescore.shapeworld.showcase import SHOWCASE
 from rescore.workflows.host_nodes import needs_host
@@ -135,6 +136,15 @@ def test_a_step_of_temporal_self_similarity_is_as_long_as_its_help_says_it_may_b
     nodes = widgets(WORKFLOWS / "api" / f"{name}.json", side)
     weight = nodes["ReScoreTemporalSelfSimilarity"]["weight"]
     assert 30 <= weight * nodes["ReScoreScoreDistillation"]["step_size"] <= 300
+
+
+@pytest.mark.parametrize("strength", [0.2, 0.5, 1.0])
+def test_so_it_is_in_the_blueprint_at_every_strength(strength):
+    file = WORKFLOWS.parent / "subgraphs" / "Edit Video (DreamMotion, ReScore).json"
+    (whole,) = json.loads(file.read_text("utf-8"))["definitions"]["subgraphs"]
+    (term,) = (n for n in whole["nodes"] if n["type"] == "ReScoreTemporalSelfSimilarity")
+    weight = term["widgets_values"][0]
+    assert 30 <= weight * of_random_levels(strength)[2] <= 300
 
 
 # Of a graph: what holds or moves the edit there, its input, and the value that switches it off.

@@ -80,8 +80,9 @@ def dreammotion() -> Blueprint:
         "Delta denoising that holds shapes in space and in time. Wire a video model to model.",
     )
     terms = whole.add("ReScoreDeltaDenoising", "Edit")["terms"]
-    for kind in ("Spatial", "Temporal"):
-        terms = whole.add(f"ReScore{kind}SelfSimilarity", "Edit", terms=terms)["terms"]
+    terms = whole.add("ReScoreSpatialSelfSimilarity", "Edit", terms=terms)["terms"]
+    # A step is 0.25 at strength 0.5 and 0.4 at 1.
+    terms = whole.add("ReScoreTemporalSelfSimilarity", "Edit", terms=terms, weight=500)["terms"]
     return _distilled(whole, ends, terms)
 
 
