@@ -28,7 +28,7 @@ _STEPS_PER_COPY = 10
 class Settings:
     """The settings of a training run. The defaults are EI2's (Zhang et al., 2023, Sec. 5).
 
-    The paper gives no weight decay and no clipping; these two are Tune-A-Video's.
+    The paper gives no weight decay and no clipping; these two are from Tune-A-Video's code.
     """
 
     steps: int = 500
@@ -115,7 +115,8 @@ def tune(
 
     Raises:
         ValueError: if the model is not inflated or has nothing to train, if the clip is not finite,
-            or for a `state` of another model, clip or prompt, or of more steps.
+            for two half precisions on a CPU, or for a `state` of another model, clip or prompt, or
+            of more steps.
         Diverged: at the first loss or gradient that is not finite.
         MemoryError: if the device has too little memory; the message says what to do.
     """
@@ -270,6 +271,12 @@ def _check(
             "puts into an image model. Wire the model through Inflate Image Model."
         )
     check_latents(z_0)
+    loaded, wanted = next(model.parameters()).dtype, PRECISIONS[settings.precision]
+    if z_0.device.type == "cpu" and loaded != torch.float32 and wanted not in (None, loaded):
+        raise ValueError(
+            f"The model was loaded in {_named(loaded)} and is to compute in {_named(wanted)}, and "
+            "a CPU does not mix the two. Set precision to as loaded, or load the model in fp32."
+        )
     frames, height, width = z_0.shape[2:]
     if frames == 1:
         logger.warning("The clip has one frame: there is no motion to learn from it.")
@@ -302,6 +309,10 @@ def _check(
             f"The state has made {state.step} steps, which is more than steps ({settings.steps}). "
             "steps is the total: raise it, or leave the state out."
         )
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _diverged(what: str, step: int, settings: Settings, good: State) -> Diverged:

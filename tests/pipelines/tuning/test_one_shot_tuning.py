@@ -282,6 +282,13 @@ def test_a_model_of_half_precision_is_tuned(image):
     assert all(math.isfinite(loss) for loss in state.losses)
 
 
+def test_half_precisions_that_a_processor_cannot_mix_are_told(image):
+    """The layers that are not cast keep their weights in float16, and get bfloat16."""
+    loaded = inflate(copy.deepcopy(image).half())
+    with pytest.raises(ValueError, match=r"loaded in float16 .* as loaded"):
+        run(loaded, replace(FAST, precision="bf16"))
+
+
 def test_a_clip_of_one_frame_is_learned_and_said_to_have_no_motion(model, caplog):
     with caplog.at_level(logging.WARNING):
         state = tune(model, CLIP[:, :, :1], COND, SCHEDULE, FAST)
