@@ -90,8 +90,8 @@ def foreground_tokens(covered: Float[Tensor, "f n"]) -> Bool[Tensor, "f n"]:
 class SourceLayout:
     """SA-I as a control: until `end`, the edit with its prompt uses the maps of the source.
 
-    Defaults: VideoDirector (Sec. 4). Its tau_s, here `end`, is chosen for each clip from 0.2 to
-    0.5.
+    Its `end` is tau_s of VideoDirector, which is chosen for each clip from 0.2 to 0.5 (Sec. 4).
+    `max_tokens` is from the authors' code.
     """
 
     end: float = 0.4
@@ -125,7 +125,7 @@ class SourceLayout:
 class SourceBackground:
     """SA-II as a control: from `start` on, the edit also reads the background of the source.
 
-    Defaults: VideoDirector (Sec. 4); its tau_s is `start`.
+    Its `start` is tau_s of VideoDirector; `sites` are those of the authors' code.
     """
 
     start: float = 0.4

@@ -12,10 +12,10 @@ class AdaptiveSliding(TermNode):
     TITLE = "Adaptive Sliding (ASSD)"
     SEARCH_ALIASES = ["ASSD", "DDS", "sliding window", "reduce flicker", "edit video"]
     DESCRIPTION = (
-        "Delta denoising whose reference is averaged over neighbouring frames wherever source and "
-        "target prompt hardly differ, which keeps errors from piling up outside the edit. Use it "
-        "instead of Delta Denoising. From ASSD (Zhu et al., 2024, Eq. 6 to 10); step size 0.1, 200 "
-        "steps."
+        "Delta denoising with a steadier reference: it is averaged over neighbouring frames at "
+        "each place where the two predictions differ clearly less than they do there in another "
+        "frame, so that errors of single frames do not pile up around the edit. Use it instead of "
+        "Delta Denoising. From ASSD (Zhu et al., 2024, Eq. 6 to 10); step size 0.1, 200 steps."
     )
     REQUIRED = {
         "weight": WEIGHT,

@@ -97,9 +97,9 @@ class NullTextOptimisation(Node):
     REQUIRED = {
         **INVERTED,
         "cfg": FLOAT(8.5, 0, 30, 0.1,
-            "Guidance of the edit to come: uncond + cfg * (cond - uncond). 8.5 is the authors' "
-            "7.5, which counts from cond. If the edit is too weak, raise it; if the clip is not "
-            "found back, lower it."),
+            "Guidance of the edit to come: uncond + cfg * (cond - uncond). 8.5 is the 7.5 "
+            "of VideoDirector's code, which counts from cond. If the edit is too weak, raise it; "
+            "if the clip is not found back, lower it."),
         "inner_steps": INT(10, 0, 200,
             "Moves of the embedding per step, each a model call with gradients. 10 in the authors' "
             "code; 0 optimises nothing. If the reconstruction is off, raise it."),

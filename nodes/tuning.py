@@ -55,8 +55,8 @@ class OneShotTune(Node):
             "From Encode Prompt Pair, same model. The source prompt, which describes the clip, is "
             "what is learned; the target is for previews only."),
         "latent": SOCKET("LATENT",
-            "The clip, from Video VAE Encode. 8 to 24 frames in the papers; memory grows with "
-            "their number and size."),
+            "The clip, from Video VAE Encode. 8 frames in EI2, 24 in Tune-A-Video's code; memory "
+            "grows with their number and size."),
         "steps": INT(500, 0, 10000,
             "Training steps, those of a resumed state included. 500 in the papers. If motion is "
             "not kept, raise it; if edits stop following the prompt, lower it."),
@@ -84,8 +84,8 @@ class OneShotTune(Node):
             "previews are worse than the final edit, raise it.", advanced=True),
         "preview_cfg": FLOAT(7.5, 0, 30, 0.1,
             "Guidance of previews: uncond + cfg * (cond - uncond). 7.5 in EI2, 12.5 in "
-            "Tune-A-Video, 1.5 for the tiny shapeworld-sd. If the edit is too weak, raise it; if "
-            "colours burn or the layout is lost, lower it."),
+            "Tune-A-Video's code, 1.5 for the tiny shapeworld-sd. If the edit is too weak, raise "
+            "it; if colours burn or the layout is lost, lower it."),
     }  # fmt: skip
     OPTIONAL = {
         "state": SOCKET(TUNING,

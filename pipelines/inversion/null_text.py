@@ -25,11 +25,11 @@ from .trajectory import NullText, Trajectory
 class NullTextSettings:
     """How the unconditional embeddings are optimised.
 
-    The defaults are those of the authors' code of VideoDirector (Wang et al., 2025) and of
-    null-text inversion (Mokady et al., 2023). Their guidance of 7.5 is added to the conditional
-    prediction, which is a cfg of 8.5. At step i of T the learning rate is `learning_rate * (1 - i /
-    (2 T))`. The step ends as soon as the mean squared error to the pivot is below `early_stop +
-    early_stop_growth * i`.
+    The defaults are those of VideoDirector's code (Wang et al., 2025). Its guidance of 7.5 is added
+    to the conditional prediction, which is a cfg of 8.5. The code of null-text inversion (Mokady et
+    al., 2023) has the same numbers, but a cfg of 7.5 and one embedding for the picture. At step i
+    of T the learning rate is `learning_rate * (1 - i / (2 T))`. The step ends as soon as the mean
+    squared error to the pivot is below `early_stop + early_stop_growth * i`.
     """
 
     cfg: float = 8.5

@@ -42,8 +42,8 @@ def edit_region() -> Graph:
 def assd() -> Graph:
     graph = Graph(
         "assd",
-        "## ASSD\nNo mask is painted. The reference is smoothed in time where the prompts agree, "
-        "the edit also attends to its source, and an image model guides along, frame by frame.\n\n"
+        "## ASSD\nNo mask is painted. The reference is smoothed in time around what is edited, the "
+        "edit also attends to its source, and an image model guides along, frame by frame.\n\n"
         + VIDEO_MODEL
         + " For joint guidance load Stable Diffusion 1.5 with *Load Image Model*.",
     )

@@ -185,8 +185,8 @@ def native_flowedit() -> Graph:
 def native_assd() -> Graph:
     graph = _graph(
         "native_assd",
-        "ASSD with ComfyUI's own Wan\nNo mask is painted. The reference is smoothed in time where "
-        "the prompts agree, and the edit also attends to its source in the last blocks of the "
+        "ASSD with ComfyUI's own Wan\nNo mask is painted. The reference is smoothed in time around "
+        "what is edited, and the edit also attends to its source in the last blocks of the "
         "transformer. A latent frame of Wan shows four pictures, so the window is narrow.",
     )
     graph.real["ReScoreScoreDistillation"] = {"step_size": 0.1, "window": 0}  # ASSD's

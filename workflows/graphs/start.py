@@ -6,8 +6,8 @@ from rescore.shapeworld.showcase import SHOWCASE
 
 VIDEO_MODEL = """**With a real model:** replace *Load Shape-World Model* by *Load Video Model* and \
 choose `zeroscope_v2_576w` (huggingface.co/cerspense/zeroscope_v2_576w, diffusers layout, in \
-`models/diffusers/`; 576 x 320, 8 to 24 frames). Describe your clip in the source prompt, change \
-the words that are to change in the target prompt, and paint or load a mask (white may change)."""
+`models/diffusers/`; 576 x 320, 8 to 24 frames). Describe your clip in the source prompt, and \
+change the words that are to change in the target prompt."""
 
 ANIMATEDIFF = """**With a real model:** replace *Load Shape-World Model* by *Load Image Model* (a \
 Stable Diffusion 1.5 checkpoint such as Realistic Vision 5.1 in `models/checkpoints/`) and *Load \
