@@ -87,7 +87,7 @@ class EllipseMask(Node):
     DESCRIPTION = (
         "Joins the mask with the ellipse of each of its parts, the one with the same centre and "
         "second moments. It makes room for an object of another outline, where the mask alone "
-        "would press the edit into the old one. VideoDirector does so for strong changes of shape."
+        "would press the edit into the old one. From VideoDirector (supplement III)."
     )
     CATEGORY = CATEGORY
     FUNCTION = "round"

@@ -84,8 +84,8 @@ def ellipse_mask(mask: Float[Tensor, "n H W"]) -> Float[Tensor, "n H W"]:
     """The mask together with an ellipse for each of its parts (the maximum of both).
 
     Each connected part of a frame (above 0.5; diagonal neighbours connect) gets the ellipse with
-    the same centre and second moments. VideoDirector does this for the first part only. It gives
-    an object with another outline more room.
+    the same centre and second moments. VideoDirector's code does this for the first part only. It
+    gives an object with another outline more room.
     """
     result = mask.clone()
     for frame, drawn in zip(mask, result, strict=True):
