@@ -62,6 +62,7 @@ class ContentPreservation:
     name: str = "content preservation"
     needs: ClassVar[Needs] = Needs()
     holds: ClassVar[bool] = True
+    whole_clip: ClassVar[bool] = True  # what counts as much change is that of the clip
 
     def __post_init__(self) -> None:
         if self.threshold is not None:

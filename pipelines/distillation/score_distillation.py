@@ -199,36 +199,48 @@ class Descent:
     ) -> Gradient:
         """The gradient on `z` of the terms with the indices `active`, in step `step` of `steps`.
 
-        A long clip is computed window by window. The gradients of the windows are blended first,
-        then smoothed and masked. The numbers are means over the windows.
+        A long clip is computed window by window, but for terms that must see all of it. The
+        gradients of the windows are blended first, then smoothed and masked. The numbers are means
+        over the windows.
         """
-        parts: dict[int, list[Latents]] = {}
+        total = torch.zeros_like(z)
         numbers: dict[str, float] = {}
         smoothed: list[Latents] = []
-        calls = (
-            (
-                draw.over(called_for(self.windows, span)),
-                z[:, :, span],
-                z_source[:, :, span],
-                active,
-                span,
-                step,
-                steps,
+        for spans, those in self._spans_of(active):
+            parts: dict[int, list[Latents]] = {}
+            calls = (
+                (
+                    draw.over(called_for(self.windows, span)),
+                    z[:, :, span],
+                    z_source[:, :, span],
+                    those,
+                    span,
+                    step,
+                    steps,
+                )
+                for span in spans
             )
-            for span in self.spans
-        )
-        for sums, told in self.compute(calls):
-            for shape, part in sums.items():
-                parts.setdefault(shape, []).append(part)
-            for i, (value, _) in told.items():
-                name = self.terms[i].term.name
-                numbers[name] = numbers.get(name, 0.0) + value / len(self.spans)
-            smoothed += [where.to(z) for _, where in told.values() if where is not None][:1]
-        total = torch.zeros_like(z)
-        for shape, windows in parts.items():
-            total += self.shapes[shape](blended(windows, self.spans, self.frames))
+            for sums, told in self.compute(calls):
+                for shape, part in sums.items():
+                    parts.setdefault(shape, []).append(part)
+                for i, (value, _) in told.items():
+                    name = self.terms[i].term.name
+                    numbers[name] = numbers.get(name, 0.0) + value / len(spans)
+                smoothed += [where.to(z) for _, where in told.values() if where is not None][:1]
+            for shape, windows in parts.items():
+                total += self.shapes[shape](blended(windows, spans, self.frames))
         where = blended(smoothed, self.spans, self.frames) if smoothed else None
         return Gradient(total, numbers, where)
+
+    def _spans_of(self, active: Sequence[int]) -> list[tuple[list[slice], list[int]]]:
+        """The windows of a clip with the terms that see them, and all of it with the others."""
+        whole = [i for i in active if getattr(self.terms[i].term, "whole_clip", False)]
+        if len(self.spans) == 1 or not whole:
+            return [(self.spans, list(active))]
+        return [
+            (self.spans, [i for i in active if i not in whole]),
+            ([slice(0, self.frames)], whole),
+        ]
 
     def _window(
         self,

@@ -74,10 +74,11 @@ class Term(Protocol):
     """A gradient that changes the latents. It gets what it needs, and nothing else.
 
     Some terms have more: the attribute `compares_frames`, true if the term does nothing on a single
-    frame; the attribute `holds`, true if it keeps a clip as it is and leads nowhere; a method
-    `check(denoiser)`, which raises a ValueError for models that it does not work with; a method
-    `eta_at(share of the steps)` that gives its eta, 0 to 1, if the noised edit is to be shifted.
-    All terms of a run must have the same eta.
+    frame; the attribute `holds`, true if it keeps a clip as it is and leads nowhere; the attribute
+    `whole_clip`, true if it asks no model and must see all frames of a clip that the model sees in
+    windows; a method `check(denoiser)`, which raises a ValueError for models that it does not work
+    with; a method `eta_at(share of the steps)` that gives its eta, 0 to 1, if the noised edit is to
+    be shifted. All terms of a run must have the same eta.
     """
 
     name: str

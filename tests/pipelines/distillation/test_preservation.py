@@ -7,8 +7,11 @@ from rescore.pipelines.distillation.preservation import (
     accumulated_edit_mask,
     preservation_gradient,
 )
-from rescore.pipelines.distillation.terms import Draw, Needs, Predictions
+from rescore.pipelines.distillation.score_distillation import State
+from rescore.pipelines.distillation.terms import Draw, Needs, Predictions, Weighted
 from rescore.pipelines.models.process import Level
+from rescore.pipelines.windows import Windows
+from small_runs import ONE_STEP, run
 
 SHAPE = (2, 3, 5, 13, 17)
 
@@ -102,3 +105,21 @@ def test_a_threshold_is_a_share(threshold):
         ContentPreservation(threshold)
     with pytest.raises(ValueError, match="edit threshold"):
         accumulated_edit_mask(latents(), latents(1), threshold)
+
+
+def test_in_windows_what_is_edited_is_that_of_the_whole_clip():
+    """The first frames are edited and all others drift a little: only these are pulled back.
+
+    In a window of its own, the largest drift would count as an edit.
+    """
+    source = latents(0, (1, 4, 11, 5, 7)).float()
+    z = source + 0.02 * latents(1, source.shape).float()
+    z[:, :, :3, 1:4, 2:5] += 1
+    state = State(z, 0, torch.Generator().get_state(), "sgd", {}, (), source)
+    terms = [Weighted(ContentPreservation())]
+    whole, windowed = (
+        run("image", terms, ONE_STEP, source, state=state, windows=windows)[0].z
+        for windows in (None, Windows(5, 2))
+    )
+    torch.testing.assert_close(whole[:, :, 5:], source[:, :, 5:])
+    torch.testing.assert_close(windowed, whole)
