@@ -51,6 +51,7 @@ class InspectGradient(Node):
                 denoiser,
                 prompts.embeddings,
                 Settings(1, 1.0, cfg, seed, t, t),
+                windows=ready.windows(0, 4),  # as the loop begins with
                 grid=ready.grid,
             )
         )

@@ -127,6 +127,17 @@ def test_what_is_inspected_of_a_padded_clip_has_the_size_of_the_clip(run, given,
     assert not energy[:, :, :-1].any() and energy[:, :, -1].any()
 
 
+def test_a_long_clip_is_inspected_in_the_windows_of_the_loop(run, given, clip):
+    """The motion module knows 7 frames. Shown is how far the first step moves each place."""
+    inputs = given("animatediff", clip(11, 12, 14))
+    terms = run("ReScoreDeltaDenoising")[0]
+    energy, _, _ = run("ReScoreInspectGradient", **inputs, terms=terms, t=0.5)
+    once = {"steps": 1, "step_size": 1.0, "t_min": 0.5, "t_max": 0.5}
+    edited = run("ReScoreScoreDistillation", **inputs, terms=terms, **once)[0]["samples"]
+    moved = (edited - inputs["latent"]["samples"]).square().mean(dim=1).sqrt()
+    torch.testing.assert_close(energy[:, ::2, ::2, 0], moved / moved.max(), rtol=1e-3, atol=1e-3)
+
+
 def test_flow_is_shown(run, clip, caplog):
     flow = run("ReScoreOpticalFlow", images=clip(3, 20, 22))[0]
     pictures = run("ReScoreShowFlow", flow=flow)[0]
