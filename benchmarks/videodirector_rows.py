@@ -63,12 +63,18 @@ EDITS = {
 
 @dataclass(frozen=True)
 class Run:
-    """The settings that all rows share: those of the graph `videodirector`."""
+    """The settings that all rows share: those of the graph `videodirector`.
+
+    Where the background is edited, null-text has the learning rate of `videodirector_background`.
+    """
 
     frames: int = 8  # as its clip has
     steps: int = shipped("videodirector", "DDIMInversion", "steps")
     inner: int = shipped("videodirector", "NullTextOptimisation", "inner_steps")
     learning_rate: float = shipped("videodirector", "NullTextOptimisation", "learning_rate")
+    background_rate: float = shipped(
+        "videodirector_background", "NullTextOptimisation", "learning_rate"
+    )
     cfg: float = shipped("videodirector", "NullTextOptimisation", "cfg")
     strength: float = shipped("videodirector", "DecoupledGuidance", "strength")
     tau_s: float = shipped("videodirector", "AttentionControlledSampling", "tau_s")
@@ -99,14 +105,15 @@ class Clip:
         return DriftGuidance(settings, self.truth.object_mask.float())
 
     def null_text(self, optimised: bool, per_frame: bool, guided: Sequence[str]) -> NullText:
-        run = self.run
+        run, background = self.run, self.edit.attribute == "background"
         inner = run.inner if optimised else 0
+        learning_rate = run.background_rate if background else run.learning_rate
         return optimise_null_text(
             self.path,
             self.model.denoiser,
             self.prompts.source,
             self.prompts.negative,
-            NullTextSettings(run.cfg, inner, run.learning_rate, per_frame),
+            NullTextSettings(run.cfg, inner, learning_rate, per_frame),
             guidance=self.guidance(guided) if guided else None,
         )
 

@@ -105,8 +105,9 @@ class NullTextOptimisation(Node):
             "code; 0 optimises nothing. If the reconstruction is off, raise it."),
         "learning_rate": FLOAT(0.01, 0.0001, 1, 0.001,
             "How far each move goes at the first step; it falls to half at the last. 0.01 in the "
-            "authors' code. If the clip is not found back, raise it (the tiny models take 0.06); "
-            "if the error jumps up, lower it.", round=0.0001),
+            "authors' code. If the clip is not found back, raise it (the tiny models want 0.06 "
+            "for that); if the edit is pulled back to the source or the error jumps up, lower it.",
+            round=0.0001),
         "embeddings": COMBO(["one per frame", "one for the clip"],
             "One per frame follows moving clips better and needs a model that reads text per frame "
             "(AnimateDiff, image models). Text-to-video models take one for the clip."),
