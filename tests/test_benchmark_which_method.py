@@ -61,7 +61,10 @@ def test_figures_of_whole_objects_have_names_of_their_own(which_method, reports)
 def test_a_page_says_when_figures_are_of_other_settings_than_its_picture(which_method, reports):
     file = reports / "videodirector_report" / "figures.json"
     figures = json.loads(file.read_text("utf-8"))
-    shipped = which_method.shipped("videodirector", "DDIMInversion", "steps")
+    graph = "videodirector"
+    for name, place in which_method.SETTINGS[graph].items():
+        figures["settings"][name] = which_method.shipped(graph, *place)
+    shipped = figures["settings"]["steps"]
     said = r"Graph: `videodirector`\.(.*)"
     for measured, expected in (
         (shipped, ""),
