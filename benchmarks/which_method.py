@@ -84,8 +84,7 @@ METHODS = (
     Method("VideoDirector", "videodirector", "full", "videodirector",
         "The edit must follow the words closely, and Stable Diffusion 1.5 knows what you want."),
     Method("Tune-A-Video", "ei2", "tune-a-video", "tune_a_video",
-        "Only an image model is at hand, and there is time to tune it on the clip. "
-        "(The figures are those of its variant `layer-norm`.)"),
+        "Only an image model is at hand, and there is time to tune it on the clip."),
     Method("EI2", "ei2", "ei2", "ei2",
         "As Tune-A-Video, with less flicker."),
     Method("Delta denoising on Wan", "flow_models", "+ flow smoothing", "wan_edit",
