@@ -237,10 +237,9 @@ class Descent:
         whole = [i for i in active if getattr(self.terms[i].term, "whole_clip", False)]
         if len(self.spans) == 1 or not whole:
             return [(self.spans, list(active))]
-        return [
-            (self.spans, [i for i in active if i not in whole]),
-            ([slice(0, self.frames)], whole),
-        ]
+        rest = [i for i in active if i not in whole]
+        windows = [(self.spans, rest)] if rest else []
+        return [*windows, ([slice(0, self.frames)], whole)]
 
     def _window(
         self,

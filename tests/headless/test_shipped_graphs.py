@@ -131,7 +131,7 @@ def test_previews_of_tuning_are_made_as_the_graph_edits(name, side):
 
 
 @pytest.mark.parametrize("side", [0, 1], ids=["tiny", "real"])
-@pytest.mark.parametrize("name", ["dreammotion", "dreammotion_cascade", "mixed_terms"])
+@pytest.mark.parametrize("name", ["dreammotion", "dreammotion_cascade"])
 def test_a_step_of_temporal_self_similarity_is_as_long_as_its_help_says_it_may_be(name, side):
     nodes = widgets(WORKFLOWS / "api" / f"{name}.json", side)
     weight = nodes["ReScoreTemporalSelfSimilarity"]["weight"]

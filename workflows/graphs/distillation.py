@@ -137,8 +137,8 @@ def mixed_terms() -> Graph:
     start = Start(graph, "shapeworld-t2v", "green_triangle")
     mask = start.painted_mask("green_triangle")
     terms = smoothed(start, graph.add("ReScoreAdaptiveSliding", "Edit")["terms"])
-    terms = graph.add("ReScoreTemporalSelfSimilarity", "Edit", terms=terms)["terms"]
-    fusion = graph.add("ReScoreAttentionFusion", "Edit", layers=1, weight=0.8)["fusion"]
+    terms = graph.add("ReScoreSpatialSelfSimilarity", "Edit", terms=terms)["terms"]
+    fusion = graph.add("ReScoreAttentionFusion", "Edit", layers=2)["fusion"]
     start.finish(distil(start, terms, fusion=fusion, mask=mask)["latent"], mask=mask)
     return graph
 

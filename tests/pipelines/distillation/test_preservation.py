@@ -123,3 +123,20 @@ def test_in_windows_what_is_edited_is_that_of_the_whole_clip():
     )
     torch.testing.assert_close(whole[:, :, 5:], source[:, :, 5:])
     torch.testing.assert_close(windowed, whole)
+
+
+def test_a_window_is_walked_only_for_terms_that_see_windows():
+    walked = []
+
+    def spread(work):
+        def each(calls):
+            for call in calls:
+                walked.append(call[4])
+                yield work(*call)
+
+        return each
+
+    terms = [Weighted(ContentPreservation())]
+    source = latents(0, (1, 4, 11, 5, 7)).float()
+    run("image", terms, ONE_STEP, source, windows=Windows(5, 2), spread=spread)
+    assert walked == [slice(0, 11)] * ONE_STEP.steps
