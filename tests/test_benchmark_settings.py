@@ -1,7 +1,9 @@
 """What the benchmarks measure is what the graphs ship and what the nodes begin with."""
 
+import json
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
+from importlib import import_module
 from types import ModuleType
 
 import pytest
@@ -16,10 +18,7 @@ def measuring(root) -> ModuleType:
         import measuring
 
         yield measuring
-        for name in (
-            "measuring", "distillation", "videodirector_rows", "ei2", "memory", "flow_models_rows",
-            "shapeworld_models", "shapeworld_wan_rows",
-        ):  # fmt: skip
+        for name in (file.stem for file in (root / "benchmarks").glob("*.py")):
             sys.modules.pop(name, None)
 
 
@@ -48,6 +47,45 @@ def test_settings_come_from_the_graphs(measuring):
         assert found == shipped("delta_denoising", "ScoreDistillation", name), name
     for command in (distillation, videodirector_rows, ei2):
         assert all(isinstance(f.default, f.type) for f in fields(command.Run)), command
+
+
+# By report: the commands with whose settings it is made, by the names it gives them if several.
+MADE_WITH = {
+    "cascade": "cascade",
+    "distillation": "distillation",
+    "ei2": "ei2",
+    "flow_models": "flow_models_rows",
+    "videodirector": "videodirector_rows",
+    "peers": {
+        "peers": "against_peers",
+        "loops": "distillation",
+        "ei2": "ei2",
+        "videodirector": "videodirector_rows",
+    },
+    "worlds": {
+        "loops": "distillation",
+        "ei2": "ei2",
+        "videodirector": "videodirector_rows",
+    },
+}
+
+
+@pytest.mark.parametrize("report", MADE_WITH)
+def test_the_figures_of_a_report_are_of_the_settings_that_ship(measuring, root, report):
+    file = root / "benchmarks" / f"{report}_report" / measuring.FIGURES
+    settings = json.loads(file.read_text("utf-8"))["settings"]
+    commands = MADE_WITH[report]
+    if isinstance(commands, str):
+        commands, settings = {report: commands}, {report: settings}
+    for name, command in commands.items():
+        assert settings[name] == asdict(import_module(command).Run()), name
+
+
+def test_so_they_are_over_long_runs(measuring, root):
+    import papers_regime
+
+    settings = json.loads(papers_regime.FILE.read_text("utf-8"))["settings"]
+    assert settings == {group: asdict(run) for group, run in papers_regime.REGIMES.items()}
 
 
 @pytest.mark.parametrize(
