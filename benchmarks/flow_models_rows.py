@@ -70,6 +70,10 @@ ADDED = {
     DEFAULT: ("+ mask", "+ flow smoothing", "+ self-similarity", "+ source pull"),
     "weight eps": ("+ ASSD window",),
 }
+SLIDING = AdaptiveSliding(
+    weights=tuple(map(float, shipped("native_assd", "AdaptiveSliding", "window").split(","))),
+    tau=shipped("native_assd", "AdaptiveSliding", "tau"),
+)
 VELOCITY = DeltaDenoising(weighting="velocity")
 FLOWEDIT = replace(VELOCITY, eta=1.0)
 
@@ -85,7 +89,9 @@ def methods_of(run: Run) -> dict[str, Method | Truth | None]:
 
     default = replace(VELOCITY, eta=run.eta)
     director = replace(like(10.5, 3.5, 0.8), draws="best against worst", draw_count=4)
-    dyna = replace(like(8.5, 4.5, 1.0), noise_memory=0.5, draws="weighted", draw_steps=3)
+    dyna = replace(
+        like(8.5, 4.5, 1.0), noise_memory=0.5, draws="weighted", draw_count=5, draw_steps=3
+    )
     align = replace(
         falling, cfg=run.align_cfg, t_max=run.align_t_max, guidance="source as negative"
     )
@@ -109,7 +115,7 @@ def methods_of(run: Run) -> dict[str, Method | Truth | None]:
         "+ mask": Method(default, falling, ("mask",)),
         "+ flow smoothing": Method(default, falling, ("smoothing",)),
         "+ self-similarity": Method(default, falling, ("similarity",)),
-        "+ ASSD window": Method(AdaptiveSliding(tau=0.0), falling),
+        "+ ASSD window": Method(SLIDING, falling),
         "+ source pull": Method(default, falling, ("pull",)),
     }
 

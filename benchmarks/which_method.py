@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import first_page
 from first_page import made_on
-from measuring import FIGURES, Column, markdown, shipped, shown
+from measuring import FIGURES, Column, markdown, shown
 from rescore.shapeworld.score import estimate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,35 +30,6 @@ OBJECTS = {
     "psnr_edit": Column("PSNR to the truth inside, dB", 1),
     "psnr_keep": Column("PSNR outside the object, dB", 1),
     "flicker": Column("flicker, x 1000", 1, 1000),
-}
-# By report: which of its settings a graph has, too, as node and input.
-SETTINGS = {
-    "distillation": {name: ("ScoreDistillation", name) for name in ("steps", "step_size", "cfg")},
-    "flow_models": {
-        **{name: ("ScoreDistillation", name) for name in ("steps", "cfg", "t_max")},
-        "eta": ("DeltaDenoising", "eta"),
-    },
-    "videodirector": {
-        "steps": ("DDIMInversion", "steps"),
-        "learning_rate": ("NullTextOptimisation", "learning_rate"),
-        "cfg": ("AttentionControlledSampling", "cfg"),
-    },
-    "ei2": {
-        "steps": ("OneShotTune", "steps"),
-        "learning_rate": ("OneShotTune", "learning_rate"),
-        "cfg": ("AttentionControlledSampling", "cfg"),
-    },
-}
-OF_A_GRAPH = {
-    "dreammotion": {
-        "spatial": ("SpatialSelfSimilarity", "weight"),
-        "temporal": ("TemporalSelfSimilarity", "weight"),
-    },
-    "assd": {"fusion": ("AttentionFusion", "weight"), "layers": ("AttentionFusion", "layers")},
-    "flow_enhanced": {
-        "preservation": ("ContentPreservation", "weight"),
-        "consistency": ("GlobalConsistency", "weight"),
-    },
 }
 
 
@@ -111,20 +82,6 @@ def clips_of(method: Method, reports: Path) -> list[Mapping[str, Any]]:
     return edits[method.row]
 
 
-def otherwise(method: Method, reports: Path) -> str:
-    """With which settings the figures were measured, where the graph ships with others."""
-    file = reports / f"{method.report}_report" / FIGURES
-    measured = json.loads(file.read_text("utf-8"))["settings"]
-    known = SETTINGS.get(method.report, {}) | OF_A_GRAPH.get(method.graph, {})
-    ships = {name: shipped(method.graph, *known[name]) for name in known}
-    differ = [name for name in known if measured[name] != ships[name]]
-    if not differ:
-        return ""
-    then = ", ".join(f"`{name}` {measured[name]:g}" for name in differ)
-    now = ", ".join(f"{ships[name]:g}" for name in differ)
-    return f" The figures are of {then}; the graph, and so the picture, has {now}."
-
-
 def table(methods: Sequence[Method], columns: Mapping[str, Column], reports: Path) -> list[str]:
     """A row for each method: when to take it, its figures, and where they come from."""
     rows = []
@@ -149,7 +106,7 @@ def page(reports: Path = ROOT / "benchmarks") -> str:
         pictures += [
             f"## {method.title}",
             "",
-            f"{method.when} Graph: `{method.graph}`.{otherwise(method, reports)}",
+            f"{method.when} Graph: `{method.graph}`.",
             "",
             f"![source above, edit below](../../workflows/{method.graph}.jpg)",
             "",

@@ -59,23 +59,6 @@ def test_figures_of_whole_objects_have_names_of_their_own(which_method, reports)
     assert [cells[0].split("]")[0] for cells in objects[1:]] == ["[Removal", "[Addition"]
 
 
-def test_a_page_says_when_figures_are_of_other_settings_than_its_picture(which_method, reports):
-    file = reports / "videodirector_report" / "figures.json"
-    figures = json.loads(file.read_text("utf-8"))
-    graph = "videodirector"
-    for name, place in which_method.SETTINGS[graph].items():
-        figures["settings"][name] = which_method.shipped(graph, *place)
-    shipped = figures["settings"]["steps"]
-    said = r"Graph: `videodirector`\.(.*)"
-    for measured, expected in (
-        (shipped, ""),
-        (7, f" The figures are of `steps` 7; the graph, and so the picture, has {shipped}."),
-    ):
-        figures["settings"]["steps"] = measured
-        file.write_text(json.dumps(figures), "utf-8")
-        assert re.search(said, which_method.page(reports))[1] == expected
-
-
 def test_a_row_names_its_reports_day_and_commit(which_method, reports):
     file = reports / "ei2_report" / "README.md"
     page = re.sub(
