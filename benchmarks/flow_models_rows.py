@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from einops import rearrange
 from measuring import shipped
+from rescore.nodes.assd import window_weights
 from rescore.nodes.strength import EditStrength
 from rescore.pipelines.distillation.adaptive_sliding import AdaptiveSliding
 from rescore.pipelines.distillation.delta_denoising import DeltaDenoising
@@ -71,7 +72,7 @@ ADDED = {
     "weight eps": ("+ ASSD window",),
 }
 SLIDING = AdaptiveSliding(
-    weights=tuple(map(float, shipped("native_assd", "AdaptiveSliding", "window").split(","))),
+    weights=window_weights(shipped("native_assd", "AdaptiveSliding", "window")),
     tau=shipped("native_assd", "AdaptiveSliding", "tau"),
 )
 VELOCITY = DeltaDenoising(weighting="velocity")

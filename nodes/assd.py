@@ -34,10 +34,15 @@ class AdaptiveSliding(TermNode):
     def build(self, weight: float, window: str, tau: float, start: float, end: float, terms=None):
         from ..pipelines.distillation.adaptive_sliding import AdaptiveSliding as Term
 
-        return hang(Term(_numbers(window), tau), weight, start, end, terms)
+        return hang(Term(window_weights(window), tau), weight, start, end, terms)
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def window_weights(text: str) -> tuple[float, ...]:
+    """The weights of a sliding window as its widget has them, such as "0.25, 0.5, 0.25".
+
+    Raises:
+        ValueError: if the text is no list of numbers.
+    """
     try:
         return tuple(float(part) for part in text.replace(",", " ").split())
     except ValueError:

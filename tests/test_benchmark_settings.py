@@ -50,23 +50,15 @@ def test_settings_come_from_the_graphs(measuring):
 
 
 # By report: the commands with whose settings it is made, by the names it gives them if several.
+SEVERAL = {"loops": "distillation", "ei2": "ei2", "videodirector": "videodirector_rows"}
 MADE_WITH = {
     "cascade": "cascade",
     "distillation": "distillation",
     "ei2": "ei2",
     "flow_models": "flow_models_rows",
     "videodirector": "videodirector_rows",
-    "peers": {
-        "peers": "against_peers",
-        "loops": "distillation",
-        "ei2": "ei2",
-        "videodirector": "videodirector_rows",
-    },
-    "worlds": {
-        "loops": "distillation",
-        "ei2": "ei2",
-        "videodirector": "videodirector_rows",
-    },
+    "peers": {"peers": "against_peers", **SEVERAL},
+    "worlds": SEVERAL,
 }
 
 
