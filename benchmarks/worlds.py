@@ -1,6 +1,6 @@
 """Worlds in which the papers' claims can be true, and whether they are true there.
 
-    python benchmarks/worlds.py                     8 clips a world; goes on where it was stopped
+    python benchmarks/worlds.py                     16 clips a world; goes on where it was stopped
     python benchmarks/worlds.py --worlds slow camera --rows DDS "+ flow smoothing" --clips 2
     python benchmarks/worlds.py --clips 0           writes the page from what is there
 
@@ -10,11 +10,11 @@ and background of the split "test" whose object moves straight on; all move by w
 the truth is exact and does not flicker.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import distillation
 import ei2
@@ -37,7 +37,16 @@ from rescore.shapeworld.oracle import read
 from rescore.shapeworld.scene import Scene, path
 from rescore.shapeworld.score import Estimate, estimate, score
 from torch import Tensor
-from worlds_rows import WORLDS, directed, distilled, edit_of, inflated
+from worlds_rows import (
+    LEVELS,
+    WORLDS,
+    barely_trained,
+    directed,
+    distilled,
+    edit_of,
+    errors,
+    inflated,
+)
 
 REPORT = Path(__file__).resolve().parent / "worlds_report"
 ENOUGH = 4  # clips, below which no verdict is given
@@ -120,21 +129,25 @@ def ways() -> dict[str, Callable[[str, int], Tensor]]:
 
 
 ROWS = ways()
+ERRORS = "errors of the models"  # no row of a table: figures of their own
 
 
 def needed(world: str) -> list[str]:
     """The rows of a world, in the order in which a model remembers most."""
     claims = [claim for claim in CLAIMS if world in claim.worlds]
     rows = {row for claim in claims for row in (claim.without, claim.having)}
-    return [row for row in ROWS if row in rows or row == "no edit"]
+    found = [row for row in ROWS if row in rows or row == "no edit"]
+    return [*found, ERRORS] if WORLDS[world].trained else found
 
 
 # --- figures ------------------------------------------------------------------------------------
 
 
-def measured(name: str, clip: int) -> dict[str, float]:
+def measured(name: str, clip: int) -> dict[str, Any]:
     """The figures of one row, named with its world, on one clip."""
     world, row = name.split(" | ")
+    if row == ERRORS:
+        return errors(world, clip)
     edit = edit_of(world, clip)
     return figures_of(ROWS[row](world, clip).clamp(0, 1), edit)
 
@@ -221,7 +234,8 @@ def world_table(kept: Kept, world: str) -> list[str]:
     """All rows of a world, each over the clips that it has."""
     cells = []
     for row in needed(world):
-        if clips := kept.figures.get(f"{world} | {row}"):
+        clips = kept.figures.get(f"{world} | {row}")
+        if clips and row != ERRORS:
             figures = (
                 shown(estimate([one[name] for one in clips.values()]), column.digits, column.factor)
                 for name, column in COLUMNS.items()
@@ -229,7 +243,21 @@ def world_table(kept: Kept, world: str) -> list[str]:
             cells.append((row, str(len(clips)), *figures))
     different = ", ".join(f"{name} {value:g}" for name, value in asdict(WORLDS[world]).items())
     head = ("", "clips", *(column.title for column in COLUMNS.values()))
-    return [f"## {world}", "", f"{different}.", "", *markdown(head, cells), ""] if cells else []
+    lines = [f"## {world}", "", f"{different}.", "", *markdown(head, cells), ""] if cells else []
+    return [*lines, *errors_table(kept.figures.get(f"{world} | {ERRORS}", {}))]
+
+
+def errors_table(clips: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
+    """How wrong the models are, level by level: whether the image model has something to mend."""
+    if not clips:
+        return []
+    cells = []
+    for name in next(iter(clips.values())):
+        levels = zip(*(one[name] for one in clips.values()), strict=True)
+        cells.append((name, *(shown(estimate(level), 1, 1000) for level in levels)))
+    said = "Mean squared error of the noise that each predicts in the source, x 1000"
+    head = ("", *(f"at {level:g} of the schedule" for level in LEVELS))
+    return [f"{said}, {len(clips)} clips.", "", *markdown(head, cells), ""]
 
 
 def report(kept: Kept) -> list[str]:
@@ -262,9 +290,9 @@ def report(kept: Kept) -> list[str]:
 
 
 def main() -> None:
-    parser = asking(__doc__, clips=8, of="of each world")
+    parser = asking(__doc__, clips=16, of="of each world")
     parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", choices=[*ROWS, ERRORS], default=[*ROWS, ERRORS])
     options = parser.parse_args()
     torch.set_num_threads(1)
     runs = {"loops": distillation.Run(), "ei2": ei2.Run()}
@@ -279,6 +307,8 @@ def main() -> None:
         for row in needed(world)
         if row in options.rows
     ]
+    for steps in {WORLDS[name.split(" | ")[0]].trained for name, _ in kept.missing(tasks)} - {0}:
+        barely_trained(steps)  # once, before processes ask for it
     compute(kept, measured, tasks, jobs=options.jobs)
     write_page(REPORT, report(kept))
 

@@ -48,17 +48,23 @@ def test_how_far_an_object_strays():
     assert strays(truth.flip(0), target) == pytest.approx(2 * extent, abs=0.05)
 
 
-def test_damage_is_a_share_of_each_weights_own_spread():
-    from worlds_rows import damaged
+def test_the_weak_model_is_trained_a_little_and_once(tmp_path, monkeypatch):
+    import worlds_rows
 
-    network = torch.nn.Sequential(torch.nn.Linear(211, 307), torch.nn.LayerNorm(307))
-    before = {name: weights.clone() for name, weights in network.state_dict().items()}
-    found, again = damaged(network, 0.3).state_dict(), damaged(network, 0.3).state_dict()
-    for name, weights in network.state_dict().items():
-        assert torch.equal(weights, before[name]) and torch.equal(found[name], again[name])
-    noise = found["0.weight"] - before["0.weight"]
-    assert (noise.std() / before["0.weight"].std()).item() == pytest.approx(0.3, rel=0.02)
-    assert torch.equal(found["1.weight"], before["1.weight"])  # norms and biases stay
+    monkeypatch.setattr(worlds_rows, "RUNS", tmp_path)
+    monkeypatch.setattr(worlds_rows, "TRAINED_ON", 11)
+    monkeypatch.setitem(worlds_rows.WORLDS, "weak model", worlds_rows.World(trained=2))
+    worlds_rows.video_model.cache_clear()
+    found = worlds_rows.errors("weak model", 0)
+    trained = worlds_rows.barely_trained(2) / "unet" / "diffusion_pytorch_model.safetensors"
+    written = trained.stat().st_mtime_ns
+    worlds_rows.video_model.cache_clear()
+    assert worlds_rows.errors("weak model", 0) == found
+    assert trained.stat().st_mtime_ns == written  # not trained again
+    worlds_rows.video_model.cache_clear()
+    assert all(len(errors) == len(worlds_rows.LEVELS) for errors in found.values())
+    # At 0.5 of the schedule and after two steps it is worse than what was trained to the end.
+    assert found["here"][2] > 1.5 * found["the video model"][2]
 
 
 @pytest.mark.parametrize(
