@@ -5,16 +5,18 @@
     python benchmarks/against_peers.py --clips 0    writes the page from what is there
 
 The pack's methods run as their graphs ship; what their own reports hold of the same settings is
-taken from there. The others are told again in `benchmarks/peers`, with the graphs' guidance and
-number of sampling steps. DreamMotion and VideoDirector are given a mask of the edit, all others
-none. Edits of colour, shape and background, split "test".
+taken from there, and so are the methods for flow models, on the tiny Wan. The others are told again
+in `benchmarks/peers`, with the graphs' guidance and number of sampling steps. DreamMotion,
+VideoDirector and what is called masked are given a mask of the edit, all others none. Edits of
+colour, shape and background, split "test".
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import distillation
 import ei2
@@ -52,6 +54,7 @@ COLUMNS = {
     "iou": Column("IoU of the object, %", 0, 100),
     "kept": Column("other attributes kept, %", 0, 100),
 }
+Figures: TypeAlias = Mapping[str, float]  # of one row and clip, by `COLUMNS`
 
 
 @dataclass(frozen=True)
@@ -113,20 +116,37 @@ ROWS = {
     "DDIM inversion": inversion,
     "TokenFlow-like": token_flow,
     "DDS": partial(distilled, "DDS"),
+    "DDS, masked": partial(distilled, "+ mask"),
     "DreamMotion": partial(distilled, "+ T-SSM"),
     "ASSD": partial(distilled, "ASSD + fusion + joint"),
     "Flow-enhanced": partial(distilled, "+ consistency"),
     "VideoDirector": videodirector,
+    "Tune-A-Video": partial(tuned, "tune-a-video"),
     "EI2": partial(tuned, "ei2"),
 }
 PEERS = tuple(ROWS)[:5]
+# What can be had on a flow model, by the rows of its report.
+ON_WAN = {
+    "delta denoising": "delta denoising, eta 0.25",
+    "with flow smoothing": "+ flow smoothing",
+    "masked": "+ mask",
+    **{
+        name: name
+        for name in (
+            "FlowEdit", "Wan-Edit", "DRFS", "FlowAlign", "DFVEdit", "FlowDirector", "DynaEdit"
+        )
+    },
+}  # fmt: skip
+OTHERS = {*PEERS, *list(ON_WAN)[3:]}  # squares in the picture
 # Where else the same is measured: the folder of the report, its row, and the settings it must have.
 ELSEWHERE = {
     "DDS": ("distillation_report", "DDS", distillation.Run()),
+    "DDS, masked": ("distillation_report", "+ mask", distillation.Run()),
     "DreamMotion": ("distillation_report", "+ T-SSM", distillation.Run()),
     "ASSD": ("distillation_report", "ASSD + fusion + joint", distillation.Run()),
     "Flow-enhanced": ("distillation_report", "+ consistency", distillation.Run()),
     "VideoDirector": ("videodirector_report", "full", videodirector_rows.Run()),
+    "Tune-A-Video": ("ei2_report", "tune-a-video", ei2.Run()),
     "EI2": ("ei2_report", "ei2", ei2.Run()),
 }
 
@@ -149,29 +169,54 @@ def take_over(kept: Kept, reports: Path = REPORT.parent) -> None:
             kept.add(row, clip, {column: float(clips[clip][column]) for column in COLUMNS})
 
 
-def draw(kept: Kept, rows: Sequence[str], clips: Sequence[str], file: Path) -> None:
+def on_wan(reports: Path = REPORT.parent) -> dict[str, list[Figures]]:
+    """The figures that the report on flow models holds, clip by clip."""
+    found = json.loads((reports / "flow_models_report" / FIGURES).read_text("utf-8"))["edits"]
+    return {row: found[name] for row, name in ON_WAN.items()}
+
+
+def table(rows: Mapping[str, Sequence[Figures]]) -> list[str]:
+    """A line a row: means with their standard errors over clips."""
+    cells = []
+    for row, clips in rows.items():
+        figures = (
+            shown(estimate([float(one[name]) for one in clips]), column.digits, column.factor)
+            for name, column in COLUMNS.items()
+        )
+        cells.append((row, *figures))
+    return markdown(("", *(column.title for column in COLUMNS.values())), cells)
+
+
+def draw(panels: Mapping[str, Mapping[str, Sequence[Figures]]], file: Path) -> None:
     """Keeping against editing: a point a row, with the standard errors over clips."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    picture, panel = pyplot.subplots(figsize=(7, 5))
-    drawn = []
-    for row in rows:
-        x, y = (
-            estimate([kept.figures[row][clip][figure] for clip in clips])
-            for figure in ("psnr_keep", "psnr_edit")
+    picture, axes = pyplot.subplots(1, len(panels), figsize=(8 * len(panels), 5))
+    for panel, (title, rows) in zip(axes, panels.items(), strict=True):
+        points = {}
+        for row, clips in rows.items():
+            x, y = (
+                estimate([one[figure] for one in clips]) for figure in ("psnr_keep", "psnr_edit")
+            )
+            mark = "s" if row in OTHERS else "o"
+            panel.errorbar(x.mean, y.mean, y.error, x.error, fmt=mark, alpha=0.8, elinewidth=0.6)
+            points[row] = x.mean, y.mean
+        for row, (x, y) in points.items():
+            # Names do not cover the points beside them, nor one another.
+            near = [(a, b) for a, b in points.values() if abs(a - x) < 1.2 and abs(b - y) < 0.49]
+            left = any(a > x and abs(b - y) < 0.3 for a, b in near)
+            place = (-6 if left else 6, 3 - 9 * sum(b > y for _, b in near))
+            side = "right" if left else "left"
+            panel.annotate(row, (x, y), place, textcoords="offset points", ha=side, fontsize=8)
+        panel.margins(0.12)
+        panel.set(
+            title=title,
+            xlabel="keeping: PSNR outside the edit, dB",
+            ylabel="editing: PSNR to the truth inside, dB",
         )
-        mark = "s" if row in PEERS else "o"
-        panel.errorbar(x.mean, y.mean, y.error, x.error, fmt=mark, alpha=0.8, elinewidth=0.6)
-        beside = any(abs(x.mean - a) < 1 and abs(y.mean - b) < 0.4 for a, b in drawn)
-        drawn.append((x.mean, y.mean))
-        place = (4, -10 if beside else 4)  # below the point where another's name would be
-        panel.annotate(row, (x.mean, y.mean), place, textcoords="offset points", fontsize=8)
-    panel.set(
-        xlabel="keeping: PSNR outside the edit, dB", ylabel="editing: PSNR to the truth inside, dB"
-    )
     picture.tight_layout()
     picture.savefig(file, dpi=90)
     pyplot.close(picture)
@@ -181,28 +226,25 @@ def report(kept: Kept) -> list[str]:
     """The page, from what is there."""
     rows = [row for row in ROWS if row in kept.figures]
     clips = kept.shared(rows)
-    cells = [
-        [row]
-        + [
-            shown(
-                estimate([kept.figures[row][clip][figure] for clip in clips]),
-                column.digits,
-                column.factor,
-            )
-            for figure, column in COLUMNS.items()
-        ]
-        for row in rows
-    ]
-    draw(kept, rows, clips, REPORT / "keeping_and_editing.png")
+    here = {row: [kept.figures[row][clip] for clip in clips] for row in rows}
+    wan = on_wan()
+    panels = {"tiny text-to-video and image models, 8 frames": here, "tiny Wan, 9 frames": wan}
+    draw(panels, REPORT / "keeping_and_editing.png")
     return [
         "# Every method beside what a user could take instead",
         "",
         made("python benchmarks/against_peers.py"),
         f"{len(clips)} clips of 8 frames of the split test; means with their standard errors.",
         "",
-        *markdown(("", *(column.title for column in COLUMNS.values())), cells),
+        *table(here),
         "",
-        "Squares are other people's methods, told again; circles those of the pack:",
+        "On a flow model, the tiny Wan, edits of the same kinds in clips of 9 frames. Model and "
+        "autoencoder are others, so that rows compare within a table alone "
+        "([all of them](../flow_models_report/README.md)):",
+        "",
+        *table(wan),
+        "",
+        "Squares are other people's methods, told again; circles those of the pack's own graphs:",
         "",
         "![keeping against editing](keeping_and_editing.png)",
     ]

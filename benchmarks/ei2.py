@@ -62,7 +62,7 @@ LONG = 200  # steps
 # Name of a row -> title in the tables. All but UNTUNED, which is EI2, and BARE are variants of
 # inflation that a user can choose.
 ROWS = {
-    "tune-a-video": "Tune-A-Video, as its authors run it",
+    "tune-a-video": "Tune-A-Video, norms over the clip",
     "layer-norm": "the same, norms frame by frame (TAV)",
     BARE: "TAV without its LayerNorm",
     "centring": "TAV + IC",

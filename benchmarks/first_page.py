@@ -85,7 +85,7 @@ TABLES = {
     "ei2": Shown(
         "ei2_report", "variant",
         {
-            "Tune-A-Video, as its authors run it": "Tune-A-Video, as its authors run it",
+            "Tune-A-Video, norms over the clip": "Tune-A-Video, norms over the clip",
             "its norms frame by frame (`layer-norm`)": "the same, norms frame by frame (TAV)",
             "the same with STAM": "TAV + IC + SN: STAM + sparse-causal",
             "EI2 (STAM, FFAM r = 2)": "EI2: STAM + FFAM, r = 2",

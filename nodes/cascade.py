@@ -271,10 +271,11 @@ class ResampleClip(Node):
 
         from ..pipelines.inversion.sampling import ddim_sample
         from ..pipelines.models.process import noised
+        from ..pipelines.steps import whole_steps
         from ..pipelines.windows import windowed
 
         ready = prepared(model, latent, rows=2)
-        made = round(steps * strength)
+        made = whole_steps(strength, steps)
         if made == 0:
             return (latent,)
         _, target, negative = prompts.embeddings

@@ -36,12 +36,12 @@ class InflateImageModel(Node):
             "shapeworld-sd from Load Shape-World Model."),
         "variant": COMBO(_VARIANTS,
             "ei2: fine-coarse frame attention and shift-restricted temporal attention. "
-            "tune-a-video: the baseline, as its authors run it. layer-norm: it with norms frame by "
-            "frame and a bias of zero. stam, ffam: that with one of EI2's two modules; centring, "
-            "spectral-norm, instance-norm: with a part of STAM. full-space-time: STAM with all "
-            "tokens of all frames, far more memory. per-frame: frames see each other along time "
-            "only. ei2-as-printed: ei2 with Eq. 9 to the letter. If edits do not follow the "
-            "prompt, use ei2 or stam; if frames flicker, ei2 or ffam."),
+            "tune-a-video: the baseline, as its authors' code builds it. layer-norm: it with norms "
+            "frame by frame and a bias of zero. stam, ffam: that with one of EI2's two modules; "
+            "centring, spectral-norm, instance-norm: with a part of STAM. full-space-time: STAM "
+            "with all tokens of all frames, far more memory. per-frame: frames see each other "
+            "along time only. ei2-as-printed: ei2 with Eq. 9 to the letter. If edits do not follow "
+            "the prompt, use ei2 or stam; if frames flicker, ei2 or ffam."),
         "ratio": INT(2, 1, 64,
             "How much coarser a frame sees the other frames (ei2, ffam). 2 or 4 in the paper. If "
             "memory or time runs out, 4; if frames flicker, 2. 1 is full attention."),

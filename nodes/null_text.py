@@ -16,9 +16,9 @@ class DecoupledGuidance(Node):
     DESCRIPTION = (
         "Holds the denoised clip's temporal attention and self-attention keys to those of its "
         "inversion, foreground and background apart (VideoDirector's spatial-temporal decoupled "
-        "guidance). Wire it to Null-Text Optimisation. The defaults are the paper's for editing "
-        "the foreground; for the background pass it through Edit Background. With all four "
-        "coefficients at 0 no pass is run for it."
+        "guidance). Wire it to Null-Text Optimisation. The defaults are the paper's and its code's "
+        "for editing the foreground; for the background pass it through Edit Background. With "
+        "all four coefficients at 0 no pass is run for it."
     )
     CATEGORY = CATEGORY
     FUNCTION = "build"
@@ -119,8 +119,8 @@ class NullTextOptimisation(Node):
             "See early_stop. The authors' 0.00002 lets late steps be less "
             "exact; lower it if fine detail is lost.", round=1e-7, advanced=True),
         "checkpointing": BOOLEAN(False,
-            "Computes activations a second time instead of keeping them: a third slower, and far "
-            "less memory. Switch it on when memory runs out.", advanced=True),
+            "Computes activations a second time instead of keeping them: a third to a half "
+            "slower, and far less memory. Switch it on when memory runs out.", advanced=True),
         "stop_after": INT(0, 0, 999,
             "Ends after so many steps; 0 is all. Wire the result to another Null-Text Optimisation "
             "to go on, with the same result as in one run.", advanced=True),

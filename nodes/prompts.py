@@ -66,8 +66,7 @@ class EncodePromptPair(Node):
             "nothing changes in the clip, make the difference more explicit or raise cfg, or "
             "strength where there is one.", multiline=True),
         "negative_prompt": STRING("",
-            "What guidance moves away from. Empty is the usual choice, "
-            "and the one the papers use.", multiline=True),
+            "What guidance moves away from. Empty is the usual choice.", multiline=True),
     }  # fmt: skip
 
     def encode(self, model, source_prompt: str, target_prompt: str, negative_prompt: str):

@@ -31,8 +31,9 @@ class SpatialSelfSimilarity(TermNode):
     REQUIRED = {
         "weight": FLOAT(1, 0, 10000, 0.1,
             "How firmly the layout is held, alike at every size; ours, the paper gives none. 0.3 "
-            "to 10 work, and about 300 in descending order, as the graphs with Wan have it. If "
-            "shapes drift, raise it; if the edit does not come, lower it. 0 switches it off.",
+            "to 1 work (from 3 on, fewer edits come), and about 300 in descending order, as the "
+            "graphs with Wan have it. If shapes drift, raise it; if the edit does not come, lower "
+            "it. 0 switches it off.",
             round=0.001),
         **_LAYERS_AND_TIME,
     }  # fmt: skip

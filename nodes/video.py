@@ -136,10 +136,11 @@ class EditVideoByInversion(Node):
         keep_layout: float, mask=None, prompts=None, restore_source: bool = True,
         strength: float = 1.0,
     ):  # fmt: skip
+        from ..pipelines.steps import whole_steps
         from ..pipelines.unchanged import BLACK, UNSEEN
 
         parts, latent, prompts = _begun(model, video, source_prompt, target_prompt, prompts, mask)
-        back = round(strength * steps)
+        back = whole_steps(strength, steps)
         if back == 0:
             tell(f"{UNSEEN}strength is {strength:g}: of {steps} steps none is left.")
             return _finished(model, parts, latent, latent, mask, restore_source)

@@ -15,9 +15,9 @@ def spatial_self_similarity_loss(
 
     The map of a frame holds the cosine similarity of the keys of every two of its n places. Squared
     differences are averaged over all pairs of places and over frames (DreamMotion, Jeong et al.,
-    2024, Eq. 11 and 12). Deviation: divided by n^2, so that a weight means the same at every
-    resolution. Computed in float32 at least. If there are more places than channels, the maps
-    themselves are never formed.
+    2024, Eq. 11 and 12). Deviation: divided by n^2; what makes a weight mean the same at every
+    size is how `TermOfKeys` scales the gradient. Computed in float32 at least. If there are more
+    places than channels, the maps themselves are never formed.
     """
     source, target = _normalised(keys_source), _normalised(keys_target)
     return _squared_distance(source, target).mean() / keys_source.shape[1] ** 2

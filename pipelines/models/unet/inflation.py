@@ -69,8 +69,8 @@ class Variant:
         return cls(spatial, temporal, int(ratio) if ratio else cls.ratio, bool(norms))
 
 
-# EI2; Tune-A-Video as its authors run it; the same with norms frame by frame and a bias of zero,
-# also with single parts of EI2; full and per-frame self-attention.
+# EI2; Tune-A-Video as its authors' code builds it; the same with norms frame by frame and a bias
+# of zero, also with single parts of EI2; full and per-frame self-attention.
 VARIANTS: MappingProxyType[str, Variant] = MappingProxyType(
     {
         "ei2": Variant(),
