@@ -20,12 +20,12 @@ def first_page():
 
 
 REPORTS = sorted(folder.name for folder in (ROOT / "benchmarks").glob("*_report"))
+FOLDERS = [*(ROOT / "benchmarks" / name for name in REPORTS), ROOT / "shapeworld" / "report"]
 
 
-@pytest.mark.parametrize("name", REPORTS)
-def test_a_report_begins_with_what_a_user_should_do(name):
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_report_begins_with_what_a_user_should_do(folder):
     """A few sentences under its title, kept in CONCLUSIONS.md when the tables are made anew."""
-    folder = ROOT / "benchmarks" / name
     advice = (folder / "CONCLUSIONS.md").read_text("utf-8").strip().partition("\n\n")[0]
     first = (folder / "README.md").read_text("utf-8").partition("\n\n")[2]
     assert first.startswith(advice + "\n")

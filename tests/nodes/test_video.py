@@ -127,6 +127,8 @@ def test_strength_of_an_inversion_is_the_share_of_its_steps(run, load, video, ca
     (alone,) = run("ReScoreVideoVAEDecode", model=model, latent=latent)
     apart = [float((images - alone).abs().mean()) for images in (quarter, half, whole)]
     assert 0 < apart[0] < apart[1] < apart[2]
+    between = run("ReScoreEditVideoByInversion", **given, keep_layout=0.0, strength=0.74)[1]
+    assert torch.equal(between, half)  # whole steps, as everywhere: 2.96 are 2
 
 
 def test_frames_of_any_graph_become_a_video_of_the_clip(run, video):
