@@ -137,19 +137,22 @@ def inversion() -> Blueprint:
     return _inverted(whole, ends, ends.model)
 
 
-def _tuned(method: str, variant: str, words: str) -> Blueprint:
+def _tuned(
+    method: str, variant: str, words: str, posterior: str = "mean", **sampling: Any
+) -> Blueprint:
     whole, ends = _blueprint(method, f"{words} {_STARTS}", _TOWARDS_NOISE)
     add = whole.add
     parts = add("GetVideoComponents", "Load", "Frames", video=ends.video)
     model = add("ReScoreInflateImageModel", "Edit", model=ends.model, variant=variant)["model"]
     prompts = add("ReScoreEncodePromptPair", "Describe", model=model, **ends.texts)["prompts"]
-    latent = add("ReScoreVideoVAEEncode", "Edit", model=model, images=parts["images"])["latent"]
+    images = {"images": parts["images"], "posterior": posterior}
+    latent = add("ReScoreVideoVAEEncode", "Edit", model=model, **images)["latent"]
     whole.tiny = (
         "With the tiny image model of the pack set `steps` 100 and `learning_rate` 0.0001 in "
         "*One-Shot Tune*."
     )
     tuned = add("ReScoreOneShotTune", "Edit", model=model, prompts=prompts, latent=latent)["model"]
-    return _inverted(whole, ends, tuned, keep_layout=0.0)
+    return _inverted(whole, ends, tuned, keep_layout=0.0, **sampling)
 
 
 def ei2() -> Blueprint:
@@ -165,8 +168,10 @@ def tune_a_video() -> Blueprint:
     return _tuned(
         "Tune-A-Video",
         "tune-a-video",
-        "As EI2, with the attention of the baseline that it is compared with. Wire a Stable "
-        "Diffusion model to model.",
+        "As EI2, with the attention of the baseline that it is compared with, and its authors' "
+        "guidance and sample of the VAE. Wire a Stable Diffusion model to model.",
+        posterior="sample",
+        cfg=12.5,
     )
 
 
