@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import distillation
 import ei2
@@ -63,6 +63,15 @@ class Run:
 
     cfg: float = shipped("dreammotion", "ScoreDistillation", "cfg")
     steps: int = shipped("videodirector", "DDIMInversion", "steps")
+
+
+def runs_of_methods() -> dict[str, Any]:
+    """The settings of the pack's own methods, by the names that tables of several give them."""
+    return {
+        "loops": distillation.Run(),
+        "ei2": ei2.Run(),
+        "videodirector": videodirector_rows.Run(),
+    }
 
 
 def given(edit: Edit):
@@ -255,8 +264,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    runs = {"peers": Run(), "loops": distillation.Run(), "ei2": ei2.Run()}
-    runs["videodirector"] = videodirector_rows.Run()
+    runs = {"peers": Run(), **runs_of_methods()}
     kept = Kept(REPORT / "figures.json", {name: asdict(run) for name, run in runs.items()})
     take_over(kept)
     tasks = [(row, clip) for clip in range(options.clips) for row in options.rows]

@@ -16,11 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import distillation
-import ei2
 import numpy as np
 import torch
-import videodirector_rows
+from against_peers import runs_of_methods
 from kept import Kept, asking, compute
 from measuring import (
     Column,
@@ -295,11 +293,8 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=[*ROWS, ERRORS], default=[*ROWS, ERRORS])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    runs = {"loops": distillation.Run(), "ei2": ei2.Run()}
-    runs["videodirector"] = videodirector_rows.Run()
-    kept = Kept(
-        REPORT / "figures.json", {name: asdict(run) for name, run in (runs | WORLDS).items()}
-    )
+    settings = runs_of_methods() | WORLDS
+    kept = Kept(REPORT / "figures.json", {name: asdict(run) for name, run in settings.items()})
     tasks = [
         (f"{world} | {row}", clip)
         for clip in range(options.clips)
