@@ -53,7 +53,7 @@ TABLES = {
         "papers_regime_report", "variant | steps", _REGIME,
         ("target read, %", "PSNR to the truth inside, dB", "change outside the object, x 1000",
          "IoU of the object, %"),
-        "The same on the split tune",
+        "DreamMotion",
     ),
     "reconstruction": Shown(
         "videodirector_report", "reconstruction",

@@ -40,7 +40,8 @@ class Kept:
         return [(row, clip) for row, clip in tasks if str(clip) not in self.figures.get(row, {})]
 
     def add(self, row: str, clip: int, figures: Any) -> None:
-        self.figures.setdefault(row, {})[str(clip)] = figures
+        # As the file gives them back, whose keys are texts.
+        self.figures.setdefault(row, {})[str(clip)] = json.loads(json.dumps(figures))
         self.file.parent.mkdir(parents=True, exist_ok=True)
         whole = self.file.with_suffix(".part")
         text = json.dumps({"settings": self.settings, "figures": self.figures}, indent=0)

@@ -62,8 +62,16 @@ CLAIMS = (
      "+ S-SSM", "+ T-SSM", "flicker"),
     ("ASSD: the sliding reference steadies the frames", "ASSD", "DDS", "ASSD", "flicker"),
     ("ASSD: fusion keeps the content", "ASSD", "ASSD", "ASSD + fusion", "contamination"),
+    ("and steadies the frames", "ASSD", "ASSD", "ASSD + fusion", "flicker"),
+    ("ASSD: both contaminate less (Fig. 5)", "ASSD", "DDS", "ASSD + fusion", "contamination"),
     ("ASSD: the image model adds detail", "ASSD",
      "ASSD + fusion", "ASSD + fusion + joint", "psnr_edit"),
+    ("Flow-enhanced: smoothing along the flow cuts flicker", "Flow-enhanced",
+     "DDS", "+ flow smoothing", "flicker"),
+    ("Flow-enhanced: preservation keeps the rest", "Flow-enhanced",
+     "+ flow smoothing", "+ preservation", "contamination"),
+    ("Flow-enhanced: global consistency cuts flicker", "Flow-enhanced",
+     "+ preservation", "+ consistency", "flicker"),
 )  # fmt: skip
 
 

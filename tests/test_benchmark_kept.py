@@ -162,6 +162,16 @@ def test_two_commands_at_once_do_not_mix_up_clips(tmp_path):
     assert len(list(file.parent.iterdir())) == 3
 
 
+def test_figures_are_at_once_what_the_file_gives_back(tmp_path):
+    """A command that has just computed them reads them as one that finds them there."""
+    from kept import Kept
+
+    kept = Kept(tmp_path / "figures.json", {})
+    kept.add("row", 3, {30: {"hit": True}, "pair": (0.5, 2)})
+    assert kept.figures == Kept(tmp_path / "figures.json", {}).figures
+    assert kept.figures["row"]["3"]["30"] == {"hit": True}
+
+
 def test_what_a_methods_own_report_holds_is_taken_from_there(tmp_path):
     import against_peers
     from kept import Kept
