@@ -31,9 +31,9 @@ from measuring import (
     loaded,
     made,
     markdown,
+    means,
     prompts_of,
     shipped,
-    shown,
     still_prompts_of,
     write_page,
 )
@@ -186,13 +186,10 @@ def on_wan(reports: Path = REPORT.parent) -> dict[str, list[Figures]]:
 
 def table(rows: Mapping[str, Sequence[Figures]]) -> list[str]:
     """A line a row: means with their standard errors over clips."""
-    cells = []
-    for row, clips in rows.items():
-        figures = (
-            shown(estimate([float(one[name]) for one in clips]), column.digits, column.factor)
-            for name, column in COLUMNS.items()
-        )
-        cells.append((row, *figures))
+    cells = [
+        (row, *means(COLUMNS, lambda figure, clips=clips: [float(one[figure]) for one in clips]))
+        for row, clips in rows.items()
+    ]
     return markdown(("", *(column.title for column in COLUMNS.values())), cells)
 
 
@@ -253,7 +250,7 @@ def report(kept: Kept) -> list[str]:
         "",
         *table(wan),
         "",
-        "Squares are other people's methods, told again; circles those of the pack's own graphs:",
+        "Squares are other people's methods, circles delta denoising and the five papers':",
         "",
         "![keeping against editing](keeping_and_editing.png)",
     ]

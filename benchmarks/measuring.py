@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import date
-from functools import cache
+from functools import cache, partial
 from itertools import repeat
 from os import cpu_count
 from pathlib import Path
@@ -260,6 +260,14 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
+def means(columns: Mapping[str, Column], values: Callable[[str], Sequence[float]]) -> list[str]:
+    """The cells of a row: the means, with their errors, of what `values` gives of each figure."""
+    return [
+        shown(estimate(values(figure)), column.digits, column.factor)
+        for figure, column in columns.items()
+    ]
+
+
 def table_of(
     results: Results,
     columns: Mapping[str, Column],
@@ -268,11 +276,7 @@ def table_of(
 ) -> list[str]:
     """Means over clips with standard errors; `rows` are titles by row, `columns` go by figure."""
     cells = [
-        [title]
-        + [
-            shown(estimate(results.values(row, figure)), column.digits, column.factor)
-            for figure, column in columns.items()
-        ]
+        [title, *means(columns, partial(results.values, row))]
         for row, title in rows.items()
         if row in results.figures
     ]

@@ -14,7 +14,7 @@ background on shapeworld-t2v, split "test", the same draws in every row.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ from measuring import (
     loaded,
     made,
     markdown,
-    shown,
+    means,
     write_page,
 )
 from remembering import remembering
@@ -112,14 +112,7 @@ def table(kept: Kept, group: str, rows: Sequence[str], clips: Sequence[str]) -> 
     for row in rows:
         there = list(kept.figures[f"{group}: {row}"][clips[0]])
         for steps in there if row != "no edit" else there[-1:]:
-            found = (
-                shown(
-                    estimate(values(kept, f"{group}: {row}", clips, int(steps), figure)),
-                    column.digits,
-                    column.factor,
-                )
-                for figure, column in COLUMNS.items()
-            )
+            found = means(COLUMNS, partial(values, kept, f"{group}: {row}", clips, int(steps)))
             cells.append((row, steps if row != "no edit" else "", *found))
     return markdown((group, "steps", *(column.title for column in COLUMNS.values())), cells)
 

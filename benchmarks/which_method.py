@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import first_page
 from first_page import made_on
-from measuring import FIGURES, Column, markdown, shown
-from rescore.shapeworld.score import estimate
+from measuring import FIGURES, Column, markdown, means
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = ("method", "when")
@@ -87,10 +86,7 @@ def table(methods: Sequence[Method], columns: Mapping[str, Column], reports: Pat
     rows = []
     for method in methods:
         clips = clips_of(method, reports)
-        figures = (
-            shown(estimate([float(clip[name]) for clip in clips]), column.digits, column.factor)
-            for name, column in columns.items()
-        )
+        figures = means(columns, lambda name, clips=clips: [float(clip[name]) for clip in clips])
         report = (reports / f"{method.report}_report" / "README.md").read_text("utf-8")
         day, commit = made_on(report)
         link = f"[{method.title}](../{method.report}_report/README.md)"

@@ -26,6 +26,7 @@ from measuring import (
     change,
     made,
     markdown,
+    means,
     shown,
     write_page,
 )
@@ -234,11 +235,9 @@ def world_table(kept: Kept, world: str) -> list[str]:
     for row in needed(world):
         clips = kept.figures.get(f"{world} | {row}")
         if clips and row != ERRORS:
-            figures = (
-                shown(estimate([one[name] for one in clips.values()]), column.digits, column.factor)
-                for name, column in COLUMNS.items()
-            )
-            cells.append((row, str(len(clips)), *figures))
+            each = clips.values()
+            found = means(COLUMNS, lambda figure, each=each: [one[figure] for one in each])
+            cells.append((row, str(len(clips)), *found))
     different = ", ".join(f"{name} {value:g}" for name, value in asdict(WORLDS[world]).items())
     head = ("", "clips", *(column.title for column in COLUMNS.values()))
     lines = [f"## {world}", "", f"{different}.", "", *markdown(head, cells), ""] if cells else []

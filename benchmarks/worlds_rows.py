@@ -121,14 +121,14 @@ def errors(world: str, clip: int) -> dict[str, list[float]]:
     Both video models read the prompt, the image model that without the motion.
     """
     model, image, source = loaded(distillation.MODEL), loaded(IMAGE), edit_of(world, clip).source
-    moving, still = (caption(source, motion=motion) for motion in (True, False))
+    moving = model.encode_prompt(caption(source)).embedding
     asked = {
-        "the image model": (image.denoiser, image.encode_prompt(still).embedding),
-        "the video model": (model.denoiser, model.encode_prompt(moving).embedding),
-        "here": (
-            video_model(WORLDS[world].trained),
-            model.encode_prompt(moving).embedding,
+        "the image model": (
+            image.denoiser,
+            image.encode_prompt(caption(source, motion=False)).embedding,
         ),
+        "the video model": (model.denoiser, moving),
+        "here": (video_model(WORLDS[world].trained), moving),
     }
     z_0, found = latents_of(model, render(source).clip), {name: [] for name in asked}
     generator = torch.Generator().manual_seed(clip)

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,22 @@ def test_a_report_begins_with_what_a_user_should_do(folder):
     first = (folder / "README.md").read_text("utf-8").partition("\n\n")[2]
     assert first.startswith(advice + "\n")
     assert 2 <= len(re.findall(r"[.:](?:\*\*)?(?=\s|$)", advice)) <= 8
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_report_names_a_commit_of_the_repository(first_page, folder):
+    """Figures can be had again from the code that made them."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+    if (
+        not shutil.which("git")
+        or git("rev-parse", "--is-shallow-repository").stdout.strip() != "false"
+    ):
+        pytest.skip("needs the repository with its history")
+    _, commit = first_page.made_on((folder / "README.md").read_text("utf-8"))
+    assert git("merge-base", "--is-ancestor", commit, "HEAD").returncode == 0, commit
 
 
 @pytest.mark.parametrize("name", REPORTS)

@@ -1,20 +1,13 @@
 """What the benchmarks measure is what the graphs ship and what the nodes begin with."""
 
 import json
-import re
-import subprocess
 import sys
 from dataclasses import asdict, fields
 from importlib import import_module
-from pathlib import Path
-from shutil import which
 from types import ModuleType
 
 import pytest
 import rescore
-
-ROOT = Path(__file__).resolve().parents[1]
-REPORTS = [*ROOT.glob("benchmarks/*_report/README.md"), ROOT / "shapeworld/report/README.md"]
 
 
 @pytest.fixture(scope="module")
@@ -120,19 +113,6 @@ def test_what_rows_begin_with_is_what_graphs_ship(measuring):
         found = shipped("videodirector", "DecoupledGuidance", name)
         assert found == getattr(GuidanceSettings(), field.name), name
     assert shipped("ei2", "DDIMInversion", "cfg") == 1  # as `invert_and_edit` does with describe
-
-
-@pytest.mark.parametrize("report", sorted(REPORTS), ids=lambda file: file.parent.name)
-def test_a_report_names_a_commit_of_the_repository(root, report):
-    """Figures can be had again from the code that made them."""
-
-    def git(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
-
-    if not which("git") or git("rev-parse", "--is-shallow-repository").stdout.strip() != "false":
-        pytest.skip("needs the repository with its history")
-    (commit,) = re.findall(r"(?m)^Written by .* at commit (\w+)", report.read_text("utf-8"))
-    assert git("merge-base", "--is-ancestor", commit, "HEAD").returncode == 0, commit
 
 
 def test_a_graph_must_give_one_value(measuring):

@@ -145,8 +145,9 @@ def _tuned(
     parts = add("GetVideoComponents", "Load", "Frames", video=ends.video)
     model = add("ReScoreInflateImageModel", "Edit", model=ends.model, variant=variant)["model"]
     prompts = add("ReScoreEncodePromptPair", "Describe", model=model, **ends.texts)["prompts"]
-    images = {"images": parts["images"], "posterior": posterior}
-    latent = add("ReScoreVideoVAEEncode", "Edit", model=model, **images)["latent"]
+    latent = add(
+        "ReScoreVideoVAEEncode", "Edit", model=model, images=parts["images"], posterior=posterior
+    )["latent"]
     whole.tiny = (
         "With the tiny image model of the pack set `steps` 100 and `learning_rate` 0.0001 in "
         "*One-Shot Tune*."
