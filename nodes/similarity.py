@@ -54,7 +54,7 @@ class TemporalSelfSimilarity(TermNode):
         "Self-Similarity."
     )
     REQUIRED = {
-        "weight": FLOAT(1000, 0, 10000, 1,
+        "weight": FLOAT(250, 0, 10000, 1,
             "How firmly the course in time is held, alike at every size; ours, the paper gives "
             "none. Times the step size: 30 to 300 work, so 300 to 3000 at a step size of 0.1 and "
             "75 to 750 at 0.4; far above, whole frames jump. If frames jump or the edit does not "

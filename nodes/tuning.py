@@ -149,7 +149,7 @@ class OneShotTune(Node):
             def preview(step: int, weights) -> None:
                 if preview_every and step % preview_every == 0 and step not in previews:
                     # A copy: torch may round otherwise where weights require a gradient.
-                    network = model.network.restored(weights)
+                    network = model.network.with_tuned(weights)
                     edited = _preview(
                         model, network, z_0, prompts, preview_steps, preview_cfg, preview_describe
                     )

@@ -84,7 +84,6 @@ def test_so_they_are_over_long_runs(measuring, root):
     ("graph", "node"),
     [
         ("dreammotion", "SpatialSelfSimilarity"),
-        ("dreammotion", "TemporalSelfSimilarity"),
         ("flow_enhanced", "ContentPreservation"),
         ("flow_enhanced", "GlobalConsistency"),
         ("flow_enhanced", "FlowSmoothing"),

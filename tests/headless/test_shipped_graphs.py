@@ -1,6 +1,7 @@
 """The graphs that come with the pack run headless as they are, and edit any clip with any model."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from fractions import Fraction
@@ -136,6 +137,20 @@ def test_a_step_of_temporal_self_similarity_is_as_long_as_its_help_says_it_may_b
     nodes = widgets(WORKFLOWS / "api" / f"{name}.json", side)
     weight = nodes["ReScoreTemporalSelfSimilarity"]["weight"]
     assert 30 <= weight * nodes["ReScoreScoreDistillation"]["step_size"] <= 300
+
+
+def test_so_it_is_as_the_nodes_begin():
+    """As the graphs have it for a real model; the tiny one's step is as long."""
+    tiny, real = (widgets(WORKFLOWS / "api" / "dreammotion.json", side) for side in (0, 1))
+    step = {"ReScoreTemporalSelfSimilarity": "weight", "ReScoreScoreDistillation": "step_size"}
+    for node, name in step.items():
+        inputs = rescore.NODE_CLASS_MAPPINGS[node].INPUT_TYPES()["required"]
+        assert real[node][name] == inputs[name][1]["default"]
+    lengths = [math.prod(side[node][name] for node, name in step.items()) for side in (tiny, real)]
+    assert lengths[0] == pytest.approx(lengths[1])
+    weight = real["ReScoreTemporalSelfSimilarity"]["weight"]
+    for strength in (0.25, 0.5, 1.0):
+        assert 30 <= weight * of_random_levels(strength)[2] <= 300
 
 
 @pytest.mark.parametrize("strength", [0.2, 0.5, 1.0])

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import rescore
 import torch
-from rescore.nodes import host
+from rescore.nodes import host, tuning
 from rescore.nodes.inflation import InflateImageModel
 from rescore.nodes.tuning import OneShotTune
 from rescore.pipelines.models.unet.inflation import VARIANTS
 from rescore.pipelines.tuning.one_shot_tuning import Diverged
+from safetensors.torch import load_file
 from tiny_models import eps_of
 
 
@@ -100,6 +101,24 @@ def test_preview_edits(scene, tune):
     assert out["losses"] == tune(video, inputs)["losses"]  # they cost no randomness
     described = tune(video, inputs, preview_every=1, preview_steps=2, preview_describe=True)
     assert not torch.equal(described["previews"][3], out["previews"][3])
+
+
+def test_a_preview_is_of_the_model_that_is_handed_over(scene, tune, monkeypatch):
+    """Its spectral norms are exact; those in training are not, and less so the faster it learns."""
+    shown = []
+
+    def noted(model, network, *rest):
+        shown.append(network)
+        return preview(model, network, *rest)
+
+    preview = tuning._preview
+    monkeypatch.setattr(tuning, "_preview", noted)
+    _, video, inputs = scene
+    out = tune(video, inputs, preview_every=3, preview_steps=2, learning_rate=0.1)
+    (network,) = shown
+    final = out["model"].network.tuned_state()
+    for name, tensor in network.tuned_state().items():
+        assert torch.equal(tensor, final[name]), name
 
 
 class Cancelled(Exception):
@@ -266,6 +285,18 @@ def test_what_comes_with_the_pack_is_loaded_unless_the_user_has_one_of_the_name(
     run("ReScoreSaveTunedWeights", model=tune(*scene[1:])["model"], name=shipped.stem)
     assert host.own_file("rescore_tuned", shipped.name, ".safetensors").parent.parent == folder
     assert "for 3 steps" in run("ReScoreLoadTunedWeights", model=image, file=shipped.name)[1]
+
+
+def test_what_comes_with_the_pack_holds_its_spectral_norms():
+    """As learned, not only as loaded: each stored vector is the first of its weight."""
+    (shipped,) = (host.SHIPPED / "rescore_tuned").iterdir()
+    weights = load_file(shipped)
+    norms = [name.removesuffix(".u") for name in weights if name.endswith(".u")]
+    for name in norms:
+        weight = weights[f"{name}.weight"]
+        reached = (weight.T @ weights[f"{name}.u"]).norm()
+        torch.testing.assert_close(reached, torch.linalg.matrix_norm(weight, 2), rtol=1e-5, atol=0)
+    assert norms
 
 
 def test_loaded_weights_edit_another_number_of_frames(run, scene, tune, folder):
