@@ -48,9 +48,10 @@ METHODS = (
     Method("DreamMotion", "distillation", "+ T-SSM", "dreammotion",
         "Shapes and motion must stay as they are while the look changes."),
     Method("ASSD", "distillation", "ASSD + fusion + joint", "assd",
-        "No mask can be painted, and an image model knows far more than the video model."),
+        "No mask can be painted, the run is long, and an image model knows far more than the video "
+        "model: where it does not, leave it out."),
     Method("Flow-enhanced", "distillation", "+ consistency", "flow_enhanced",
-        "The clip moves smoothly and the edit flickers."),
+        "No mask can be painted, or the clip moves smoothly and the edit flickers."),
     Method("VideoDirector", "videodirector", "full", "videodirector",
         "Words are to be swapped, added or weighted, and Stable Diffusion 1.5 knows them."),
     Method("Tune-A-Video", "ei2", "tune-a-video", "tune_a_video",

@@ -83,7 +83,7 @@ CLAIMS = (
           "+ mask", "+ mask, T-SSM", "strays", ("slow", "camera", "usual")),
     Claim("DreamMotion: T-SSM smooths the motion (Fig. 9)",
           "+ mask", "+ mask, T-SSM", "flicker", ("slow", "camera", "usual")),
-    Claim("ASSD: the sliding window steadies the frames (Sec. 3)",
+    Claim("ASSD: the sliding window, a prior of continuity, steadies the frames (Sec. 1)",
           "DDS", "ASSD", "flicker", ("slow", "weak model", "usual")),
     Claim("ASSD: the sliding window contaminates less (Fig. 5)",
           "DDS", "ASSD", "contamination", ("slow", "weak model", "usual")),

@@ -104,6 +104,8 @@ def test_what_rows_begin_with_is_what_graphs_ship(measuring):
     from rescore.pipelines.inversion.decoupled_guidance import GuidanceSettings
 
     shipped = measuring.shipped
+    # The image model is guided as the video model is.
+    assert shipped("assd", "ImageDeltaDenoising", "cfg") == import_module("distillation").Run().cfg
     assert window_weights(shipped("assd", "AdaptiveSliding", "window")) == AdaptiveSliding().weights
     of_the_node = {"temporal": "motion", "keys": "look"}
     for field in fields(GuidanceSettings):

@@ -23,11 +23,11 @@ def invert_and_edit(
 ) -> Latents:
     """Invert a clip with a tuned model, then sample it with the target prompt.
 
-    This is how EI2 edits (Zhang et al., 2023, Sec. 5), with its defaults. The paper does not give
-    the prompt of the inversion. In Tune-A-Video it is empty; here it is the negative prompt, which
-    usually is empty, too. With `describe` it is the source prompt, which keeps the rest of the clip
-    closer to the source. `on_step` gets the number of steps done, of `2 * steps`, and may raise an
-    exception to stop.
+    This is how EI2 edits (Zhang et al., 2023, Sec. 5); its cfg is 7.5. The paper gives neither the
+    number of steps nor the prompt of the inversion. In Tune-A-Video it is empty; here it is the
+    negative prompt, which usually is empty, too. With `describe` it is the source prompt, which
+    keeps the rest of the clip closer to the source. `on_step` gets the number of steps done, of
+    `2 * steps`, and may raise an exception to stop.
     """
     inverting = prompts.source if describe else prompts.negative
     grid, tell = denoiser.grid(steps), on_step or (lambda done: None)

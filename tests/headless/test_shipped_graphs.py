@@ -55,7 +55,7 @@ OF_THE_CLIP = {
         "left", "top", "right", "bottom", "moves", "end_left", "end_top", "end_right", "end_bottom"
     },
 }  # fmt: skip
-OF_THE_MODEL = {"ReScoreLoadShapeWorldModel": {"model"}, "ReScoreEditGuider": {"cfg"}}
+OF_THE_MODEL = {"ReScoreLoadShapeWorldModel": {"model"}}
 
 
 def of_the_loop(name: str) -> set[str]:

@@ -134,7 +134,11 @@ def inversion() -> Blueprint:
         + _STARTS,
         _TOWARDS_NOISE,
     )
-    return _inverted(whole, ends, ends.model)
+    whole.tiny = (
+        "With the tiny AnimateDiff model of the pack set `cfg` 5, `steps` 25 and `keep_layout` "
+        "0.3, and take a strength of 1."
+    )
+    return _inverted(whole, ends, ends.model, cfg=8.5)
 
 
 def _tuned(
@@ -150,7 +154,8 @@ def _tuned(
     )["latent"]
     whole.tiny = (
         "With the tiny image model of the pack set `steps` 100 and `learning_rate` 0.0001 in "
-        "*One-Shot Tune*."
+        "*One-Shot Tune*, `cfg` 1.5 and `steps` 25 in *Edit Video by Inversion*, and take a "
+        "strength of 1."
     )
     tuned = add("ReScoreOneShotTune", "Edit", model=model, prompts=prompts, latent=latent)["model"]
     return _inverted(whole, ends, tuned, keep_layout=0.0, **sampling)

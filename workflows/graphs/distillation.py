@@ -68,6 +68,7 @@ def assd() -> Graph:
         "Edit",
         image_model=image,
         image_prompts=image_prompts,
+        cfg=LOOP["cfg"],
         weight=0.5,
         terms=terms,
     )["terms"]

@@ -137,6 +137,7 @@ def wan_edit_sampler() -> Graph:
     )
     graph.real["ReScoreDistillationSampler"] = {"steps": 50, "step_size": 1.0}
     graph.real["BasicScheduler"] = {"steps": 100}  # two levels a step, as shipped
+    graph.real["ReScoreEditGuider"] = {"cfg": UNEQUAL["cfg"]}
     start = NativeStart(graph, CLIP)
     add = graph.add
     guider = add(
