@@ -107,7 +107,7 @@ CLAIMS = (
     Claim("VideoDirector: SA-II keeps the background (Fig. 7)",
           "VideoDirector: without SA-II", "VideoDirector: full", "contamination",
           ("textured", "camera")),
-    Claim("EI2: STAM raises textual alignment (Table 1)",
+    Claim("EI2: STAM raises textual alignment (Fig. 4)",
           "EI2: layer-norm", "EI2: stam", "hit", ("slow", "textured")),
     Claim("EI2: FFAM takes flicker away (Fig. 5)",
           "EI2: stam", "EI2: ei2", "flicker", ("slow", "textured")),
