@@ -48,9 +48,10 @@ PAPER = Settings()  # DreamMotion's, Sec. 4
 REACH = Run().step_size / PAPER.step_size
 REGIMES = {
     "DreamMotion": Run(PAPER.steps, PAPER.step_size, PAPER.cfg, temporal=REACH * Run().temporal),
-    "ASSD": Run(PAPER.steps, 0.1, PAPER.cfg),
+    "ASSD": Run(PAPER.steps, 0.1, PAPER.cfg, joint=1.0),  # both models count alike (Eq. 15)
     "Flow-enhanced": Run(PAPER.steps),
 }
+TOLD = {"DreamMotion": ("spatial", "temporal"), "ASSD": ("joint",)}  # settings beside these
 # Of a paper's claim: its group, the row without and the row with, and the figure it is about.
 CLAIMS = (
     ("DreamMotion: the mask keeps the rest (Sec. 3.1)", "DreamMotion",
@@ -197,11 +198,7 @@ def report(kept: Kept) -> list[str]:
     lines = []
     for group, rows in groups.items():
         run, clips = REGIMES[group], kept.shared([f"{group}: {row}" for row in rows])
-        names = (
-            "step_size",
-            "cfg",
-            *(n for n in ("spatial", "temporal") if group == "DreamMotion"),
-        )
+        names = ("step_size", "cfg", *TOLD.get(group, ()))
         settings = ", ".join(f"{name.replace('_', ' ')} {getattr(run, name):g}" for name in names)
         lines += [
             f"## {group}",

@@ -54,6 +54,12 @@ CLAIMS = (
     ("one per frame is better than a shared one (Sec. 4.2)", "+ shared null-text",
      "+ multi-frame null-text"),
     ("STDG guides reconstruction (Fig. 8)", "DDIM inversion, cfg", "+ STDG, no null-text"),
+    ("with both motions better than with the object's (Fig. 8 c, a)",
+     "STDG of the object's motion, no null-text", "STDG of all motion, no null-text"),
+    ("than with the background's (Fig. 8 c, b)",
+     "STDG of the background's motion, no null-text", "STDG of all motion, no null-text"),
+    ("and better still with the look (Fig. 8 e, c)",
+     "STDG of all motion, no null-text", "+ STDG, no null-text"),
     ("without STDG it degrades (Fig. 9)", "+ multi-frame null-text", "both"),
     ("STDG alone is not enough (supplement, II)", "+ STDG, no null-text", "both"),
 )  # fmt: skip
