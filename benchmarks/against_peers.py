@@ -27,6 +27,7 @@ from measuring import (
     FIGURES,
     Column,
     clip_of,
+    each,
     latents_of,
     loaded,
     made,
@@ -186,10 +187,7 @@ def on_wan(reports: Path = REPORT.parent) -> dict[str, list[Figures]]:
 
 def table(rows: Mapping[str, Sequence[Figures]]) -> list[str]:
     """A line a row: means with their standard errors over clips."""
-    cells = [
-        (row, *means(COLUMNS, lambda figure, clips=clips: [float(one[figure]) for one in clips]))
-        for row, clips in rows.items()
-    ]
+    cells = [(row, *means(COLUMNS, partial(each, clips))) for row, clips in rows.items()]
     return markdown(("", *(column.title for column in COLUMNS.values())), cells)
 
 
@@ -204,9 +202,7 @@ def draw(panels: Mapping[str, Mapping[str, Sequence[Figures]]], file: Path) -> N
     for panel, (title, rows) in zip(axes, panels.items(), strict=True):
         points = {}
         for row, clips in rows.items():
-            x, y = (
-                estimate([one[figure] for one in clips]) for figure in ("psnr_keep", "psnr_edit")
-            )
+            x, y = (estimate(each(clips, figure)) for figure in ("psnr_keep", "psnr_edit"))
             mark = "s" if row in OTHERS else "o"
             panel.errorbar(x.mean, y.mean, y.error, x.error, fmt=mark, alpha=0.8, elinewidth=0.6)
             points[row] = x.mean, y.mean

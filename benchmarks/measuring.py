@@ -260,6 +260,11 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
+def each(clips: Iterable[Mapping[str, Any]], figure: str) -> list[float]:
+    """One figure, clip by clip."""
+    return [float(one[figure]) for one in clips]
+
+
 def means(columns: Mapping[str, Column], values: Callable[[str], Sequence[float]]) -> list[str]:
     """The cells of a row: the means, with their errors, of what `values` gives of each figure."""
     return [

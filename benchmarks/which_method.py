@@ -9,12 +9,13 @@ graphs. Run it after a report has been written anew.
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import first_page
 from first_page import made_on
-from measuring import FIGURES, Column, markdown, means
+from measuring import FIGURES, Column, each, markdown, means
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = ("method", "when")
@@ -87,7 +88,7 @@ def table(methods: Sequence[Method], columns: Mapping[str, Column], reports: Pat
     rows = []
     for method in methods:
         clips = clips_of(method, reports)
-        figures = means(columns, lambda name, clips=clips: [float(clip[name]) for clip in clips])
+        figures = means(columns, partial(each, clips))
         report = (reports / f"{method.report}_report" / "README.md").read_text("utf-8")
         day, commit = made_on(report)
         link = f"[{method.title}](../{method.report}_report/README.md)"

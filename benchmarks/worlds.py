@@ -24,6 +24,7 @@ from measuring import (
     Column,
     beyond_chance,
     change,
+    each,
     made,
     markdown,
     means,
@@ -235,9 +236,7 @@ def world_table(kept: Kept, world: str) -> list[str]:
     for row in needed(world):
         clips = kept.figures.get(f"{world} | {row}")
         if clips and row != ERRORS:
-            each = clips.values()
-            found = means(COLUMNS, lambda figure, each=each: [one[figure] for one in each])
-            cells.append((row, str(len(clips)), *found))
+            cells.append((row, str(len(clips)), *means(COLUMNS, partial(each, clips.values()))))
     different = ", ".join(f"{name} {value:g}" for name, value in asdict(WORLDS[world]).items())
     head = ("", "clips", *(column.title for column in COLUMNS.values()))
     lines = [f"## {world}", "", f"{different}.", "", *markdown(head, cells), ""] if cells else []

@@ -89,9 +89,8 @@ def assd() -> Graph:
 
 def structure(start: Start, terms: object) -> object:
     """DreamMotion's two terms that hold space and time."""
-    # The node begins with what goes with the papers' step; here it is a quarter as long.
-    start.graph.real["ReScoreTemporalSelfSimilarity"] = {"weight": 250}
     terms = start.graph.add("ReScoreSpatialSelfSimilarity", "Edit", terms=terms)["terms"]
+    # The node begins with what goes with the papers' step; here it is a quarter as long.
     held = start.graph.add("ReScoreTemporalSelfSimilarity", "Edit", terms=terms, weight=1000.0)
     return held["terms"]
 
